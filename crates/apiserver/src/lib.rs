@@ -1,0 +1,1 @@
+//! The embedded Kubernetes API of the lab: storage, watch, discovery, patch.

@@ -1,0 +1,1 @@
+//! The CNI protocol, pod wiring and address allocation.

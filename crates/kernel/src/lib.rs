@@ -1,0 +1,1 @@
+//! Observe, compare, apply: the only crate with privileged I/O.

@@ -1,0 +1,1 @@
+//! Kubernetes watches into the model; the custom resources.

@@ -1,0 +1,1 @@
+//! Topologies, namespaces as nodes, the small kubelet, the checks.

@@ -1,0 +1,1 @@
+//! Cluster state as types; parsing; no I/O.

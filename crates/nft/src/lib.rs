@@ -1,0 +1,1 @@
+//! A small typed nftables netlink encoder.

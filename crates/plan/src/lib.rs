@@ -1,0 +1,1 @@
+//! Pure: cluster and node in, what the node's kernel should hold out.
