@@ -1,1 +1,23 @@
-//! Cluster state as types; parsing; no I/O.
+//! Cluster state as types: nodes, pod ranges, attachments and the network's configuration.
+//!
+//! Strings become types here, at the edge, and nowhere else. Nothing in this crate does I/O or reads a clock.
+
+mod attachment;
+mod cluster;
+mod family;
+mod mac;
+mod name;
+mod network;
+mod node;
+mod node_file;
+mod range;
+
+pub use attachment::{Attachment, AttachmentId};
+pub use cluster::Cluster;
+pub use family::{Family, PerFamily};
+pub use mac::{MacAddr, ParseMacError};
+pub use name::{LinkName, NameError, NodeName};
+pub use network::{Encapsulation, MIN_MTU, Mtu, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
+pub use node::{Node, NodeError};
+pub use node_file::NodeFile;
+pub use range::{PodRange, RangeError};

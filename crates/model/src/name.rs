@@ -1,0 +1,167 @@
+//! Names of nodes and links.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A name that its kind does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a DNS subdomain.
+    #[error(
+        "node name \"{0}\" is not a DNS subdomain (RFC 1123): at most 253 lower-case letters, digits, '-' and '.', \
+         beginning and ending with a letter or digit"
+    )]
+    Node(String),
+    /// Not the name of a network interface.
+    #[error(
+        "\"{0}\" cannot name a network interface: 1 to 15 bytes, no '/', no ':', no white space, not '.' or '..'"
+    )]
+    Link(String),
+}
+
+/// The name of a Kubernetes node: a DNS subdomain (RFC 1123).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(Box<str>);
+
+impl NodeName {
+    /// Parses a node's name.
+    ///
+    /// # Errors
+    /// [`NameError::Node`] if it is not a DNS subdomain.
+    pub fn new(name: impl Into<String>) -> Result<NodeName, NameError> {
+        let name = name.into();
+        let edge = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+        let bytes = name.as_bytes();
+        if bytes.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().copied().all(inner)
+        {
+            Ok(NodeName(name.into()))
+        } else {
+            Err(NameError::Node(name))
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of a network interface (`dev_valid_name` in the kernel's net/core/dev.c).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkName(Box<str>);
+
+impl LinkName {
+    /// Parses an interface's name.
+    ///
+    /// # Errors
+    /// [`NameError::Link`] if the kernel would not take it.
+    pub fn new(name: impl Into<String>) -> Result<LinkName, NameError> {
+        let name = name.into();
+        let allowed = |b: u8| b != b'/' && b != b':' && b != 0 && !b.is_ascii_whitespace();
+        let fits = (1..=15).contains(&name.len()) && name.bytes().all(allowed);
+        if fits && name != "." && name != ".." {
+            Ok(LinkName(name.into()))
+        } else {
+            Err(NameError::Link(name))
+        }
+    }
+
+    /// The bridge that the pods of a node are attached to.
+    pub fn bridge() -> LinkName {
+        LinkName("cbr0".into())
+    }
+
+    /// The VXLAN device between nodes that have IPv4 addresses.
+    pub fn vxlan_v4() -> LinkName {
+        LinkName("vxlan.cambric".into())
+    }
+
+    /// The VXLAN device between nodes that only have IPv6 addresses in common.
+    pub fn vxlan_v6() -> LinkName {
+        LinkName("vxlan6.cambric".into())
+    }
+
+    /// What the name of the node's end of every pod's veth pair begins with.
+    pub const POD_PREFIX: &'static str = "cbv";
+
+    pub(crate) fn pod(hash: u64) -> LinkName {
+        LinkName(format!("{}{:012x}", Self::POD_PREFIX, hash & 0xffff_ffff_ffff).into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+macro_rules! text_form {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(name: String) -> Result<Self, Self::Error> {
+                $name::new(name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.into()
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = NameError;
+
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                $name::new(name)
+            }
+        }
+    };
+}
+
+text_form!(NodeName);
+text_form!(LinkName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_dns_subdomains() {
+        for good in ["a", "node-1", "ip-10-0-0-1.eu.example.org", &"a".repeat(253)] {
+            assert!(NodeName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "Node", "a_b", "a b", ".a", &"a".repeat(254)] {
+            assert!(NodeName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn link_names_are_what_the_kernel_takes() {
+        for good in ["eth0", "vxlan.cambric", "a".repeat(15).as_str()] {
+            assert!(LinkName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a".repeat(16).as_str()] {
+            assert!(LinkName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn our_own_names_pass_the_check() {
+        for name in [LinkName::bridge(), LinkName::vxlan_v4(), LinkName::vxlan_v6(), LinkName::pod(u64::MAX)]
+        {
+            assert_eq!(LinkName::new(name.as_str()), Ok(name));
+        }
+    }
+}
