@@ -1,1 +1,24 @@
-//! Pure: cluster and node in, what the node's kernel should hold out.
+//! Pure: cluster and node in, a complete description of what that node's kernel should hold out.
+//!
+//! [`plan`] makes the whole description at once; a [`Planner`] keeps it and says what a change of one object
+//! changes in it. Both are the same code, so they cannot disagree. Every entry knows the object it comes from.
+
+mod attachments;
+mod change;
+mod entry;
+mod local;
+mod planner;
+mod problem;
+mod remote;
+mod rules;
+mod tables;
+
+pub use attachments::attachment;
+pub use change::Change;
+pub use entry::{Entry, Key, Link, Member, NodePlan, Origin, Planned, ROUTE_PROTOCOL, Route};
+pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file, pod_mtu};
+pub use planner::{Facts, Input, Planner, plan};
+pub use problem::Problem;
+pub use rules::{
+    Action, Chain, ChainName, Field, Hook, Match, Rule, Set, SetName, Table, TableFamily, Value,
+};

@@ -1,0 +1,200 @@
+//! The entries of a plan: what one node's kernel should hold, each under a key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
+
+use crate::{Problem, SetName, Table, TableFamily, Value};
+
+/// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
+/// free for daemons, and this one is in neither the kernel's list nor iproute2's).
+pub const ROUTE_PROTOCOL: u8 = 203;
+
+/// All that one node's kernel should hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodePlan {
+    /// The entries by key. The order of keys is the order in which entries can be made.
+    pub entries: BTreeMap<Key, Planned>,
+    /// What could not be planned, and why.
+    pub problems: Vec<Problem>,
+}
+
+/// An entry and the object it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What the kernel should hold.
+    pub entry: Entry,
+    /// Why.
+    pub origin: Origin,
+}
+
+/// The object that an entry comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The `ClusterNetwork`, or the node itself.
+    ClusterNetwork,
+    /// A node of the cluster.
+    Node(NodeName),
+    /// A pod's interface on this node.
+    Attachment(AttachmentId),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::ClusterNetwork => f.write_str("ClusterNetwork"),
+            Origin::Node(name) => write!(f, "Node {name}"),
+            Origin::Attachment(id) => write!(f, "Pod interface {id}"),
+        }
+    }
+}
+
+/// What makes an entry the same entry when its content changes. Keys are ordered so that an entry comes after
+/// those it needs: tables before their members, links before what is on them, neighbours before routes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// An nftables table of ours, by family.
+    Table(TableFamily),
+    /// An element of a set in one of our tables.
+    Member(Member),
+    /// A network interface.
+    Link(LinkName),
+    /// A kernel setting, as a path below `/proc/sys`.
+    Sysctl(String),
+    /// An address on one of our links.
+    Address(LinkName, IpNet),
+    /// A permanent entry in the forwarding table of a VXLAN device.
+    Forwarding(LinkName, MacAddr),
+    /// A permanent neighbour entry.
+    Neighbour(LinkName, IpAddr),
+    /// A route in the main table, by destination.
+    Route(IpNet),
+}
+
+/// The content of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Sets, chains and rules of an nftables table. The elements of the sets are [`Entry::Member`]s.
+    Table(Table),
+    /// An element of a set.
+    Member(Member),
+    /// A network interface, up.
+    Link(Link),
+    /// A kernel setting.
+    Sysctl {
+        /// The path below `/proc/sys`.
+        path: String,
+        /// What it should hold.
+        value: String,
+    },
+    /// An address on a link.
+    Address {
+        /// The link.
+        link: LinkName,
+        /// The address with its prefix length.
+        net: IpNet,
+    },
+    /// A forwarding entry: packets to this Ethernet address go to that node.
+    Forwarding {
+        /// The VXLAN device.
+        link: LinkName,
+        /// The Ethernet address of the remote node's tunnel device.
+        mac: MacAddr,
+        /// The underlay address of the remote node.
+        node: IpAddr,
+    },
+    /// A neighbour that needs no resolution.
+    Neighbour {
+        /// The link.
+        link: LinkName,
+        /// The network address.
+        address: IpAddr,
+        /// The Ethernet address.
+        mac: MacAddr,
+    },
+    /// A route.
+    Route(Route),
+}
+
+/// A network interface of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// The bridge that pods are attached to.
+    Bridge {
+        /// Its name.
+        name: LinkName,
+        /// Its Ethernet address, fixed so that pods' neighbour entries stay right when ports come and go.
+        mac: MacAddr,
+        /// Its MTU in bytes.
+        mtu: u32,
+    },
+    /// A VXLAN device that learns nothing.
+    Vxlan {
+        /// Its name.
+        name: LinkName,
+        /// The network identifier.
+        vni: Vni,
+        /// The UDP destination port.
+        port: VxlanPort,
+        /// The underlay address of this node.
+        local: IpAddr,
+        /// Its Ethernet address.
+        mac: MacAddr,
+        /// Its MTU in bytes: the underlay's less the encapsulation.
+        mtu: u32,
+    },
+}
+
+impl Link {
+    /// The link's name.
+    pub fn name(&self) -> &LinkName {
+        match self {
+            Link::Bridge { name, .. } | Link::Vxlan { name, .. } => name,
+        }
+    }
+}
+
+/// A unicast route in the main table, with [`ROUTE_PROTOCOL`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The destination.
+    pub destination: IpNet,
+    /// The next hop.
+    pub via: IpAddr,
+    /// The outgoing link.
+    pub link: LinkName,
+    /// The source address that the node itself uses to get there.
+    pub source: Option<IpAddr>,
+    /// Whether the next hop is taken as reachable on the link without a route to it (`RTNH_F_ONLINK`).
+    pub onlink: bool,
+}
+
+/// An element of a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// The family of the table.
+    pub family: TableFamily,
+    /// The set.
+    pub set: SetName,
+    /// The fields of the element, in the order of the set's declaration.
+    pub key: Vec<Value>,
+}
+
+impl Entry {
+    /// The key under which the entry stands in a plan.
+    pub fn key(&self) -> Key {
+        match self {
+            Entry::Table(table) => Key::Table(table.family),
+            Entry::Member(member) => Key::Member(member.clone()),
+            Entry::Link(link) => Key::Link(link.name().clone()),
+            Entry::Sysctl { path, .. } => Key::Sysctl(path.clone()),
+            Entry::Address { link, net } => Key::Address(link.clone(), *net),
+            Entry::Forwarding { link, mac, .. } => Key::Forwarding(link.clone(), *mac),
+            Entry::Neighbour { link, address, .. } => Key::Neighbour(link.clone(), *address),
+            Entry::Route(route) => Key::Route(route.destination),
+        }
+    }
+}

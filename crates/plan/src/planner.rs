@@ -1,0 +1,271 @@
+//! The plan of one node, kept and changed object by object.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+
+use model::{Attachment, Cluster, NetworkConfig, Node, NodeName, PerFamily};
+
+use crate::attachments::attachment;
+use crate::{Change, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
+
+/// What the node's kernel says of itself and the plan depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The MTU in bytes of the link that has the node's underlay address, by family of that address.
+    pub underlay_mtu: PerFamily<u32>,
+    /// The pods' interfaces on the node.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A change of what a plan is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The `ClusterNetwork` in force.
+    Network(NetworkConfig),
+    /// A node that is new or changed.
+    Node(Node),
+    /// A node that is gone.
+    NodeGone(NodeName),
+    /// The underlay's MTU in bytes, by family.
+    UnderlayMtu(PerFamily<u32>),
+    /// All of the pods' interfaces on the node.
+    Attachments(Vec<Attachment>),
+}
+
+/// Makes the whole plan of one node.
+pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
+    let mut planner = Planner::new(node.clone());
+    planner.facts = facts.clone();
+    planner.nodes.clone_from(&cluster.nodes);
+    planner.update(Input::Network(cluster.network.clone()));
+    planner.plan()
+}
+
+/// Keeps the plan of one node. A change of one node, or of one pod's interface, costs that one and not the cluster.
+#[derive(Debug)]
+pub struct Planner {
+    local: NodeName,
+    network: Option<NetworkConfig>,
+    nodes: BTreeMap<NodeName, Node>,
+    facts: Facts,
+    /// Who claims what. Of several claims to one key the first by origin counts, on every node the same.
+    claims: BTreeMap<Key, Claims>,
+    /// What each object claims, and what is wrong with it.
+    parts: BTreeMap<Origin, Part>,
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    keys: Vec<Key>,
+    problems: Vec<Problem>,
+}
+
+/// Nearly every key has one claimant, and a map for each would cost more than the entries.
+#[derive(Debug)]
+struct Claims {
+    first: Planned,
+    others: Vec<Planned>,
+}
+
+impl Planner {
+    /// An empty plan for a node.
+    pub fn new(local: NodeName) -> Planner {
+        Planner {
+            local,
+            network: None,
+            nodes: BTreeMap::new(),
+            facts: Facts::default(),
+            claims: BTreeMap::new(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a change and says what changes in the plan.
+    pub fn update(&mut self, input: Input) -> Change {
+        let mut change = Change::default();
+        match input {
+            Input::Network(network) => {
+                self.network = Some(network);
+                self.replan_all(&mut change);
+            }
+            Input::UnderlayMtu(mtu) => {
+                self.facts.underlay_mtu = mtu;
+                self.replan_local(&mut change);
+            }
+            Input::Node(node) => {
+                let name = node.name.clone();
+                self.nodes.insert(name.clone(), node);
+                self.replan_node(&name, &mut change);
+            }
+            Input::NodeGone(name) => {
+                self.nodes.remove(&name);
+                self.replan_node(&name, &mut change);
+            }
+            Input::Attachments(attachments) => {
+                self.facts.attachments = attachments;
+                self.replan_attachments(&mut change);
+            }
+        }
+        change
+    }
+
+    /// The plan as it stands.
+    pub fn plan(&self) -> NodePlan {
+        let entries = self.claims.iter().map(|(key, claims)| (key.clone(), claims.first.clone())).collect();
+        NodePlan { entries, problems: self.problems() }
+    }
+
+    /// What could not be planned, and why.
+    pub fn problems(&self) -> Vec<Problem> {
+        let conflicts = self.claims.iter().flat_map(|(key, claims)| {
+            claims.others.iter().map(move |other| Problem::Conflict {
+                key: key.clone(),
+                winner: claims.first.origin.clone(),
+                loser: other.origin.clone(),
+            })
+        });
+        self.parts.values().flat_map(|part| part.problems.iter().cloned()).chain(conflicts).collect()
+    }
+
+    /// The network configuration in force, if there is one.
+    pub fn network(&self) -> Option<&NetworkConfig> {
+        self.network.as_ref()
+    }
+
+    /// The node that is planned for, if it is known.
+    pub fn local_node(&self) -> Option<&Node> {
+        self.nodes.get(&self.local)
+    }
+
+    /// What is known of the node's kernel.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// How many nodes are known, this one included.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    fn replan_all(&mut self, change: &mut Change) {
+        self.replan_local(change);
+        for name in self.nodes.keys().filter(|name| **name != self.local).cloned().collect::<Vec<_>>() {
+            self.replan_remote(&name, change);
+        }
+        self.replan_attachments(change);
+    }
+
+    fn replan_node(&mut self, name: &NodeName, change: &mut Change) {
+        if *name == self.local {
+            // Every way to another node begins here.
+            self.replan_all(change);
+        } else {
+            self.replan_remote(name, change);
+        }
+    }
+
+    fn replan_local(&mut self, change: &mut Change) {
+        let mut problems = Vec::new();
+        let entries = match (&self.network, self.nodes.get(&self.local)) {
+            (Some(network), Some(node)) => {
+                local::local(network, node, &self.facts.underlay_mtu, &mut problems)
+            }
+            _ => Vec::new(),
+        };
+        self.replace(Origin::ClusterNetwork, entries, problems, change);
+    }
+
+    fn replan_remote(&mut self, name: &NodeName, change: &mut Change) {
+        let mut problems = Vec::new();
+        let entries = match (&self.network, self.nodes.get(&self.local), self.nodes.get(name)) {
+            (Some(network), Some(local), Some(node)) => remote::remote(network, local, node, &mut problems),
+            _ => Vec::new(),
+        };
+        self.replace(Origin::Node(name.clone()), entries, problems, change);
+    }
+
+    fn replan_attachments(&mut self, change: &mut Change) {
+        let ready = self.network.is_some() && self.nodes.contains_key(&self.local);
+        let attachments = if ready { self.facts.attachments.clone() } else { Vec::new() };
+        let mut gone: Vec<Origin> = self
+            .parts
+            .range(
+                Origin::Attachment(model::AttachmentId {
+                    container_id: String::new(),
+                    ifname: String::new(),
+                })..,
+            )
+            .map(|(origin, _)| origin.clone())
+            .collect();
+        for each in &attachments {
+            let origin = Origin::Attachment(each.id.clone());
+            gone.retain(|other| *other != origin);
+            self.replace(origin, attachment(each), Vec::new(), change);
+        }
+        for origin in gone {
+            self.replace(origin, Vec::new(), Vec::new(), change);
+        }
+    }
+
+    /// Puts an object's entries in the place of those that it had.
+    fn replace(&mut self, origin: Origin, entries: Vec<Entry>, problems: Vec<Problem>, change: &mut Change) {
+        let old = self.parts.remove(&origin).unwrap_or_default();
+        let mut new: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
+        let part = Part { keys: new.keys().cloned().collect(), problems };
+        for key in old.keys {
+            match new.remove(&key) {
+                Some(entry) => self.claim(key, Planned { entry, origin: origin.clone() }, change),
+                None => self.release(&key, &origin, change),
+            }
+        }
+        for (key, entry) in new {
+            self.claim(key, Planned { entry, origin: origin.clone() }, change);
+        }
+        if !part.keys.is_empty() || !part.problems.is_empty() {
+            self.parts.insert(origin, part);
+        }
+    }
+
+    fn claim(&mut self, key: Key, planned: Planned, change: &mut Change) {
+        match self.claims.entry(key.clone()) {
+            btree_map::Entry::Vacant(vacant) => {
+                vacant.insert(Claims { first: planned.clone(), others: Vec::new() });
+                change.keys.insert(key, Some(planned));
+            }
+            btree_map::Entry::Occupied(mut occupied) => {
+                let claims = occupied.get_mut();
+                let before = claims.first.clone();
+                claims.put(planned);
+                if claims.first != before {
+                    change.keys.insert(key, Some(claims.first.clone()));
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, key: &Key, origin: &Origin, change: &mut Change) {
+        let Some(claims) = self.claims.get_mut(key) else { return };
+        if claims.first.origin != *origin {
+            claims.others.retain(|other| other.origin != *origin);
+        } else if claims.others.is_empty() {
+            self.claims.remove(key);
+            change.keys.insert(key.clone(), None);
+        } else {
+            claims.first = claims.others.remove(0);
+            change.keys.insert(key.clone(), Some(claims.first.clone()));
+        }
+    }
+}
+
+impl Claims {
+    /// Adds a claim, or changes the one that its origin has. Claims stay in the order of their origins.
+    fn put(&mut self, planned: Planned) {
+        let mut all = std::mem::take(&mut self.others);
+        all.push(self.first.clone());
+        all.retain(|other| other.origin != planned.origin);
+        all.push(planned);
+        all.sort_by(|one, other| one.origin.cmp(&other.origin));
+        self.first = all.remove(0);
+        self.others = all;
+    }
+}

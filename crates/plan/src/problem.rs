@@ -1,0 +1,86 @@
+//! What could not be planned.
+
+use std::net::IpAddr;
+
+use model::{Family, NodeName, PodRange};
+
+use crate::{Key, Origin};
+
+/// Something in the cluster's state that keeps a part of the plan from being made. The rest is planned all the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Problem {
+    /// The node has no underlay address.
+    #[error(
+        "Node {0} has no InternalIP in status.addresses, so it cannot be reached; set --node-ip of its kubelet"
+    )]
+    NoAddress(NodeName),
+    /// The node has no pod range.
+    #[error(
+        "Node {0} has no spec.podCIDRs, so it can have no pods; see that the cluster allocates node CIDRs"
+    )]
+    NoRange(NodeName),
+    /// Two nodes without a common underlay family.
+    #[error("Node {remote} and Node {local} have no address family in common, so no tunnel can join them")]
+    NoCommonFamily {
+        /// The node that is planned for.
+        local: NodeName,
+        /// The other one.
+        remote: NodeName,
+    },
+    /// Two objects that claim the same entry.
+    #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
+    Conflict {
+        /// What both claim.
+        key: Key,
+        /// Who has it.
+        winner: Origin,
+        /// Who has not.
+        loser: Origin,
+    },
+    /// A remote node's range overlaps this node's own.
+    #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
+    OverlapsLocal {
+        /// The other node.
+        remote: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// The range of this node.
+        own: PodRange,
+    },
+    /// The underlay is too narrow.
+    #[error(
+        "the MTU of {address} is {underlay} bytes, which leaves pods {left}; {family} needs at least {least}"
+    )]
+    MtuTooSmall {
+        /// The underlay address of this node.
+        address: IpAddr,
+        /// The MTU of the link that has it, in bytes.
+        underlay: u32,
+        /// What is left for pods, in bytes.
+        left: u32,
+        /// The family that needs more.
+        family: Family,
+        /// What it needs, in bytes.
+        least: u32,
+    },
+    /// A fixed MTU that does not fit.
+    #[error(
+        "spec.mtu: {configured} bytes do not fit; this node's underlay leaves {most}, which is used instead"
+    )]
+    MtuTooBig {
+        /// The MTU asked for, in bytes.
+        configured: u32,
+        /// The biggest that fits, in bytes.
+        most: u32,
+    },
+}
+
+fn claim(key: &Key) -> String {
+    match key {
+        Key::Route(net) => format!("the pod range {net}"),
+        Key::Forwarding(_, mac) => format!("the tunnel address {mac}"),
+        Key::Neighbour(_, address) => format!("the gateway address {address}"),
+        Key::Member(member) => format!("the entry {} of set {}", member.key_text(), member.set),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,77 @@
+//! What another node adds to the plan of this one.
+
+use std::net::IpAddr;
+
+use model::{Family, MacAddr, NetworkConfig, Node, PodRange};
+
+use crate::local::{stray, tunnel_link};
+use crate::rules::Value;
+use crate::tables::NODES;
+use crate::{Entry, Member, Problem, Route};
+
+/// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
+pub(crate) fn remote(
+    network: &NetworkConfig,
+    local: &Node,
+    remote: &Node,
+    problems: &mut Vec<Problem>,
+) -> Vec<Entry> {
+    // A node's packets are accepted from all of its addresses, whichever of them it prefers to send from.
+    let mut entries: Vec<Entry> = remote.addresses.iter().map(node_member).collect();
+    if remote.addresses.is_empty() {
+        problems.push(Problem::NoAddress(remote.name.clone()));
+        return entries;
+    }
+    if remote.pod_ranges.is_empty() {
+        problems.push(Problem::NoRange(remote.name.clone()));
+        return entries;
+    }
+    let Some(underlay) = tunnel_family(local, remote) else {
+        problems.push(Problem::NoCommonFamily { local: local.name.clone(), remote: remote.name.clone() });
+        return entries;
+    };
+    let Some(address) = remote.addresses.of(underlay) else { return entries };
+    let link = tunnel_link(underlay);
+    let mac = MacAddr::for_tunnel(address);
+    let ranges: Vec<&PodRange> =
+        remote.pod_ranges.iter().filter(|range| apart(local, remote, range, problems)).collect();
+    if !ranges.is_empty() {
+        entries.push(Entry::Forwarding { link: link.clone(), mac, node: *address });
+    }
+    for range in ranges {
+        entries.extend(stray(network, range));
+        entries.push(Entry::Neighbour { link: link.clone(), address: range.gateway(), mac });
+        entries.push(Entry::Route(Route {
+            destination: range.net(),
+            via: range.gateway(),
+            link: link.clone(),
+            source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
+            onlink: true,
+        }));
+    }
+    entries
+}
+
+/// The underlay family between two nodes: IPv4 if both have it.
+fn tunnel_family(local: &Node, remote: &Node) -> Option<Family> {
+    let both =
+        |family: &Family| local.addresses.of(*family).is_some() && remote.addresses.of(*family).is_some();
+    Family::BOTH.into_iter().find(both)
+}
+
+fn node_member(address: &IpAddr) -> Entry {
+    Entry::Member(Member {
+        family: Family::of(address).into(),
+        set: NODES,
+        key: vec![Value::Address(*address)],
+    })
+}
+
+fn apart(local: &Node, remote: &Node, range: &PodRange, problems: &mut Vec<Problem>) -> bool {
+    let Some(own) = local.pod_ranges.of(range.family()) else { return true };
+    let overlap = own.net().contains(&range.net()) || range.net().contains(&own.net());
+    if overlap {
+        problems.push(Problem::OverlapsLocal { remote: remote.name.clone(), range: *range, own: *own });
+    }
+    !overlap
+}
