@@ -2,16 +2,22 @@
 
 use std::net::IpAddr;
 
-use model::{Attachment, Family};
+use model::{Attachment, Family, LinkName};
 
 use crate::rules::{SetName, TableFamily, Value};
 use crate::tables::{POD_ADDRESSES, POD_ADDRESSES6, POD_MACS};
 use crate::{Entry, Member};
 
+/// All that a pod's interface needs on its node.
+pub(crate) fn attachment(attachment: &Attachment) -> Vec<Entry> {
+    let port = Entry::Port { link: attachment.id.host_link(), bridge: LinkName::bridge() };
+    std::iter::once(port).chain(source_guard(attachment)).collect()
+}
+
 /// The set elements that let the pod send from its own addresses.
 ///
-/// The CNI plugin makes them when it attaches the pod; the agent restores them if they are lost.
-pub fn attachment(attachment: &Attachment) -> Vec<Entry> {
+/// The CNI plugin makes them when it attaches the pod; the agent restores them if they are lost. They are all [`Entry::Member`]s.
+pub fn source_guard(attachment: &Attachment) -> Vec<Entry> {
     let Some(mac) = attachment.mac() else { return Vec::new() };
     let link = attachment.id.host_link();
     let member = |set: SetName, value: Value| {

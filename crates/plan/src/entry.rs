@@ -62,6 +62,8 @@ pub enum Key {
     Member(Member),
     /// A network interface.
     Link(LinkName),
+    /// A pod's host link, as a port of the bridge.
+    Port(LinkName),
     /// A kernel setting, as a path below `/proc/sys`.
     Sysctl(String),
     /// An address on one of our links.
@@ -83,6 +85,17 @@ pub enum Entry {
     Member(Member),
     /// A network interface, up.
     Link(Link),
+    /// The node's end of a pod's veth pair is a port of the bridge, up, and may send a frame back by the port that
+    /// it came in by (hairpin mode, for a pod that reaches itself through a service).
+    ///
+    /// The CNI plugin makes the link and the port; a bridge that was deleted and made again has lost its ports. A
+    /// link that does not exist is not an error: the pod is gone or not there yet, and only the plugin makes it.
+    Port {
+        /// The node's end of the pair.
+        link: LinkName,
+        /// The bridge.
+        bridge: LinkName,
+    },
     /// A kernel setting.
     Sysctl {
         /// The path below `/proc/sys`.
@@ -190,6 +203,7 @@ impl Entry {
             Entry::Table(table) => Key::Table(table.family),
             Entry::Member(member) => Key::Member(member.clone()),
             Entry::Link(link) => Key::Link(link.name().clone()),
+            Entry::Port { link, .. } => Key::Port(link.clone()),
             Entry::Sysctl { path, .. } => Key::Sysctl(path.clone()),
             Entry::Address { link, net } => Key::Address(link.clone(), *net),
             Entry::Forwarding { link, mac, .. } => Key::Forwarding(link.clone(), *mac),

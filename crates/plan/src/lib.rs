@@ -13,7 +13,7 @@ mod remote;
 mod rules;
 mod tables;
 
-pub use attachments::attachment;
+pub use attachments::source_guard;
 pub use change::Change;
 pub use entry::{Entry, Key, Link, Member, NodePlan, Origin, Planned, ROUTE_PROTOCOL, Route};
 pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file, pod_mtu};
