@@ -1,1 +1,5 @@
 //! The walker and the capture.
+
+mod walk;
+
+pub use walk::{End, Hop, Loss, Packet, Start, Step, Walk, World, walk};

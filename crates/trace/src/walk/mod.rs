@@ -1,0 +1,188 @@
+//! The walker: a packet's way through the plans of the nodes, on paper.
+//!
+//! It reads nothing but plans: routes, neighbours, forwarding entries and rules as [`plan`] made them. So what it
+//! says is what the plans mean, and a test can hold it against what is captured on the wire.
+
+mod filter;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use model::{LinkName, MacAddr, Node, NodeName};
+use plan::{ChainName, NodePlan, Origin};
+
+pub use steps::walk;
+
+/// The nodes with their plans.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Each node with what its kernel should hold.
+    pub nodes: BTreeMap<NodeName, (Node, NodePlan)>,
+}
+
+/// A packet as its sender makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// The transport protocol (IANA protocol numbers).
+    pub protocol: u8,
+    /// The destination port, host byte order, if the protocol has ports.
+    pub destination_port: Option<u16>,
+}
+
+/// Where a packet begins its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// In the pod whose host link this is.
+    Pod(NodeName, LinkName),
+    /// In the node itself.
+    Node(NodeName),
+}
+
+/// A packet's way and its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Walk {
+    /// What happened to it, in order.
+    pub hops: Vec<Hop>,
+    /// Where it ended.
+    pub end: End,
+    /// The packet as it arrived, or as it was when it was lost.
+    pub packet: Packet,
+}
+
+/// Something that happened to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// On which node.
+    pub node: NodeName,
+    /// What.
+    pub step: Step,
+    /// The object whose entry decided it; `None` where the kernel decides alone.
+    pub origin: Option<Origin>,
+}
+
+/// One step of a packet's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A rule decided.
+    Rule {
+        /// The chain.
+        chain: ChainName,
+        /// What the rule says of itself.
+        comment: &'static str,
+    },
+    /// A bridge forwarded it between two of its ports, or between a port and the node.
+    Bridged {
+        /// The bridge.
+        bridge: LinkName,
+    },
+    /// A route was taken.
+    Routed {
+        /// The destination of the route.
+        destination: ipnet::IpNet,
+        /// The next hop, if it is not on the link itself.
+        via: Option<IpAddr>,
+        /// The outgoing link; `None` for the node's own way out, which is not ours.
+        link: Option<LinkName>,
+    },
+    /// The source address became that of the node.
+    Masqueraded {
+        /// The new source address.
+        source: IpAddr,
+    },
+    /// It was put into VXLAN.
+    Encapsulated {
+        /// The device.
+        link: LinkName,
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+        /// The inner Ethernet destination.
+        mac: MacAddr,
+    },
+    /// It was taken out of VXLAN.
+    Decapsulated {
+        /// The device.
+        link: LinkName,
+    },
+}
+
+/// Where a walk ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// In the pod whose host link this is.
+    Pod(NodeName, LinkName),
+    /// In a node itself.
+    Node(NodeName),
+    /// Outside of the cluster, by the node's own uplink.
+    Outside,
+    /// Nowhere.
+    Lost(Loss),
+}
+
+/// Why a packet did not arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// A rule dropped it.
+    Dropped {
+        /// The chain of the rule.
+        chain: ChainName,
+        /// What the rule says of itself.
+        comment: &'static str,
+    },
+    /// A route leads to a next hop without a neighbour entry.
+    NoNeighbour(IpAddr),
+    /// A neighbour entry leads to an Ethernet address without a forwarding entry.
+    NoForwarding(MacAddr),
+    /// The tunnel leads to an address that no node has.
+    NoSuchNode(IpAddr),
+    /// The receiving node has no such tunnel device, or it has another Ethernet address or network identifier.
+    TunnelMismatch(LinkName),
+    /// The address is in a node's range, and no pod has it.
+    NoSuchPod(IpAddr),
+    /// The way led through so many nodes that it must be a circle.
+    Loop,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loss::Dropped { chain, comment } => write!(f, "dropped in chain {chain}: {comment}"),
+            Loss::NoNeighbour(address) => write!(f, "no neighbour entry for the next hop {address}"),
+            Loss::NoForwarding(mac) => write!(f, "no forwarding entry for {mac}"),
+            Loss::NoSuchNode(address) => write!(f, "the tunnel leads to {address}, which no node has"),
+            Loss::TunnelMismatch(link) => {
+                write!(f, "the tunnel device {link} at the other end is not its counterpart")
+            }
+            Loss::NoSuchPod(address) => write!(f, "no pod has the address {address}"),
+            Loss::Loop => f.write_str("the way is a circle"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Rule { chain, comment } => write!(f, "rule in chain {chain}: {comment}"),
+            Step::Bridged { bridge } => write!(f, "bridged by {bridge}"),
+            Step::Routed { destination, via: Some(via), link: Some(link) } => {
+                write!(f, "routed: {destination} via {via} dev {link}")
+            }
+            Step::Routed { destination, link: Some(link), .. } => {
+                write!(f, "routed: {destination} dev {link}")
+            }
+            Step::Routed { .. } => f.write_str("routed: the node's own way out"),
+            Step::Masqueraded { source } => write!(f, "source becomes {source}"),
+            Step::Encapsulated { link, source, destination, .. } => {
+                write!(f, "into VXLAN by {link}: {source} to {destination}")
+            }
+            Step::Decapsulated { link } => write!(f, "out of VXLAN by {link}"),
+        }
+    }
+}
