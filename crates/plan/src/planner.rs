@@ -1,9 +1,8 @@
 //! The plan of one node, kept and changed object by object.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
-use model::{Attachment, Cluster, NetworkConfig, Node, NodeName, PerFamily};
+use model::{Attachment, AttachmentId, Cluster, NetworkConfig, Node, NodeName, PerFamily};
 
 use crate::attachments::attachment;
 use crate::{Change, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
@@ -187,19 +186,12 @@ impl Planner {
     fn replan_attachments(&mut self, change: &mut Change) {
         let ready = self.network.is_some() && self.nodes.contains_key(&self.local);
         let attachments = if ready { self.facts.attachments.clone() } else { Vec::new() };
-        let mut gone: Vec<Origin> = self
-            .parts
-            .range(
-                Origin::Attachment(model::AttachmentId {
-                    container_id: String::new(),
-                    ifname: String::new(),
-                })..,
-            )
-            .map(|(origin, _)| origin.clone())
-            .collect();
+        let first = Origin::Attachment(AttachmentId { container_id: String::new(), ifname: String::new() });
+        let mut gone: BTreeSet<Origin> =
+            self.parts.range(first..).map(|(origin, _)| origin.clone()).collect();
         for each in &attachments {
             let origin = Origin::Attachment(each.id.clone());
-            gone.retain(|other| *other != origin);
+            gone.remove(&origin);
             self.replace(origin, attachment(each), Vec::new(), change);
         }
         for origin in gone {

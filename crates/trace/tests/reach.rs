@@ -1,5 +1,7 @@
 //! For any cluster: every pod reaches every other by the walk through the plans, and nothing else gets in its way.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

@@ -1,0 +1,216 @@
+//! Plans of small clusters, case by case.
+#![allow(clippy::unwrap_used, reason = "helpers of a test may panic")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use model::{
+    Attachment, AttachmentId, Cluster, Encapsulation, MacAddr, NetworkConfig, Node, NodeName, PerFamily,
+    VxlanSettings,
+};
+use plan::{Entry, Facts, Input, Key, Link, NodePlan, Origin, Planner, Problem, plan};
+
+fn network(mtu: &str) -> NetworkConfig {
+    let encapsulation = Encapsulation::Vxlan(VxlanSettings::default());
+    let ranges = ["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()];
+    NetworkConfig::parse(&ranges, &[], encapsulation, mtu).unwrap()
+}
+
+fn node(name: &str, addresses: &[&str], ranges: &[&str]) -> Node {
+    Node::parse(NodeName::new(name).unwrap(), addresses.iter().copied(), ranges.iter().copied()).unwrap()
+}
+
+fn one() -> Node {
+    node("one", &["192.0.2.1", "2001:db8::1"], &["10.244.1.0/24", "fd00:10:f4:1::/64"])
+}
+
+fn two() -> Node {
+    node("two", &["192.0.2.2", "2001:db8::2"], &["10.244.2.0/24", "fd00:10:f4:2::/64"])
+}
+
+fn plan_of(nodes: &[Node], network: NetworkConfig, facts: &Facts) -> NodePlan {
+    let nodes: BTreeMap<_, _> = nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
+    plan(&Cluster { network, nodes }, &NodeName::new("one").unwrap(), facts)
+}
+
+/// The plan as lines, in the order of its keys.
+fn lines(plan: &NodePlan) -> Vec<String> {
+    let line = |entry: &Entry| match entry {
+        Entry::Table(table) => format!("table {:?} with {} chains", table.family, table.chains.len()),
+        Entry::Member(member) => format!("{:?} {} {}", member.family, member.set, member.key_text()),
+        Entry::Link(Link::Bridge { name, mac, mtu }) => format!("bridge {name} {mac} mtu {mtu}"),
+        Entry::Link(Link::Vxlan { name, vni, port, local, mac, mtu }) => {
+            format!("vxlan {name} {mac} id {} port {} local {local} mtu {mtu}", vni.value(), port.value())
+        }
+        Entry::Port { link, bridge } => format!("port {link} of {bridge}"),
+        Entry::Sysctl { path, value } => format!("{path} = {value}"),
+        Entry::Address { link, net } => format!("address {net} dev {link}"),
+        Entry::Forwarding { link, mac, node } => format!("fdb {mac} dev {link} dst {node}"),
+        Entry::Neighbour { link, address, mac } => format!("neigh {address} lladdr {mac} dev {link}"),
+        Entry::Route(route) => {
+            let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
+            format!("route {} via {} dev {}{source}", route.destination, route.via, route.link)
+        }
+    };
+    plan.entries.values().map(|planned| format!("{} | {}", line(&planned.entry), planned.origin)).collect()
+}
+
+#[test]
+fn two_dual_stack_nodes() {
+    let id = AttachmentId { container_id: "c1".to_owned(), ifname: "eth0".to_owned() };
+    let addresses = vec!["10.244.1.2".parse().unwrap(), "fd00:10:f4:1::2".parse().unwrap()];
+    let facts = Facts { attachments: vec![Attachment { id, addresses }], ..Facts::default() };
+    let plan = plan_of(&[one(), two()], network("auto"), &facts);
+    assert!(plan.problems.is_empty(), "{:?}", plan.problems);
+    let expected = "\
+table Bridge with 2 chains | ClusterNetwork
+table Ip with 2 chains | ClusterNetwork
+table Ip6 with 2 chains | ClusterNetwork
+Bridge pod-addresses cbv6fa8d55f1b79 . 10.244.1.2 | Pod interface c1/eth0
+Bridge pod-addresses6 cbv6fa8d55f1b79 . fd00:10:f4:1::2 | Pod interface c1/eth0
+Bridge pod-addresses6 cbv6fa8d55f1b79 . fe80::858:aff:fef4:102 | Pod interface c1/eth0
+Bridge pod-macs cbv6fa8d55f1b79 . 0a:58:0a:f4:01:02 | Pod interface c1/eth0
+Ip cluster-pods 10.244.0.0/16 | ClusterNetwork
+Ip local-pods 10.244.1.0/24 | ClusterNetwork
+Ip nodes 192.0.2.2 | Node two
+Ip6 cluster-pods fd00:10:f4::/48 | ClusterNetwork
+Ip6 local-pods fd00:10:f4:1::/64 | ClusterNetwork
+Ip6 nodes 2001:db8::2 | Node two
+bridge cbr0 0e:58:0a:f4:01:01 mtu 1450 | ClusterNetwork
+vxlan vxlan.cambric 06:58:c0:00:02:01 id 4096 port 4789 local 192.0.2.1 mtu 1450 | ClusterNetwork
+vxlan vxlan6.cambric 06:MAC6 id 4096 port 4789 local 2001:db8::1 mtu 1430 | ClusterNetwork
+port cbv6fa8d55f1b79 of cbr0 | Pod interface c1/eth0
+net/bridge/bridge-nf-call-ip6tables = 1 | ClusterNetwork
+net/bridge/bridge-nf-call-iptables = 1 | ClusterNetwork
+net/ipv4/ip_forward = 1 | ClusterNetwork
+net/ipv6/conf/all/forwarding = 1 | ClusterNetwork
+address 10.244.1.1/24 dev cbr0 | ClusterNetwork
+address fd00:10:f4:1::1/64 dev cbr0 | ClusterNetwork
+fdb 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2 | Node two
+neigh 10.244.2.1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
+neigh fd00:10:f4:2::1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
+route 10.244.2.0/24 via 10.244.2.1 dev vxlan.cambric src 10.244.1.1 | Node two
+route fd00:10:f4:2::/64 via fd00:10:f4:2::1 dev vxlan.cambric src fd00:10:f4:1::1 | Node two";
+    let mac6 = MacAddr::for_tunnel(&"2001:db8::1".parse::<IpAddr>().unwrap()).to_string();
+    let link = facts.attachments[0].id.host_link().to_string();
+    let expected = expected.replace("06:MAC6", &mac6).replace("cbv6fa8d55f1b79", &link);
+    assert_eq!(lines(&plan).join("\n"), expected);
+}
+
+#[test]
+fn nodes_with_only_ipv6_in_common_use_the_ipv6_device() {
+    let remote = node("two", &["2001:db8::2"], &["10.244.2.0/24"]);
+    let plan = plan_of(&[one(), remote], network("auto"), &Facts::default());
+    let text = lines(&plan).join("\n");
+    assert!(
+        text.contains("route 10.244.2.0/24 via 10.244.2.1 dev vxlan6.cambric src 10.244.1.1 | Node two"),
+        "{text}"
+    );
+    assert!(text.contains("dev vxlan6.cambric dst 2001:db8::2"), "{text}");
+}
+
+#[test]
+fn a_node_without_address_range_or_common_family_is_a_problem_of_its_own() {
+    let nodes = [
+        node("one", &["192.0.2.1"], &["10.244.1.0/24"]),
+        node("no-address", &[], &["10.244.2.0/24"]),
+        node("no-range", &["192.0.2.3"], &[]),
+        node("stranger", &["2001:db8::4"], &["10.244.4.0/24"]),
+        node("fine", &["192.0.2.5"], &["10.244.5.0/24"]),
+    ];
+    let plan = plan_of(&nodes, network("auto"), &Facts::default());
+    let name = |name: &str| NodeName::new(name).unwrap();
+    assert_eq!(
+        plan.problems,
+        [
+            Problem::NoAddress(name("no-address")),
+            Problem::NoRange(name("no-range")),
+            Problem::NoCommonFamily { local: name("one"), remote: name("stranger") },
+        ]
+    );
+    let routes = plan.entries.keys().filter(|key| matches!(key, Key::Route(_))).count();
+    assert_eq!(routes, 1);
+}
+
+#[test]
+fn of_two_nodes_with_one_range_the_first_by_name_has_it_until_it_leaves() {
+    let a = node("a", &["192.0.2.2"], &["10.244.2.0/24"]);
+    let b = node("b", &["192.0.2.3"], &["10.244.2.0/24"]);
+    let key = Key::Route("10.244.2.0/24".parse().unwrap());
+    // Whichever of them comes first.
+    for nodes in [[&a, &b], [&b, &a]] {
+        let mut planner = Planner::new(NodeName::new("one").unwrap());
+        planner.update(Input::Network(network("auto")));
+        planner.update(Input::Node(one()));
+        for node in nodes {
+            planner.update(Input::Node(node.clone()));
+        }
+        let origin = |name: &str| Origin::Node(NodeName::new(name).unwrap());
+        assert_eq!(planner.plan().entries[&key].origin, origin("a"));
+        let problems: Vec<_> = planner.problems().iter().map(Problem::to_string).collect();
+        let expected = "Node b and Node a both claim the pod range 10.244.2.0/24; Node a keeps it until one of them changes";
+        assert!(problems.iter().any(|problem| problem == expected), "{problems:?}");
+        let change = planner.update(Input::NodeGone(a.name.clone()));
+        assert_eq!(change.keys[&key].as_ref().unwrap().origin, origin("b"));
+        assert!(planner.problems().is_empty());
+    }
+}
+
+#[test]
+fn a_range_that_overlaps_the_nodes_own_is_left_out() {
+    let plan = plan_of(
+        &[one(), node("two", &["192.0.2.2"], &["10.244.0.0/20"])],
+        network("auto"),
+        &Facts::default(),
+    );
+    assert!(matches!(plan.problems.as_slice(), [Problem::OverlapsLocal { .. }]), "{:?}", plan.problems);
+    assert!(!plan.entries.keys().any(|key| matches!(key, Key::Route(_))));
+}
+
+#[test]
+fn a_changed_address_changes_that_nodes_entries_only() {
+    let mut planner = Planner::new(NodeName::new("one").unwrap());
+    planner.update(Input::Network(network("auto")));
+    for node in [one(), two(), node("three", &["192.0.2.3"], &["10.244.3.0/24"])] {
+        planner.update(Input::Node(node));
+    }
+    let change =
+        planner.update(Input::Node(node("two", &["192.0.2.22"], &["10.244.2.0/24", "fd00:10:f4:2::/64"])));
+    let keys: Vec<String> = change.keys.keys().map(|key| format!("{key:?}")).collect();
+    // Two neighbours changed, a forwarding entry and a member came, a forwarding entry and two members went; the
+    // routes are as they were.
+    assert_eq!(change.keys.len(), 7, "{keys:#?}");
+    assert_eq!(change.keys.values().filter(|planned| planned.is_none()).count(), 3, "{keys:#?}");
+    assert!(!change.keys.keys().any(|key| matches!(key, Key::Route(_))), "{keys:#?}");
+}
+
+#[test]
+fn mtu_is_the_underlays_less_the_encapsulation() {
+    let mtu = |setting: &str, underlay: u32, node: &Node| {
+        plan::pod_mtu(&network(setting), node, &PerFamily { v4: Some(underlay), v6: Some(underlay) })
+    };
+    let six = node("one", &["2001:db8::1"], &["fd00:10:f4:1::/64"]);
+    assert_eq!(mtu("auto", 1500, &one()), (1450, None));
+    assert_eq!(mtu("auto", 9000, &one()), (8950, None));
+    assert_eq!(mtu("auto", 1500, &six), (1430, None));
+    assert_eq!(mtu("1400", 1500, &one()), (1400, None));
+    assert_eq!(mtu("1500", 1500, &one()), (1450, Some(Problem::MtuTooBig { configured: 1500, most: 1450 })));
+    let (least, problem) = mtu("auto", 1300, &one());
+    assert_eq!(least, 1280);
+    assert!(problem.unwrap().to_string().contains("leaves pods 1250; IPv6 needs at least 1280"));
+}
+
+#[test]
+fn ranges_outside_the_clusters_are_pod_traffic_too() {
+    let plan =
+        plan_of(&[one(), node("two", &["192.0.2.2"], &["10.99.2.0/24"])], network("auto"), &Facts::default());
+    assert!(lines(&plan).contains(&"Ip cluster-pods 10.99.2.0/24 | Node two".to_owned()));
+}
+
+#[test]
+fn nothing_is_planned_before_network_and_node_are_known() {
+    let mut planner = Planner::new(NodeName::new("one").unwrap());
+    assert!(planner.update(Input::Node(two())).is_empty());
+    assert!(planner.update(Input::Network(network("auto"))).is_empty());
+    assert!(!planner.update(Input::Node(one())).is_empty());
+}
