@@ -1,0 +1,97 @@
+//! What the kernel refused.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Something that the kernel did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a request.
+    #[error("cannot {what}: {source}{}", extended(.detail))]
+    Refused {
+        /// What was asked for, as what follows "cannot".
+        what: String,
+        /// The error number that the kernel gave.
+        source: io::Error,
+        /// The kernel's own explanation (`NLMSGERR_ATTR_MSG`, linux/netlink.h), if it gave one.
+        detail: Option<String>,
+    },
+    /// A system call failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried, as what follows "cannot".
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    File {
+        /// What was tried: "open", "read" or the like.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An answer of the kernel that does not follow the protocol.
+    #[error("cannot {what}: the kernel's answer is not understood: {why}")]
+    Answer {
+        /// What was asked for, as what follows "cannot".
+        what: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+    /// The kernel's tables changed under every attempt to read them.
+    #[error("cannot {what}: it changed during each of {attempts} attempts to read it")]
+    Unstable {
+        /// What was asked for, as what follows "cannot".
+        what: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// Something that is not ours stands where an entry of ours should be.
+    #[error("cannot {what}: {obstacle} is in the way and is not ours; {remedy}")]
+    Foreign {
+        /// What was to be done, as what follows "cannot".
+        what: String,
+        /// What stands there.
+        obstacle: String,
+        /// What the operator can do.
+        remedy: String,
+    },
+    /// An entry that stands on another one that is not there.
+    #[error("cannot {what}: {missing} is not there")]
+    Missing {
+        /// What was to be done, as what follows "cannot".
+        what: String,
+        /// What it needs.
+        missing: String,
+    },
+}
+
+/// What the kernel says, or why it could not be asked.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The error number of the kernel (`errno`), where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Refused { source, .. } | Error::System { source, .. } | Error::File { source, .. } => {
+                source.raw_os_error()
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn system(what: impl Into<String>) -> Error {
+        Error::System { what: what.into(), source: io::Error::last_os_error() }
+    }
+}
+
+fn extended(detail: &Option<String>) -> String {
+    match detail {
+        Some(text) => format!("; the kernel says: {text}"),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,164 @@
+//! A blocking netlink socket and the framing of its messages (linux/netlink.h, RFC 3549).
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use crate::{Error, Result};
+
+/// Length of `struct nlmsghdr` in bytes.
+pub(crate) const HEADER: usize = 16;
+
+/// The kernel makes datagrams of up to 32 KiB, more for a link with many virtual functions.
+const RECEIVE: usize = 256 * 1024;
+
+pub(crate) struct NetlinkSocket {
+    fd: OwnedFd,
+}
+
+/// One message of a datagram.
+pub(crate) struct Frame<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
+}
+
+impl NetlinkSocket {
+    /// Opens a socket in the network namespace of the calling thread.
+    pub(crate) fn open(protocol: libc::c_int) -> Result<NetlinkSocket> {
+        // SAFETY: socket takes no pointers; the descriptor it returns is owned by nobody else.
+        let fd = unsafe {
+            let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
+            if fd < 0 {
+                return Err(Error::system("open a netlink socket"));
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let socket = NetlinkSocket { fd };
+        // SAFETY: sockaddr_nl is plain data for which all zeroes is valid.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        // SAFETY: address is a sockaddr_nl of the length given and lives through the call.
+        let bound = unsafe {
+            libc::bind(
+                socket.fd.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+            )
+        };
+        if bound < 0 {
+            return Err(Error::system("bind a netlink socket"));
+        }
+        Ok(socket)
+    }
+
+    /// Sets an option of `SOL_NETLINK` or `SOL_SOCKET` whose value is an integer.
+    pub(crate) fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        // SAFETY: the option's value is an int, which lives through the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Sets the sizes in bytes of the socket's buffers, past the system's limit if this process may.
+    pub(crate) fn set_buffers(&self, send: libc::c_int, receive: libc::c_int) -> Result<()> {
+        for (forced, limited, size) in
+            [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive)]
+        {
+            self.set(libc::SOL_SOCKET, forced, size)
+                .or_else(|_| self.set(libc::SOL_SOCKET, limited, size))
+                .map_err(|source| Error::System { what: "size a netlink socket's buffers".into(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Sends one datagram to the kernel.
+    pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        loop {
+            // SAFETY: the pointer and the length are those of a slice that lives through the call.
+            let sent =
+                unsafe { libc::send(self.fd.as_raw_fd(), datagram.as_ptr().cast(), datagram.len(), 0) };
+            if sent >= 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Receives one datagram from the kernel, the part of `buffer` that it fills. `flags` as in recv(2).
+    pub(crate) fn receive<'a>(&self, buffer: &'a mut Vec<u8>, flags: libc::c_int) -> io::Result<&'a [u8]> {
+        buffer.resize(RECEIVE, 0);
+        loop {
+            // SAFETY: the pointer and the length are those of a buffer that lives through the call.
+            let length = unsafe {
+                libc::recv(
+                    self.fd.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    flags | libc::MSG_TRUNC,
+                )
+            };
+            if let Ok(length) = usize::try_from(length) {
+                // With MSG_TRUNC this is the datagram's length even if it did not fit.
+                return buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(libc::EMSGSIZE));
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl AsFd for NetlinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The messages of a datagram. What is cut short at its end is left out.
+pub(crate) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    std::iter::from_fn(move || {
+        let header = datagram.get(..HEADER)?;
+        let length = u32_at(header, 0)? as usize;
+        let body = datagram.get(HEADER..length)?;
+        let frame =
+            Frame { kind: u16_at(header, 4)?, flags: u16_at(header, 6)?, sequence: u32_at(header, 8)?, body };
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(frame)
+    })
+}
+
+/// The attributes (`struct nlattr`) in `bytes`, with their types without the flags.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)? & libc::NLA_TYPE_MASK as u16;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
+    bytes.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes)
+}
