@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need and this machine lacks. Quick when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command -> Debian package
+declare -A wanted=(
+  [cc]=gcc [nft]=nftables [ip]=iproute2 [ping]=iputils-ping [podman]=podman [runc]=runc [iptables]=iptables
+  [busybox]=busybox-static [jq]=jq [tcpdump]=tcpdump [sysctl]=procps
+)
+missing=()
+for command in "${!wanted[@]}"; do
+  command -v "$command" >/dev/null || missing+=("${wanted[$command]}")
+done
+[[ -x /usr/lib/cni/portmap ]] || missing+=(containernetworking-plugins)
+command -v go >/dev/null || missing+=(golang-go)
+
+if ((${#missing[@]})); then
+  echo "== installing ${missing[*]}"
+  if [[ $(id -u) != 0 ]]; then
+    echo "setup: root is needed to install packages and to run the tests; run this as root" >&2
+    exit 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+for step in scripts/kubectl.sh scripts/cnitool.sh; do
+  "$step" >/dev/null
+done
