@@ -1,0 +1,112 @@
+//! From a `ClusterNetwork` to the network's configuration.
+
+use model::{Encapsulation, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
+
+use crate::cluster_network::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec, Protocol, When};
+use crate::error::SpecError;
+
+impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
+    type Error = NetworkError;
+
+    fn try_from(spec: &ClusterNetworkSpec) -> Result<Self, Self::Error> {
+        let encapsulation = encapsulation(&spec.encapsulation)?;
+        let mtu = match &spec.mtu {
+            MtuSpec::Bytes(bytes) => bytes.to_string(),
+            MtuSpec::Text(text) => text.clone(),
+        };
+        NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)
+    }
+}
+
+fn encapsulation(spec: &EncapsulationSpec) -> Result<Encapsulation, NetworkError> {
+    let (Protocol::Vxlan, When::Always) = (spec.protocol, spec.when);
+    let mut vxlan = VxlanSettings::default();
+    if let Some(vni) = spec.vni {
+        vxlan.vni = Vni::new(vni.into())?;
+    }
+    if let Some(port) = spec.port {
+        vxlan.port = VxlanPort::new(port.into())?;
+    }
+    Ok(Encapsulation::Vxlan(vxlan))
+}
+
+/// Reads a spec that came over the API.
+///
+/// An object can get past the schema: by an older definition of the resource, or by an API server that does not
+/// check. So it is read from JSON here, where an error is about this object and not about the whole watch.
+///
+/// # Errors
+/// [`SpecError`] naming the field, its value and what would be right.
+pub(crate) fn read_spec(spec: &serde_json::Value) -> Result<NetworkConfig, SpecError> {
+    let spec: ClusterNetworkSpec =
+        serde_path_to_error::deserialize(spec).map_err(|error| SpecError::Shape {
+            path: match error.path().to_string().as_str() {
+                "." => "spec".to_owned(),
+                path => format!("spec.{path}"),
+            },
+            reason: error.into_inner().to_string(),
+        })?;
+    Ok(NetworkConfig::try_from(&spec)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Mtu;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_short_object_gets_the_defaults() {
+        let network = read_spec(&json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/56"]})).unwrap();
+        assert_eq!(network.mtu, Mtu::Auto);
+        assert_eq!(network.encapsulation, Encapsulation::Vxlan(VxlanSettings::default()));
+        assert_eq!(network.pod_ranges.len(), 2);
+    }
+
+    #[test]
+    fn everything_is_taken_over() {
+        let network = read_spec(&json!({
+            "podRanges": ["10.244.0.0/16"],
+            "serviceRanges": ["10.96.0.0/12"],
+            "encapsulation": {"protocol": "vxlan", "when": "always", "vni": 7, "port": 8472},
+            "mtu": 1400,
+        }))
+        .unwrap();
+        assert_eq!(network.mtu, Mtu::Fixed(1400));
+        let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+        assert_eq!((vxlan.vni.value(), vxlan.port.value()), (7, 8472));
+        assert_eq!(network.service_ranges, ["10.96.0.0/12".parse().unwrap()]);
+    }
+
+    #[test]
+    fn errors_name_field_value_and_what_would_be_right() {
+        for (spec, expected) in [
+            (json!({"podRanges": []}), "spec.podRanges is empty; name at least one range"),
+            (json!({}), "spec: missing field `podRanges`"),
+            (json!({"podRanges": "10.244.0.0/16"}), "spec.podRanges: invalid type: string"),
+            (json!({"podRanges": ["10.244.0.0/33"]}), "spec.podRanges[0]: pod range \"10.244.0.0/33\""),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"protocol": "geneve"}}),
+                "spec.encapsulation.protocol: unknown variant `geneve`, expected `vxlan`",
+            ),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"when": "never"}}),
+                "spec.encapsulation.when: unknown variant `never`, expected `always`",
+            ),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"vni": 0}}),
+                "spec.encapsulation.vni: 0 is out of range",
+            ),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"port": 65536}}),
+                "spec.encapsulation.port: 65536 is out of range",
+            ),
+            (json!({"podRanges": ["fd00::/48"], "mtu": 1000}), "spec.mtu: \"1000\" cannot be used"),
+            (json!({"podRanges": ["fd00::/48"], "mtu": "big"}), "spec.mtu: \"big\" cannot be used"),
+        ] {
+            let error = read_spec(&spec).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}
