@@ -1,0 +1,86 @@
+//! The pods' network as the topology asks for it.
+
+use ipnet::IpNet;
+use kube_source::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec};
+use model::{Encapsulation, NetworkConfig, NetworkError, PodRange, Vni, VxlanPort, VxlanSettings};
+
+use super::TopologyError;
+use super::source::{self, Text};
+
+/// The `network` of a topology: the spec of the lab's `ClusterNetwork`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The spec, as it is put into the `ClusterNetwork`.
+    pub spec: ClusterNetworkSpec,
+    /// The same, checked.
+    pub config: NetworkConfig,
+}
+
+pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Network, TopologyError> {
+    let network = &file.value;
+    let (encapsulation, settings) = match &network.encapsulation {
+        Some(encapsulation) => encapsulation_of(&encapsulation.value)?,
+        None => Default::default(),
+    };
+    let texts = |list: &[Text]| list.iter().map(|text| text.value.clone()).collect::<Vec<_>>();
+    let (pod_ranges, service_ranges) = (texts(&network.pod_ranges), texts(&network.service_ranges));
+    let mtu = network.mtu.as_ref().map_or("auto", |mtu| mtu.value.as_str());
+    let config = NetworkConfig::parse(&pod_ranges, &service_ranges, Encapsulation::Vxlan(settings), mtu)
+        .map_err(|error| placed(file, &error))?;
+    let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
+    Ok(Network { spec: ClusterNetworkSpec { pod_ranges, service_ranges, encapsulation, mtu }, config })
+}
+
+fn encapsulation_of(
+    encapsulation: &source::Encapsulation,
+) -> Result<(EncapsulationSpec, VxlanSettings), TopologyError> {
+    let mut settings = VxlanSettings::default();
+    let mut spec = EncapsulationSpec {
+        protocol: encapsulation.protocol.unwrap_or_default(),
+        when: encapsulation.when.unwrap_or_default(),
+        ..Default::default()
+    };
+    if let Some(vni) = &encapsulation.vni {
+        settings.vni = Vni::new(vni.value).map_err(|error| TopologyError::at(vni, worded(&error)))?;
+        spec.vni = Some(settings.vni.value());
+    }
+    if let Some(port) = &encapsulation.port {
+        settings.port = VxlanPort::new(port.value).map_err(|error| TopologyError::at(port, worded(&error)))?;
+        spec.port = Some(settings.port.value().into());
+    }
+    Ok((spec, settings))
+}
+
+/// Finds the place of what the model does not take.
+fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -> TopologyError {
+    let network = &file.value;
+    let text = match error {
+        NetworkError::PodRange { index, .. } => network.pod_ranges.get(*index),
+        NetworkError::ServiceRange { index, .. } => network.service_ranges.get(*index),
+        NetworkError::Overlap { second, .. } => {
+            let ranges = network.pod_ranges.iter().chain(&network.service_ranges);
+            ranges.filter(|text| range(text) == Some(*second)).last()
+        }
+        NetworkError::Mtu { .. } => network.mtu.as_ref(),
+        NetworkError::NoPodRange | NetworkError::Vni(_) | NetworkError::Port(_) => None,
+    };
+    match text {
+        Some(text) => TopologyError::at(text, worded(error)),
+        None => TopologyError::at(file, worded(error)),
+    }
+}
+
+/// A range as the model reads it, pod range or not.
+fn range(text: &Text) -> Option<IpNet> {
+    let pods = text.value.parse().map(|range: PodRange| range.net());
+    pods.ok().or_else(|| text.value.parse().ok().map(|net: IpNet| net.trunc()))
+}
+
+/// The model speaks of a `ClusterNetwork`, whose fields are under `network` here.
+fn worded(error: &NetworkError) -> String {
+    let words = error.to_string();
+    match words.strip_prefix("spec") {
+        Some(rest) => format!("network{rest}"),
+        None => words,
+    }
+}

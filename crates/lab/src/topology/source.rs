@@ -1,0 +1,86 @@
+//! The topology file as it is written, before anything is checked.
+
+use std::collections::BTreeMap;
+
+use kube_source::{Protocol, When};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+/// A text and where it stands.
+pub(super) type Text = Spanned<String>;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) network: Spanned<Network>,
+    pub(super) subnets: Spanned<Vec<Subnet>>,
+    #[serde(default)]
+    pub(super) routers: Vec<Router>,
+    #[serde(default)]
+    pub(super) nat_gateways: Vec<NatGateway>,
+    pub(super) nodes: Spanned<Vec<Node>>,
+    #[serde(default)]
+    pub(super) outside: Vec<Outside>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Network {
+    pub(super) pod_ranges: Vec<Text>,
+    #[serde(default)]
+    pub(super) service_ranges: Vec<Text>,
+    pub(super) encapsulation: Option<Spanned<Encapsulation>>,
+    pub(super) mtu: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Encapsulation {
+    pub(super) protocol: Option<Protocol>,
+    pub(super) when: Option<When>,
+    pub(super) vni: Option<Spanned<u64>>,
+    pub(super) port: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Subnet {
+    pub(super) name: Text,
+    pub(super) prefixes: Spanned<Vec<Text>>,
+    pub(super) mtu: Option<Spanned<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Router {
+    pub(super) name: Text,
+    pub(super) subnets: Spanned<Vec<Text>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NatGateway {
+    pub(super) name: Text,
+    pub(super) inside: Text,
+    pub(super) outside: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Text,
+    pub(super) subnet: Text,
+    #[serde(default)]
+    pub(super) addresses: Vec<Text>,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Outside {
+    pub(super) name: Text,
+    pub(super) subnet: Text,
+    #[serde(default)]
+    pub(super) addresses: Vec<Text>,
+}
