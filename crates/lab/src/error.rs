@@ -91,13 +91,11 @@ pub enum Error {
         "there is no CNI plugin at {}; build it (cargo build -p cni) or name it with --plugin", .0.display()
     )]
     NoPlugin(PathBuf),
-    /// A process of the lab ended before it was ready.
-    #[error("the {process} ended before it was ready ({status}); the end of its log:\n{log}")]
+    /// A process of the lab ended while the lab came up.
+    #[error("the {process} ended before the lab was ready; the end of its log:\n{log}")]
     Ended {
         /// What it was.
         process: String,
-        /// How it ended.
-        status: String,
         /// The last lines of its log.
         log: String,
     },

@@ -1,7 +1,19 @@
 //! Topologies, namespaces as nodes, the small kubelet, the checks.
 
+pub mod cli;
+pub mod components;
+pub mod down;
+pub mod enter;
 pub mod error;
+pub mod fabric;
+pub mod list;
 pub mod paths;
+pub mod process;
+pub mod progress;
+pub mod signals;
+pub mod state;
 pub mod topology;
+pub mod up;
 
+pub use cli::{LabCommand, run};
 pub use error::{Error, Result};

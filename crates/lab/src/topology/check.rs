@@ -76,7 +76,8 @@ fn prefixes(source: &source::Subnet, others: &[Subnet], network: &Network) -> Re
         return Err(TopologyError::at(text, message));
     }
     if prefixes.is_empty() {
-        let message = format!("subnet {name} has no prefix; use for instance [192.0.2.0/24, \"2001:db8::/64\"]");
+        let message =
+            format!("subnet {name} has no prefix; use for instance [192.0.2.0/24, \"2001:db8::/64\"]");
         return Err(TopologyError::at(&source.prefixes, message));
     }
     Ok(prefixes)
@@ -130,11 +131,8 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn with(self, addresses: Vec<PerFamily<IpNet>>) -> Machine {
-        let interface = |(index, (subnet, addresses))| Interface {
-            link: format!("eth{index}"),
-            subnet,
-            addresses,
-        };
+        let interface =
+            |(index, (subnet, addresses))| Interface { link: format!("eth{index}"), subnet, addresses };
         Machine {
             name: self.name.value.clone(),
             role: self.role,
@@ -260,7 +258,8 @@ fn labels(node: &source::Node) -> Result<BTreeMap<String, String>> {
 
 /// Gives every interface its addresses: first those of the file, then the free ones.
 fn assign(drafts: &[Draft<'_>], subnets: &[Subnet]) -> Result<Vec<Vec<PerFamily<IpNet>>>> {
-    let mut allocators: Vec<Allocator> = subnets.iter().map(|subnet| Allocator::new(&subnet.prefixes)).collect();
+    let mut allocators: Vec<Allocator> =
+        subnets.iter().map(|subnet| Allocator::new(&subnet.prefixes)).collect();
     let mut all = Vec::new();
     for draft in drafts {
         let mut interfaces = vec![PerFamily::default(); draft.subnets.len()];
@@ -282,8 +281,9 @@ fn assign(drafts: &[Draft<'_>], subnets: &[Subnet]) -> Result<Vec<Vec<PerFamily<
                 }
                 let Some(address) = allocator.next(draft.role, family) else {
                     let (name, subnet) = (&draft.name.value, &subnet.name);
-                    let message =
-                        format!("subnet {subnet} has no {family} address left for {name}; use a shorter prefix");
+                    let message = format!(
+                        "subnet {subnet} has no {family} address left for {name}; use a shorter prefix"
+                    );
                     return Err(TopologyError::at(draft.name, message));
                 };
                 addresses.insert(family, address);

@@ -45,7 +45,8 @@ fn encapsulation_of(
         spec.vni = Some(settings.vni.value());
     }
     if let Some(port) = &encapsulation.port {
-        settings.port = VxlanPort::new(port.value).map_err(|error| TopologyError::at(port, worded(&error)))?;
+        settings.port =
+            VxlanPort::new(port.value).map_err(|error| TopologyError::at(port, worded(&error)))?;
         spec.port = Some(settings.port.value().into());
     }
     Ok((spec, settings))

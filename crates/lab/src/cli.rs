@@ -1,0 +1,215 @@
+//! The commands of `cambric lab`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Subcommand};
+
+use crate::components::{self, Target};
+use crate::paths::LabName;
+use crate::progress::Progress;
+use crate::signals::Interrupts;
+use crate::state::{self, Lab};
+use crate::{Error, Result, down, enter, list, process, up};
+
+/// A whole cluster network on this machine: nodes, routers and hosts as network namespaces.
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Bring a lab up
+    #[command(after_help = UP_EXAMPLES)]
+    Up(Up),
+    /// Take a lab down; nothing of it stays
+    #[command(after_help = "Examples:\n  cambric lab down\n  cambric lab down --name blue\n  cambric lab down --all")]
+    Down(Down),
+    /// List the labs that are up
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command in a node, router, outside host or pod
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(Exec),
+    /// Open a shell in a node, router, outside host or pod
+    Shell {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// The node, router, NAT gateway, outside host, or pod ([NAMESPACE/]POD)
+        member: String,
+    },
+    /// Run kubectl against the lab's API
+    #[command(after_help = "Examples:\n  cambric lab kubectl -- get nodes -o wide\n  cambric lab kubectl -- apply -f app.yaml")]
+    Kubectl {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// What kubectl is called with
+        #[arg(last = true, value_name = "ARGS")]
+        arguments: Vec<OsString>,
+    },
+    /// Restart a process of the lab, and wait until it is ready
+    #[command(after_help = TARGET_HELP)]
+    Restart {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// End it with SIGKILL instead of SIGTERM
+        #[arg(long)]
+        kill: bool,
+        /// api, agent/NODE or kubelet/NODE
+        target: Target,
+    },
+    /// Kill a process of the lab (SIGKILL) and leave it so, to see what the others do
+    #[command(after_help = TARGET_HELP)]
+    Kill {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// api, agent/NODE or kubelet/NODE
+        target: Target,
+    },
+}
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  cambric lab up                                     three nodes, IPv4 and IPv6, VXLAN
+  cambric lab up examples/labs/two-subnets.yaml
+  cambric lab up --name blue my-topology.yaml        beside another lab";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  cambric lab exec node-1 -- ip route
+  cambric lab exec client -- ping -c1 192.0.2.11
+  cambric lab exec default/web-0 -- ip -6 address";
+
+const TARGET_HELP: &str = "\
+Examples:
+  api             the API server and the controllers
+  agent/node-1    the agent of a node
+  kubelet/node-1  the kubelet of a node";
+
+/// Which lab.
+#[derive(Debug, Args)]
+pub struct Name {
+    /// The name of the lab
+    #[arg(long, default_value = "demo", value_name = "LAB")]
+    pub name: LabName,
+}
+
+/// `cambric lab up`
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Which lab
+    #[command(flatten)]
+    lab: Name,
+    /// The CNI plugin [default: cambric-cni beside this executable]
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+    /// The topology file [default: three nodes, IPv4 and IPv6, VXLAN]
+    #[arg(value_name = "TOPOLOGY")]
+    topology: Option<PathBuf>,
+}
+
+/// `cambric lab down`
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Which lab
+    #[command(flatten)]
+    lab: Name,
+    /// Take all labs down
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+}
+
+/// `cambric lab exec`
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Which lab
+    #[command(flatten)]
+    lab: Name,
+    /// The node, router, NAT gateway, outside host, or pod ([NAMESPACE/]POD)
+    member: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// [`Error`] of the command, to be shown to the one who ran it.
+pub fn run(command: LabCommand) -> Result<ExitCode> {
+    process::inherit_readiness();
+    match command {
+        LabCommand::Up(command) => {
+            let options = up::Options {
+                name: command.lab.name,
+                topology: command.topology,
+                executable: None,
+                plugin: command.plugin,
+            };
+            let interrupts = Interrupts::hold()?;
+            up::up(&options, &interrupts, &mut Progress::new())?;
+        }
+        LabCommand::Down(Down { lab, all: false }) => down::down(&lab.name)?,
+        LabCommand::Down(Down { all: true, .. }) => all_down()?,
+        LabCommand::List { json } => list::print(json)?,
+        LabCommand::Exec(Exec { lab, member, command }) => return Err(enter::exec(&lab.name, &member, &command)),
+        LabCommand::Shell { lab, member } => return Err(enter::shell(&lab.name, &member)),
+        LabCommand::Kubectl { lab, arguments } => return Err(kubectl(&lab.name, &arguments)),
+        LabCommand::Restart { lab, kill, target } => restart(&lab.name, kill, &target)?,
+        LabCommand::Kill { lab, target } => {
+            let lab = Lab::open(&lab.name)?;
+            has(&lab, &target)?;
+            components::stop(&lab, &target.0, libc::SIGKILL)?;
+            lab.release()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn all_down() -> Result<()> {
+    let mut errors = Vec::new();
+    for lab in state::labs()? {
+        match down::down(&lab) {
+            // Another process has taken it down meanwhile.
+            Ok(()) | Err(Error::NoLab { .. }) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    crate::error::collected(errors)
+}
+
+fn restart(name: &LabName, kill: bool, target: &Target) -> Result<()> {
+    let mut lab = Lab::open(name)?;
+    has(&lab, target)?;
+    let interrupts = Interrupts::hold()?;
+    let signal = if kill { libc::SIGKILL } else { libc::SIGTERM };
+    components::stop(&lab, &target.0, signal)?;
+    let started = components::start(&mut lab, &target.0)?;
+    components::wait_ready(vec![started], &[], &interrupts, |_| {})?;
+    lab.release()
+}
+
+fn has(lab: &Lab, target: &Target) -> Result<()> {
+    let processes = &lab.state().processes;
+    if processes.iter().any(|process| process.role == target.0) {
+        return Ok(());
+    }
+    Err(Error::NoMember {
+        lab: lab.name.clone(),
+        name: target.to_string(),
+        known: processes.iter().map(|process| Target(process.role.clone()).to_string()).collect(),
+    })
+}
+
+fn kubectl(name: &LabName, arguments: &[OsString]) -> Error {
+    if let Err(error) = state::State::read(name) {
+        return error;
+    }
+    let source = Command::new("kubectl").args(arguments).env("KUBECONFIG", name.paths().kubeconfig()).exec();
+    Error::Run { program: "kubectl".to_owned(), source }
+}

@@ -1,0 +1,125 @@
+//! The hardware of a lab: machines as network namespaces, subnets as bridges in one more namespace, and cables
+//! between them.
+//!
+//! Nothing is ever made in the root namespace: a cable is a veth pair that is made with one end in the machine's
+//! namespace and the other in the fabric's. So there is no way from a lab to the machine's own network.
+
+mod messages;
+mod nat;
+mod sysctl;
+
+use std::path::{Path, PathBuf};
+
+use kernel::netns::{self, NetNs};
+use kernel::rtnl::{Request, RouteSocket};
+
+use crate::paths::{FABRIC, LabName};
+use crate::topology::{Machine, Role, Topology};
+use crate::{Error, Result};
+use messages::{End, LOOPBACK};
+
+/// The file of a named namespace.
+pub fn namespace_path(name: &str) -> PathBuf {
+    Path::new(netns::NAMED).join(name)
+}
+
+/// The names of all namespaces that a lab of this topology has before its first pod.
+pub fn namespaces(lab: &LabName, topology: &Topology) -> Vec<String> {
+    let machines = topology.machines.iter().map(|machine| lab.namespace(&machine.name));
+    std::iter::once(lab.fabric_namespace()).chain(machines).collect()
+}
+
+/// Makes the whole fabric. `before` is told the name of every namespace before it is made, and may stop the work.
+///
+/// # Errors
+/// [`Error::Kernel`] with the machine or subnet that could not be made, [`Error::NamespaceTaken`] for a namespace that
+/// is there already, and whatever `before` says. What was made until then is left for the caller to remove.
+pub fn build(lab: &LabName, topology: &Topology, mut before: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    before(&lab.fabric_namespace())?;
+    let fabric = Fabric::new(lab, topology)?;
+    let mut ports = FIRST_INDEX + topology.subnets.len() as u32;
+    for machine in &topology.machines {
+        before(&lab.namespace(&machine.name))?;
+        fabric.connect(lab, topology, machine, ports)?;
+        ports += machine.interfaces.len() as u32;
+    }
+    Ok(())
+}
+
+/// The index of the first link of a namespace after the loopback interface. Links are made with known indices, so
+/// that nothing has to be looked up.
+const FIRST_INDEX: u32 = LOOPBACK + 1;
+
+/// The namespace of the bridges.
+struct Fabric {
+    namespace: NetNs,
+}
+
+impl Fabric {
+    fn new(lab: &LabName, topology: &Topology) -> Result<Fabric> {
+        let namespace = create(&lab.fabric_namespace())?;
+        let bridges = topology.subnets.iter().zip(FIRST_INDEX..);
+        let requests =
+            bridges.map(|(subnet, index)| messages::bridge(index, &subnet.name, subnet.mtu)).collect();
+        within(&namespace, FABRIC, |socket| {
+            sysctl::write(FABRIC, sysctl::FABRIC)?;
+            all(socket, FABRIC, requests)
+        })?;
+        Ok(Fabric { namespace })
+    }
+
+    /// Makes a machine and plugs its cables in. Its ports have the indices from `ports` on.
+    fn connect(&self, lab: &LabName, topology: &Topology, machine: &Machine, ports: u32) -> Result<()> {
+        let name = &machine.name;
+        let namespace = create(&lab.namespace(name))?;
+        let mut cables = vec![messages::up(LOOPBACK, "lo")];
+        let mut plugs = Vec::new();
+        let mut interfaces = Vec::new();
+        for (position, interface) in (0..).zip(&machine.interfaces) {
+            let near = End { index: FIRST_INDEX + position, name: &interface.link };
+            let far = End { index: ports + position, name: &format!("{name}.{position}") };
+            let mtu = topology.subnets.get(interface.subnet).map_or(1500, |subnet| subnet.mtu);
+            cables.push(messages::cable(&near, &far, &self.namespace, mtu));
+            plugs.push(messages::plug(&far, FIRST_INDEX + interface.subnet as u32));
+            let addresses = interface.addresses.iter();
+            interfaces.extend(addresses.map(|address| messages::address(near.index, near.name, address)));
+            interfaces.push(messages::up(near.index, near.name));
+        }
+        within(&namespace, name, |socket| {
+            sysctl::write(name, sysctl::machine(machine.role))?;
+            all(socket, name, cables)?;
+            for interface in &machine.interfaces {
+                sysctl::no_duplicate_detection(name, &interface.link)?;
+            }
+            within(&self.namespace, FABRIC, |socket| all(socket, name, plugs))?;
+            interfaces.extend(machine.routes.iter().map(messages::route));
+            all(socket, name, interfaces)?;
+            match machine.role {
+                Role::NatGateway => nat::masquerade(machine),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+fn create(name: &str) -> Result<NetNs> {
+    netns::create_named(namespace_path(name)).map_err(|error| match error.errno() {
+        Some(libc::EEXIST) => Error::NamespaceTaken(name.to_owned()),
+        _ => Error::kernel(name)(error),
+    })
+}
+
+/// Does something in a namespace with a socket there.
+fn within(namespace: &NetNs, member: &str, work: impl FnOnce(&mut RouteSocket) -> Result<()>) -> Result<()> {
+    let _stay = namespace.enter().map_err(Error::kernel(member))?;
+    let mut socket = RouteSocket::open().map_err(Error::kernel(member))?;
+    work(&mut socket)
+}
+
+/// Sends requests and gives the first refusal.
+fn all(socket: &mut RouteSocket, member: &str, requests: Vec<Request>) -> Result<()> {
+    for result in socket.batch(&requests) {
+        result.map_err(Error::kernel(member))?;
+    }
+    Ok(())
+}
