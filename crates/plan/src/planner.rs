@@ -114,6 +114,11 @@ impl Planner {
         NodePlan { entries, problems: self.problems() }
     }
 
+    /// What is planned under a key.
+    pub fn planned(&self, key: &Key) -> Option<&Planned> {
+        self.claims.get(key).map(|claims| &claims.first)
+    }
+
     /// What could not be planned, and why.
     pub fn problems(&self) -> Vec<Problem> {
         let conflicts = self.claims.iter().flat_map(|(key, claims)| {
@@ -144,6 +149,11 @@ impl Planner {
     /// How many nodes are known, this one included.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The nodes that are known, this one included.
+    pub fn nodes(&self) -> &BTreeMap<NodeName, Node> {
+        &self.nodes
     }
 
     fn replan_all(&mut self, change: &mut Change) {
