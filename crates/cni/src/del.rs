@@ -1,0 +1,47 @@
+//! DEL: detach a container.
+
+use kernel::pod::{self, Guard};
+use model::{Attachment, AttachmentId};
+
+use crate::error::Error;
+use crate::ipam::Locked;
+use crate::node;
+use crate::request::Config;
+
+/// Removes all that an ADD made, whatever of it is there. Neither the container's namespace nor the agent is needed,
+/// and what cannot be removed does not keep the rest.
+pub(crate) fn del(config: &Config, id: &AttachmentId) -> Result<(), Error> {
+    let mut errors = Vec::new();
+    // The slow part, and nobody needs to wait for it.
+    errors.extend(detach(id).err());
+    match node::store(config).lock() {
+        Ok(store) => {
+            // Elements go before addresses, so that what a crash leaves is found by its address again. The agent
+            // holds the same lock when it compares the two.
+            errors.extend(withdraw(&store, id).err());
+            errors.extend(store.release(id).err().map(Error::from));
+        }
+        Err(error) => errors.push(error.into()),
+    }
+    Error::all(errors).map_or(Ok(()), Err)
+}
+
+fn detach(id: &AttachmentId) -> Result<(), Error> {
+    pod::detach(&mut node::socket()?, id)?;
+    Ok(())
+}
+
+fn withdraw(store: &Locked<'_>, id: &AttachmentId) -> Result<(), Error> {
+    let addresses = store.addresses(id)?;
+    let mut guard = Guard::open()?;
+    if addresses.is_empty() {
+        // What was admitted can be told by the link only.
+        let link = id.host_link();
+        let mut found = guard.members()?;
+        found.retain(|member| member.link().as_ref() == Some(&link));
+        guard.remove(&found)?;
+    } else {
+        guard.withdraw(&Attachment { id: id.clone(), addresses })?;
+    }
+    Ok(())
+}
