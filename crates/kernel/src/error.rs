@@ -34,6 +34,14 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// nftables could not be read or changed.
+    #[error("cannot {what}: {source}")]
+    Tables {
+        /// What was to be done, as what follows "cannot".
+        what: String,
+        /// Why it failed.
+        source: nft::Error,
+    },
     /// An answer of the kernel that does not follow the protocol.
     #[error("cannot {what}: the kernel's answer is not understood: {why}")]
     Answer {
@@ -80,7 +88,10 @@ impl Error {
             Error::Refused { source, .. } | Error::System { source, .. } | Error::File { source, .. } => {
                 source.raw_os_error()
             }
-            _ => None,
+            Error::Tables { source, .. } => source.errno(),
+            Error::Answer { .. } | Error::Unstable { .. } | Error::Foreign { .. } | Error::Missing { .. } => {
+                None
+            }
         }
     }
 

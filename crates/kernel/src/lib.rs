@@ -1,10 +1,36 @@
 //! Observe, compare, apply: the only crate with privileged I/O.
 //!
-//! Everything here blocks, and works in the network namespace of the calling thread.
+//! [`Kernel::reconcile`] makes the kernel hold what a plan says, [`Kernel::apply`] carries out a change of a plan, and a
+//! [`Monitor`] tells what others changed. Everything here blocks, and works in the network namespace of the thread that
+//! opened it.
 
+mod address;
+mod apply;
+mod cleanup;
+mod diff;
 mod error;
+mod kernel;
+mod link;
+mod monitor;
+mod neighbour;
 mod netlink;
 pub mod netns;
+mod observed;
+pub mod pod;
+mod render;
+mod report;
+mod route;
 pub mod rtnl;
+mod sysctl;
+mod tables;
+mod underlay;
 
+pub use diff::{Op, diff};
 pub use error::{Error, Result};
+pub use kernel::Kernel;
+pub use link::{ALIAS, LinkKind, LinkState, Links};
+pub use monitor::{Event, Monitor, Waker};
+pub use observed::{Found, Observed};
+pub use report::{Failure, Report};
+pub use tables::Condition;
+pub use underlay::Underlay;

@@ -21,6 +21,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// The port that the request came from, in notifications.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -133,8 +135,13 @@ pub(crate) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = Frame<'_>> {
         let header = datagram.get(..HEADER)?;
         let length = u32_at(header, 0)? as usize;
         let body = datagram.get(HEADER..length)?;
-        let frame =
-            Frame { kind: u16_at(header, 4)?, flags: u16_at(header, 6)?, sequence: u32_at(header, 8)?, body };
+        let frame = Frame {
+            kind: u16_at(header, 4)?,
+            flags: u16_at(header, 6)?,
+            sequence: u32_at(header, 8)?,
+            port: u32_at(header, 12)?,
+            body,
+        };
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(frame)
     })

@@ -146,7 +146,7 @@ pub fn create_named(path: impl AsRef<Path>) -> Result<NetNs> {
     let directory = path.parent().unwrap_or_else(|| Path::new(NAMED));
     share(directory)?;
     // The file is only what the namespace is mounted on.
-    OpenOptions::new().write(true).create_new(true).mode(0).open(path).map_err(|source| Error::File {
+    OpenOptions::new().write(true).create_new(true).mode(0o000).open(path).map_err(|source| Error::File {
         what: "create",
         path: path.to_owned(),
         source,

@@ -1,5 +1,7 @@
 //! Namespaces are entered, left and named as iproute2 does it.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The rtnetlink socket against the kernel.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::net::Ipv4Addr;

@@ -1,6 +1,8 @@
 //! Network namespaces for tests, looked at from outside with `ip`, `bridge` and `nft`.
 
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
+
+pub mod cluster;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

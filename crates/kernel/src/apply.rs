@@ -1,0 +1,337 @@
+//! Carries out the steps of a difference.
+
+use std::collections::BTreeSet;
+
+use model::LinkName;
+use plan::{Entry, Key, Link, Origin, Planned};
+
+use crate::diff::Op;
+use crate::link::{LinkState, Links};
+use crate::report::{Failure, Report};
+use crate::route::Holder;
+use crate::rtnl::{Request, RouteSocket};
+use crate::tables::{Tables, Work};
+use crate::{Error, Result, address, link, neighbour, route, sysctl};
+
+/// The names of links that only we have a use for.
+const LINKS: [&str; 3] = ["cbr0", "vxlan.cambric", "vxlan6.cambric"];
+
+/// Carries out steps and keeps account of them.
+pub(crate) struct Apply<'a> {
+    socket: &'a mut RouteSocket,
+    tables: &'a mut Tables,
+    links: Links,
+    /// Links that could not be made, and those that are not ours: nothing is put on them.
+    barred: BTreeSet<LinkName>,
+    report: Report,
+}
+
+/// What a message to the kernel is done for.
+struct Job<'a> {
+    request: Request,
+    subject: Subject<'a>,
+    count: Count,
+}
+
+enum Subject<'a> {
+    /// An entry of the plan.
+    Planned(&'a Planned),
+    /// Something that is in no plan.
+    Gone(Key),
+}
+
+#[derive(Clone, Copy)]
+enum Count {
+    Made,
+    Changed,
+    Removed,
+    /// A part of what another message is counted for.
+    Nothing,
+}
+
+impl<'a> Apply<'a> {
+    pub(crate) fn new(socket: &'a mut RouteSocket, tables: &'a mut Tables, links: Links) -> Apply<'a> {
+        Apply { socket, tables, links, barred: BTreeSet::new(), report: Report::default() }
+    }
+
+    /// Carries out `ops`, which are in the order of [`diff`](crate::diff()).
+    pub(crate) fn run(mut self, ops: &[Op<'_>]) -> Report {
+        self.tables(ops, false);
+        for op in ops {
+            self.link(op);
+        }
+        for op in ops {
+            self.setting(op);
+        }
+        self.additions(ops);
+        self.removals(ops);
+        self.tables(ops, true);
+        self.report
+    }
+
+    /// Tables and their elements, in one transaction: those to be made, or those to be removed.
+    fn tables(&mut self, ops: &[Op<'_>], removing: bool) {
+        let work = if removing { Work::removals(ops) } else { Work::additions(ops) };
+        if !work.is_empty() {
+            self.tables.apply(&work, &mut self.report);
+        }
+    }
+
+    fn link(&mut self, op: &Op<'_>) {
+        let (planned, count) = match op {
+            Op::Make(planned) => (*planned, Count::Made),
+            Op::Change(planned) | Op::Rebuild(planned) => (*planned, Count::Changed),
+            _ => return,
+        };
+        let Entry::Link(wanted) = &planned.entry else { return };
+        match self.make_link(op, wanted) {
+            Ok(()) => self.count(count),
+            Err(error) => {
+                self.barred.insert(wanted.name().clone());
+                self.fail(planned.entry.key(), Some(&planned.origin), error);
+            }
+        }
+    }
+
+    fn make_link(&mut self, op: &Op<'_>, wanted: &Link) -> Result<()> {
+        let name = wanted.name();
+        let there = self.links.named(name);
+        match (op, there) {
+            (_, Some(state)) if !state.ours => return Err(in_the_way(wanted, state)),
+            (Op::Change(_), Some(state)) => self.socket.request(link::adjust(wanted, state.index))?,
+            (_, Some(state)) => {
+                let request = link::delete(state.index, name);
+                self.socket.request(request)?;
+                self.links.remove(name);
+                self.create_link(wanted)?;
+            }
+            (_, None) => self.create_link(wanted)?,
+        }
+        Ok(())
+    }
+
+    fn create_link(&mut self, wanted: &Link) -> Result<()> {
+        let index = self.links.free_index()?;
+        match link::create(self.socket, wanted, index) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                // Somebody else was faster; or another VXLAN device has the identifier and the port.
+                match link::read(self.socket, wanted.name())? {
+                    Some(state) => return Err(in_the_way(wanted, &state)),
+                    None => return Err(error),
+                }
+            }
+            result => result?,
+        }
+        if let Some(state) = link::read(self.socket, wanted.name())? {
+            self.links.insert(state);
+        }
+        Ok(())
+    }
+
+    fn setting(&mut self, op: &Op<'_>) {
+        let (Op::Make(planned) | Op::Change(planned)) = op else { return };
+        let Entry::Sysctl { path, value } = &planned.entry else { return };
+        match sysctl::write(path, value) {
+            Ok(()) => self.count(Count::Changed),
+            Err(error) => self.fail(planned.entry.key(), Some(&planned.origin), error),
+        }
+    }
+
+    /// What is on links: added or changed where it is, many messages at a time.
+    fn additions(&mut self, ops: &[Op<'_>]) {
+        let mut jobs = Vec::new();
+        for op in ops {
+            let (planned, count) = match op {
+                Op::Make(planned) => (*planned, Count::Made),
+                Op::Change(planned) => (*planned, Count::Changed),
+                _ => continue,
+            };
+            let request = match &planned.entry {
+                Entry::Address { link, net } => {
+                    self.on(planned, link).map(|index| address::add(link, index, net))
+                }
+                Entry::Forwarding { link, mac, node } => {
+                    self.on(planned, link).map(|index| neighbour::forward(link, index, mac, node))
+                }
+                Entry::Neighbour { link, address, mac } => {
+                    self.on(planned, link).map(|index| neighbour::add(link, index, address, mac))
+                }
+                Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match count {
+                    Count::Changed => route::replace(wanted, index),
+                    _ => route::add(wanted, index),
+                }),
+                Entry::Port { link, bridge } => {
+                    jobs.extend(self.attachment(planned, link, bridge));
+                    continue;
+                }
+                _ => continue,
+            };
+            jobs.extend(request.map(|request| Job { request, subject: Subject::Planned(planned), count }));
+        }
+        let held = self.send(jobs);
+        self.settle_routes(held);
+    }
+
+    /// The index of the link that an entry stands on, if it can stand there.
+    fn on(&mut self, planned: &Planned, link: &LinkName) -> Option<u32> {
+        let own_link = LINKS.contains(&link.as_str());
+        let what = || format!("put {} on {link}", describe(&planned.entry));
+        let error = match self.links.named(link) {
+            Some(state) if state.ours || !own_link => return Some(state.index),
+            // Why is told once, with the link.
+            _ if self.barred.contains(link) => {
+                self.report.blocked += 1;
+                return None;
+            }
+            Some(state) => {
+                Error::Foreign { what: what(), obstacle: state.describe(), remedy: REMEDY.to_owned() }
+            }
+            None => {
+                self.report.reconcile_needed |= own_link;
+                Error::Missing { what: what(), missing: format!("link {link}") }
+            }
+        };
+        self.fail(planned.entry.key(), Some(&planned.origin), error);
+        None
+    }
+
+    /// The requests for a pod's port: none if there is no such link.
+    fn attachment<'o>(&mut self, planned: &'o Planned, link: &LinkName, bridge: &LinkName) -> Vec<Job<'o>> {
+        let Some(port) = self.links.named(link).cloned() else { return Vec::new() };
+        if !port.pods {
+            let error = Error::Foreign {
+                what: format!("attach {link} to bridge {bridge}"),
+                obstacle: port.describe(),
+                remedy: "rename or remove it, and delete the pod so that it is made again".to_owned(),
+            };
+            self.fail(planned.entry.key(), Some(&planned.origin), error);
+            return Vec::new();
+        }
+        let Some(index) = self.on(planned, bridge) else { return Vec::new() };
+        let [join, mode] = link::attach(&port, bridge, index);
+        let job = |request, count| Job { request, subject: Subject::Planned(planned), count };
+        vec![job(join, Count::Changed), job(mode, Count::Nothing)]
+    }
+
+    /// What nobody wants any more.
+    fn removals(&mut self, ops: &[Op<'_>]) {
+        let mut jobs = Vec::new();
+        for op in ops {
+            let (request, key) = match op {
+                Op::Remove(key) => match self.removal(key) {
+                    Some(request) => (request, (*key).clone()),
+                    None => continue,
+                },
+                Op::RemoveRoute(message) => {
+                    let Some(destination) = route::destination(message) else { continue };
+                    (route::remove_exactly((*message).clone()), Key::Route(destination))
+                }
+                Op::RemoveLink(state) => {
+                    (link::delete(state.index, &state.name), Key::Link(state.name.clone()))
+                }
+                _ => continue,
+            };
+            jobs.push(Job { request, subject: Subject::Gone(key), count: Count::Removed });
+        }
+        self.send(jobs);
+    }
+
+    fn removal(&self, key: &Key) -> Option<Request> {
+        // What was on a link that is gone is gone, and what is on another's link of the name is not ours.
+        let index = |link| self.links.named(link).filter(|state| state.ours).map(|state| state.index);
+        match key {
+            Key::Address(link, net) => Some(address::remove(link, index(link)?, net)),
+            Key::Forwarding(link, mac) => Some(neighbour::stop_forwarding(link, index(link)?, mac)),
+            Key::Neighbour(link, address) => Some(neighbour::remove(link, index(link)?, address)),
+            Key::Route(destination) => Some(route::remove(destination)),
+            Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => None,
+        }
+    }
+
+    /// Sends many messages at a time and counts what came of them. The result are the routes whose place is held.
+    fn send<'o>(&mut self, jobs: Vec<Job<'o>>) -> Vec<&'o Planned> {
+        let (requests, subjects): (Vec<Request>, Vec<(Subject<'o>, Count)>) =
+            jobs.into_iter().map(|job| (job.request, (job.subject, job.count))).unzip();
+        let mut held = Vec::new();
+        for (result, (subject, count)) in self.socket.batch(&requests).into_iter().zip(subjects) {
+            match (result, subject) {
+                (Ok(()), _) => self.count(count),
+                (Err(error), Subject::Gone(_)) if already_gone(&error, count) => {}
+                (Err(error), Subject::Planned(planned @ Planned { entry: Entry::Route(_), .. }))
+                    if error.errno() == Some(libc::EEXIST) =>
+                {
+                    held.push(planned);
+                }
+                (Err(error), Subject::Planned(planned)) => {
+                    self.fail(planned.entry.key(), Some(&planned.origin), error);
+                }
+                (Err(error), Subject::Gone(key)) => self.fail(key, None, error),
+            }
+        }
+        held
+    }
+
+    /// Routes to destinations that have a route already: ours is replaced, and another's is left alone.
+    fn settle_routes(&mut self, held: Vec<&Planned>) {
+        let mut jobs = Vec::new();
+        for planned in held {
+            let Entry::Route(wanted) = &planned.entry else { continue };
+            match (route::holder(self.socket, wanted, &self.links), self.links.named(&wanted.link)) {
+                (Ok(Holder::Ours), Some(link)) => jobs.push(Job {
+                    request: route::replace(wanted, link.index),
+                    subject: Subject::Planned(planned),
+                    count: Count::Changed,
+                }),
+                (Ok(Holder::Ours), None) => {}
+                (Ok(Holder::Foreign(error)) | Err(error), _) => {
+                    self.fail(planned.entry.key(), Some(&planned.origin), error);
+                }
+            }
+        }
+        self.send(jobs);
+    }
+
+    fn count(&mut self, count: Count) {
+        match count {
+            Count::Made => self.report.made += 1,
+            Count::Changed => self.report.changed += 1,
+            Count::Removed => self.report.removed += 1,
+            Count::Nothing => {}
+        }
+    }
+
+    fn fail(&mut self, key: Key, origin: Option<&Origin>, error: Error) {
+        // The link went away between the look at it and the message.
+        self.report.reconcile_needed |= error.errno() == Some(libc::ENODEV);
+        self.report.failures.push(Failure { key, origin: origin.cloned(), error });
+    }
+}
+
+fn describe(entry: &Entry) -> String {
+    match entry {
+        Entry::Address { net, .. } => format!("address {net}"),
+        Entry::Forwarding { mac, node, .. } => format!("forwarding entry {mac} to {node}"),
+        Entry::Neighbour { address, mac, .. } => format!("neighbour {address} with {mac}"),
+        Entry::Route(route) => format!("route {} via {}", route.destination, route.via),
+        Entry::Port { link, .. } => format!("port {link}"),
+        Entry::Table(_) | Entry::Member(_) | Entry::Link(_) | Entry::Sysctl { .. } => {
+            format!("{:?}", entry.key())
+        }
+    }
+}
+
+/// Whether a removal failed because there was nothing to remove.
+fn already_gone(error: &Error, count: Count) -> bool {
+    matches!(count, Count::Removed)
+        && matches!(error.errno(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::EADDRNOTAVAIL))
+}
+
+const REMEDY: &str = "rename or remove it; if it was ours, give it back its alias \"cambric\"";
+
+fn in_the_way(wanted: &Link, state: &LinkState) -> Error {
+    Error::Foreign {
+        what: format!("add {}", link::describe(wanted)),
+        obstacle: state.describe(),
+        remedy: REMEDY.to_owned(),
+    }
+}

@@ -1,0 +1,117 @@
+//! One namespace's network, seen and changed.
+
+use std::collections::BTreeSet;
+
+use model::LinkName;
+use plan::{Change, Entry, Key, NodePlan};
+
+use crate::Result;
+use crate::apply::Apply;
+use crate::diff::{Op, diff};
+use crate::link::{self, Links};
+use crate::observed::Observed;
+use crate::report::Report;
+use crate::rtnl::RouteSocket;
+use crate::tables::Tables;
+
+/// How often a plan is compared with what is there, if carrying it out had side effects.
+const ROUNDS: usize = 3;
+
+/// The way to the network of one namespace: that of the thread that opened it.
+///
+/// Kernel settings have no socket; they are those of the namespace of the thread that calls.
+#[derive(Debug)]
+pub struct Kernel {
+    pub(crate) socket: RouteSocket,
+    pub(crate) tables: Tables,
+}
+
+impl Kernel {
+    /// Opens the sockets in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::System`](crate::Error::System) if the kernel has no rtnetlink or no nftables.
+    pub fn open() -> Result<Kernel> {
+        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()? })
+    }
+
+    /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).
+    pub fn tables_port(&self) -> u32 {
+        self.tables.port()
+    }
+
+    /// Reads all that is ours. The plan says which settings are of interest and what the tables should hold.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read, or changes during each attempt.
+    pub fn observe(&mut self, plan: &NodePlan) -> Result<Observed> {
+        Observed::read(&mut self.socket, &mut self.tables, plan)
+    }
+
+    /// Makes the kernel hold what the plan says. If it does already, nothing is written.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read. What cannot be written is in the report.
+    pub fn reconcile(&mut self, plan: &NodePlan) -> Result<Report> {
+        let mut report = Report::default();
+        for _ in 0..ROUNDS {
+            let observed = self.observe(plan)?;
+            let ops = diff(plan, &observed);
+            // A link that changes loses neighbours, an address that goes takes routes with it, and what goes may
+            // make room for what failed.
+            let side_effects = ops.iter().any(|op| match op {
+                Op::Make(planned) | Op::Change(planned) => matches!(planned.entry, Entry::Link(_)),
+                Op::Remove(key) => matches!(key, Key::Address(..)),
+                Op::Rebuild(_) | Op::RemoveLink(_) => true,
+                Op::RemoveRoute(_) | Op::RemoveTable(_) => false,
+            });
+            report.then(Apply::new(&mut self.socket, &mut self.tables, observed.links.clone()).run(&ops));
+            if !side_effects && !report.reconcile_needed {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Carries out a change of the plan without looking at the rest of the kernel's state: the cost is that of the
+    /// change.
+    ///
+    /// A change of a link or a table is not made here, but asks for [`Kernel::reconcile`] in the report, because
+    /// what stands on it changes too.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read. What cannot be written is in the report.
+    pub fn apply(&mut self, change: &Change) -> Result<Report> {
+        if change.keys.keys().any(|key| matches!(key, Key::Link(_) | Key::Table(_))) {
+            return Ok(Report { reconcile_needed: true, ..Report::default() });
+        }
+        let mut links = Links::default();
+        for name in links_of(change) {
+            if let Some(state) = link::read(&mut self.socket, name)? {
+                links.insert(state);
+            }
+        }
+        let makes = change.keys.values().flatten().map(Op::Make);
+        let removals = change.keys.iter().rev().filter(|(_, planned)| planned.is_none());
+        let ops: Vec<Op<'_>> = makes.chain(removals.map(|(key, _)| Op::Remove(key))).collect();
+        Ok(Apply::new(&mut self.socket, &mut self.tables, links).run(&ops))
+    }
+}
+
+/// The links on which something changes.
+fn links_of(change: &Change) -> BTreeSet<&LinkName> {
+    let mut names = BTreeSet::new();
+    for (key, planned) in &change.keys {
+        match (key, planned.as_ref().map(|planned| &planned.entry)) {
+            (Key::Address(link, _) | Key::Forwarding(link, _) | Key::Neighbour(link, _), _) => {
+                names.insert(link);
+            }
+            (_, Some(Entry::Route(route))) => {
+                names.insert(&route.link);
+            }
+            (_, Some(Entry::Port { link, bridge })) => names.extend([link, bridge]),
+            _ => {}
+        }
+    }
+    names
+}

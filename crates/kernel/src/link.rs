@@ -1,0 +1,411 @@
+//! Links: bridges and VXLAN devices of ours, and what else is there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use model::{LinkName, MacAddr, Vni, VxlanPort};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use plan::Link;
+
+use crate::pod::ALIAS_PREFIX;
+use crate::rtnl::{Request, RouteSocket};
+use crate::{Error, Result};
+
+/// The alias (`IFLA_IFALIAS`, shown by `ip link`) that marks a link as ours.
+pub const ALIAS: &str = "cambric";
+
+/// What the kernel says of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkState {
+    /// Its name.
+    pub name: LinkName,
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Whether it has [`ALIAS`] for alias.
+    pub ours: bool,
+    /// Whether it is the node's end of a pod's veth pair ([`crate::pod::ALIAS_PREFIX`]).
+    pub pods: bool,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Its Ethernet address, if it is of that kind.
+    pub mac: Option<MacAddr>,
+    /// The index of the bridge that it is a port of.
+    pub bridge: Option<u32>,
+    /// Whether the bridge may send a frame back by the port that it came in by.
+    pub hairpin: bool,
+    /// What it is.
+    pub kind: LinkKind,
+}
+
+/// What a link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A bridge.
+    Bridge,
+    /// A VXLAN device that learns nothing.
+    Vxlan {
+        /// Its network identifier.
+        vni: u32,
+        /// Its UDP destination port, host byte order.
+        port: u16,
+        /// The underlay address it sends from.
+        local: Option<IpAddr>,
+    },
+    /// Anything else; the kernel's name of the kind (`IFLA_INFO_KIND`), empty for hardware.
+    Other(String),
+}
+
+/// What it takes to make a link what it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Nothing.
+    Nothing,
+    /// Its attributes can be set while it is in use.
+    InPlace,
+    /// Only a new one will do.
+    Anew,
+}
+
+impl LinkState {
+    /// The link as an entry of a plan, if it can be one.
+    pub fn link(&self) -> Option<Link> {
+        let (name, mac, mtu) = (self.name.clone(), self.mac?, self.mtu);
+        match &self.kind {
+            LinkKind::Bridge => Some(Link::Bridge { name, mac, mtu }),
+            LinkKind::Vxlan { vni, port, local } => Some(Link::Vxlan {
+                name,
+                vni: Vni::new(u64::from(*vni)).ok()?,
+                port: VxlanPort::new(u64::from(*port)).ok()?,
+                local: (*local)?,
+                mac,
+                mtu,
+            }),
+            LinkKind::Other(_) => None,
+        }
+    }
+
+    pub(crate) fn way_to(&self, wanted: &Link) -> Way {
+        match self.link() {
+            Some(found) if found == *wanted && self.up => Way::Nothing,
+            Some(found) if lasting(&found) == lasting(wanted) => Way::InPlace,
+            _ => Way::Anew,
+        }
+    }
+
+    /// What to tell of a link that is in the way.
+    pub(crate) fn describe(&self) -> String {
+        let kind = match &self.kind {
+            LinkKind::Bridge => "bridge",
+            LinkKind::Vxlan { .. } => "VXLAN device",
+            LinkKind::Other(kind) if kind.is_empty() => "link",
+            LinkKind::Other(kind) => kind,
+        };
+        format!("{kind} {} (index {})", self.name, self.index)
+    }
+
+    fn decode(message: &LinkMessage) -> Option<LinkState> {
+        let mut state = LinkState {
+            name: LinkName::new("unnamed").ok()?,
+            index: message.header.index,
+            ours: false,
+            pods: false,
+            up: message.header.flags.contains(LinkFlags::Up),
+            mtu: 0,
+            mac: None,
+            bridge: None,
+            hairpin: false,
+            kind: LinkKind::Other(String::new()),
+        };
+        let mut named = false;
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => {
+                    state.name = LinkName::new(name.clone()).ok()?;
+                    named = true;
+                }
+                LinkAttribute::IfAlias(alias) => {
+                    state.ours = alias == ALIAS;
+                    state.pods = alias.starts_with(ALIAS_PREFIX);
+                }
+                LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
+                LinkAttribute::Address(bytes) => state.mac = bytes.as_slice().try_into().ok().map(MacAddr),
+                LinkAttribute::Controller(index) => state.bridge = Some(*index),
+                LinkAttribute::LinkInfo(infos) => {
+                    state.kind = kind(infos);
+                    state.hairpin = is_hairpin(infos);
+                }
+                _ => {}
+            }
+        }
+        named.then_some(state)
+    }
+}
+
+/// What of a link cannot be changed while it is there.
+fn lasting(link: &Link) -> Option<(Vni, VxlanPort, IpAddr)> {
+    match link {
+        Link::Bridge { .. } => None,
+        Link::Vxlan { vni, port, local, .. } => Some((*vni, *port, *local)),
+    }
+}
+
+fn kind(infos: &[LinkInfo]) -> LinkKind {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+        _ => None,
+    });
+    match (kind, data) {
+        (Some(InfoKind::Bridge), _) => LinkKind::Bridge,
+        (Some(InfoKind::Vxlan), Some(data)) => vxlan(data),
+        (kind, _) => LinkKind::Other(kind.map(InfoKind::to_string).unwrap_or_default()),
+    }
+}
+
+fn is_hairpin(infos: &[LinkInfo]) -> bool {
+    infos.iter().any(|info| {
+        matches!(info, LinkInfo::PortData(InfoPortData::BridgePort(port))
+            if port.contains(&InfoBridgePort::HairpinMode(true)))
+    })
+}
+
+fn vxlan(data: &[InfoVxlan]) -> LinkKind {
+    let (mut identifier, mut udp, mut source, mut plain) = (0, 0, None, true);
+    for info in data {
+        match info {
+            InfoVxlan::Id(id) => identifier = *id,
+            InfoVxlan::Port(port) => udp = *port,
+            InfoVxlan::Local(address) => source = Some(IpAddr::V4(*address)),
+            InfoVxlan::Local6(address) => source = Some(IpAddr::V6(*address)),
+            InfoVxlan::Learning(true) | InfoVxlan::CollectMetadata(true) => plain = false,
+            InfoVxlan::Link(index) => plain &= *index == 0,
+            InfoVxlan::Group(_) | InfoVxlan::Group6(_) => plain = false,
+            _ => {}
+        }
+    }
+    if plain {
+        LinkKind::Vxlan { vni: identifier, port: udp, local: source }
+    } else {
+        LinkKind::Other("vxlan".to_owned())
+    }
+}
+
+/// The links of a namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Links {
+    by_name: BTreeMap<LinkName, LinkState>,
+    by_index: HashMap<u32, LinkName>,
+}
+
+impl Links {
+    pub(crate) fn read(socket: &mut RouteSocket) -> Result<Links> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+        let mut links = Links::default();
+        for message in socket.dump(&RouteNetlinkMessage::GetLink(message), "list the links")? {
+            links.take_in(&message);
+        }
+        Ok(links)
+    }
+
+    /// Takes in a link message; the name of the link that it is about.
+    pub(crate) fn take_in(&mut self, message: &RouteNetlinkMessage) -> Option<LinkName> {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => {
+                let state = LinkState::decode(link)?;
+                let name = state.name.clone();
+                self.insert(state);
+                Some(name)
+            }
+            RouteNetlinkMessage::DelLink(link) => self.forget(link.header.index),
+            _ => None,
+        }
+    }
+
+    fn forget(&mut self, index: u32) -> Option<LinkName> {
+        let name = self.by_index.remove(&index)?;
+        // The name may be another link's by now.
+        if self.by_name.get(&name).is_some_and(|state| state.index == index) {
+            self.by_name.remove(&name);
+        }
+        Some(name)
+    }
+
+    pub(crate) fn insert(&mut self, state: LinkState) {
+        self.forget(state.index);
+        self.by_index.insert(state.index, state.name.clone());
+        self.by_name.insert(state.name.clone(), state);
+    }
+
+    pub(crate) fn remove(&mut self, name: &LinkName) {
+        if let Some(state) = self.by_name.remove(name) {
+            self.by_index.remove(&state.index);
+        }
+    }
+
+    /// The link of a name.
+    pub fn named(&self, name: &LinkName) -> Option<&LinkState> {
+        self.by_name.get(name)
+    }
+
+    /// The link of an index.
+    pub fn at(&self, index: u32) -> Option<&LinkState> {
+        self.by_name.get(self.by_index.get(&index)?)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &LinkState> {
+        self.by_name.values()
+    }
+
+    /// An index for a new link, which no other link has.
+    ///
+    /// A link can be made and marked as ours in one go only if its index is known before it is there. The kernel
+    /// counts its own up from 1, so a random one from this range is taken by nobody between now and then.
+    pub(crate) fn free_index(&self) -> Result<u32> {
+        loop {
+            let mut bytes = [0u8; 4];
+            // SAFETY: the pointer and the length are those of the array.
+            if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != 4 {
+                return Err(Error::system("draw a random number"));
+            }
+            let index = 100_000 + u32::from_ne_bytes(bytes) % 900_000;
+            if !self.by_index.contains_key(&index) {
+                return Ok(index);
+            }
+        }
+    }
+}
+
+/// Reads one link by its name; `None` if there is no such link.
+pub(crate) fn read(socket: &mut RouteSocket, name: &LinkName) -> Result<Option<LinkState>> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    match socket.query(&RouteNetlinkMessage::GetLink(message), &format!("look at link {name}")) {
+        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(LinkState::decode(&link)),
+        Ok(_) => Ok(None),
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a link, marked as ours and up. If anything fails there is no link.
+pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Result<()> {
+    let what = format!("add {}", describe(link));
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = shape(link);
+    message.attributes.push(LinkAttribute::IfName(link.name().to_string()));
+    let mut info = Vec::new();
+    match link {
+        Link::Bridge { .. } => info.push(LinkInfo::Kind(InfoKind::Bridge)),
+        Link::Vxlan { vni, port, local, .. } => {
+            info.push(LinkInfo::Kind(InfoKind::Vxlan));
+            info.push(LinkInfo::Data(InfoData::Vxlan(vec![
+                InfoVxlan::Id(vni.value()),
+                match local {
+                    IpAddr::V4(address) => InfoVxlan::Local(*address),
+                    IpAddr::V6(address) => InfoVxlan::Local6(*address),
+                },
+                InfoVxlan::Port(port.value()),
+                InfoVxlan::Learning(false),
+            ])));
+        }
+    }
+    message.attributes.push(LinkAttribute::LinkInfo(info));
+    let requests = [
+        Request::create(RouteNetlinkMessage::NewLink(message), what.clone()),
+        set(index, vec![LinkAttribute::IfAlias(ALIAS.to_owned())], false, &what),
+        set(index, vec![address_generation(link)], false, &what),
+        set(index, Vec::new(), true, &what),
+    ];
+    let mut results = socket.batch(&requests).into_iter();
+    results.next().unwrap_or(Ok(()))?;
+    for result in results {
+        match result {
+            // A kernel without IPv6 makes no addresses either.
+            Err(error) if error.errno() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) => {
+                // What is not marked as ours would never be cleaned up. The first error is the one to tell.
+                let _ = socket.request(delete(index, link.name()));
+                return Err(error);
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Sets what can be set of a link of ours while it is in use.
+pub(crate) fn adjust(link: &Link, index: u32) -> Request {
+    set(index, shape(link), true, &format!("change {}", describe(link)))
+}
+
+/// Makes a pod's link a port of a bridge, up and in hairpin mode. The first message must be done before the second.
+pub(crate) fn attach(port: &LinkState, bridge: &LinkName, index: u32) -> [Request; 2] {
+    let what = format!("attach {} to bridge {bridge}", port.name);
+    let mut mode = LinkMessage::default();
+    mode.header.index = port.index;
+    mode.attributes = vec![LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+    ])];
+    [
+        set(port.index, vec![LinkAttribute::Controller(index)], true, &what),
+        Request::new(RouteNetlinkMessage::NewLink(mode), what),
+    ]
+}
+
+/// Removes a link.
+pub(crate) fn delete(index: u32, name: &LinkName) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Request::new(RouteNetlinkMessage::DelLink(message), format!("remove link {name}"))
+}
+
+fn set(index: u32, attributes: Vec<LinkAttribute>, up: bool, what: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    if up {
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+    }
+    message.attributes = attributes;
+    Request::new(RouteNetlinkMessage::SetLink(message), what)
+}
+
+fn shape(link: &Link) -> Vec<LinkAttribute> {
+    let (Link::Bridge { mac, mtu, .. } | Link::Vxlan { mac, mtu, .. }) = link;
+    vec![LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(*mtu)]
+}
+
+/// Pods may use the bridge's link-local address; a tunnel has no use for one, and its router solicitations would go
+/// nowhere.
+fn address_generation(link: &Link) -> LinkAttribute {
+    let mode = match link {
+        Link::Bridge { .. } => In6AddrGenMode::Eui64,
+        Link::Vxlan { .. } => In6AddrGenMode::None,
+    };
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
+}
+
+pub(crate) fn describe(link: &Link) -> String {
+    match link {
+        Link::Bridge { name, .. } => format!("bridge {name}"),
+        Link::Vxlan { name, vni, port, local, .. } => {
+            format!("VXLAN device {name} (VNI {}, port {}, local {local})", vni.value(), port.value())
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! News of changes in the kernel, whoever made them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use model::LinkName;
+use netlink_packet_core::ParseableParametrized;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteHeader, RouteMessage};
+use plan::{Entry, Key, Table};
+
+use crate::link::{LinkState, Links};
+use crate::netlink::{Frame, NetlinkSocket, attributes, frames};
+use crate::observed::Found;
+use crate::rtnl::RouteSocket;
+use crate::{Error, Result, address, neighbour, route};
+
+/// Room for what arrives while nobody reads, in bytes: about 10,000 changes.
+const BUFFER: usize = 16 * 1024 * 1024;
+
+/// Multicast groups (`enum rtnetlink_groups`, linux/rtnetlink.h): links, neighbours and forwarding entries, addresses
+/// and routes of both families.
+const ROUTE_GROUPS: [u32; 6] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
+/// `NFNLGRP_NFTABLES` and `NFNL_SUBSYS_NFTABLES`, linux/netfilter/nfnetlink.h.
+const NFTABLES_GROUP: u32 = 7;
+const NFTABLES: u16 = 10;
+/// `NLM_F_REPLACE`, linux/netlink.h.
+const REPLACE: u16 = 0x100;
+
+/// Something that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link is new, has other settings, or is gone.
+    Link {
+        /// The link.
+        name: LinkName,
+        /// What it is now; `None` if it is gone.
+        state: Option<LinkState>,
+    },
+    /// An address came to or went from a link that is not ours.
+    Address {
+        /// The link.
+        link: LinkName,
+        /// The address with its prefix length.
+        net: IpNet,
+        /// Whether it is there.
+        there: bool,
+    },
+    /// Something of ours is new, changed or gone; or something else took its place.
+    Entry {
+        /// Under which key.
+        key: Key,
+        /// What stands there now; `None` if nothing.
+        found: Option<Found>,
+    },
+    /// Somebody else changed one of our tables.
+    Table,
+    /// More happened than there was room for: what, is unknown.
+    Overrun,
+    /// A [`Waker`] was used.
+    Woken,
+}
+
+impl Event {
+    /// Whether the change takes the kernel away from a plan. `planned` says what the plan has under a key.
+    ///
+    /// What we write ourselves comes back as an event; then the kernel and the plan agree.
+    pub fn contradicts(&self, planned: impl Fn(&Key) -> Option<Entry>) -> bool {
+        match self {
+            Event::Entry { key, found: Some(Found::Entry(entry)) } => planned(key).as_ref() != Some(entry),
+            Event::Entry { key, found: Some(Found::Other(_)) } => planned(key).is_some(),
+            Event::Entry { key, found: None } => planned(key).is_some(),
+            Event::Link { name, state } => match (planned(&Key::Link(name.clone())), state) {
+                (Some(Entry::Link(wanted)), Some(state)) => {
+                    !state.ours || !state.up || state.link().as_ref() != Some(&wanted)
+                }
+                (Some(_), _) => true,
+                (None, Some(state)) if state.pods => {
+                    let port = state.up && state.hairpin && state.bridge.is_some();
+                    !port && planned(&Key::Port(name.clone())).is_some()
+                }
+                (None, Some(state)) => state.ours,
+                (None, None) => false,
+            },
+            Event::Table | Event::Overrun => true,
+            Event::Address { .. } | Event::Woken => false,
+        }
+    }
+}
+
+/// Wakes a [`Monitor`] from another thread.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Makes the monitor's current or next [`Monitor::wait`] return with [`Event::Woken`].
+    pub fn wake(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the pointer and the length are those of the array. It can only fail if the counter is full, and
+        // then the monitor wakes anyway.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// Listens to what changes in one network namespace: links, addresses, routes, neighbours and tables.
+///
+/// The kernel's own resolution of neighbours is left out, and so are changes of links that do not concern us.
+pub struct Monitor {
+    routes: NetlinkSocket,
+    tables: NetlinkSocket,
+    waker: Waker,
+    links: Links,
+    /// Ports of our own netfilter sockets, whose changes are no news.
+    own: Vec<u32>,
+    buffer: Vec<u8>,
+}
+
+impl Monitor {
+    /// Opens a monitor in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the kernel has no rtnetlink or no nftables.
+    pub fn open() -> Result<Monitor> {
+        Monitor::with_buffer(BUFFER)
+    }
+
+    /// Opens a monitor with room for `bytes` of unread messages.
+    ///
+    /// # Errors
+    /// As [`Monitor::open`].
+    pub fn with_buffer(bytes: usize) -> Result<Monitor> {
+        let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        let subscribe = |protocol, groups: &[u32]| {
+            let socket = NetlinkSocket::open(protocol)?;
+            socket.set_buffers(4096, size)?;
+            for group in groups {
+                socket
+                    .set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, *group as libc::c_int)
+                    .map_err(|source| Error::System { what: "listen to the kernel's news".into(), source })?;
+            }
+            Ok::<_, Error>(socket)
+        };
+        let routes = subscribe(libc::NETLINK_ROUTE, &ROUTE_GROUPS)?;
+        let tables = subscribe(libc::NETLINK_NETFILTER, &[NFTABLES_GROUP])?;
+        // SAFETY: eventfd takes no pointers; the descriptor it returns is owned by nobody else.
+        let event = unsafe {
+            let event = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if event < 0 {
+                return Err(Error::system("make an eventfd"));
+            }
+            OwnedFd::from_raw_fd(event)
+        };
+        // After the subscription, so that no change falls between the two.
+        let links = Links::read(&mut RouteSocket::open()?)?;
+        Ok(Monitor {
+            routes,
+            tables,
+            waker: Waker(Arc::new(event)),
+            links,
+            own: Vec::new(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Leaves out changes of tables that are made through this netlink port.
+    pub fn ignore_port(&mut self, port: u32) {
+        self.own.push(port);
+    }
+
+    /// A handle with which other threads can wake this monitor.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Waits until something changes, a waker is used, or the time is over; then the result is empty.
+    ///
+    /// # Errors
+    /// [`Error::System`] if a socket fails.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<Event>> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut events = Vec::new();
+        loop {
+            let [routes, tables, woken] = self.poll(deadline)?;
+            if routes {
+                self.drain_routes(&mut events)?;
+            }
+            if tables {
+                self.drain_tables(&mut events)?;
+            }
+            if woken {
+                self.calm();
+                events.push(Event::Woken);
+            }
+            let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !events.is_empty() || over {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Waits for any of the descriptors; which of them are ready.
+    fn poll(&self, deadline: Option<Instant>) -> Result<[bool; 3]> {
+        let descriptors = [self.routes.as_fd(), self.tables.as_fd(), self.waker.0.as_fd()];
+        let mut polled = descriptors.map(|fd: BorrowedFd<'_>| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        let left = deadline.map_or(-1, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the last wait does not spin.
+            libc::c_int::try_from(left.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX)
+        });
+        // SAFETY: the pointer and the count are those of the array.
+        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, left) };
+        if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Err(Error::system("wait for the kernel's news"));
+        }
+        Ok(polled.map(|each| ready > 0 && each.revents != 0))
+    }
+
+    fn calm(&self) {
+        let mut count = [0u8; 8];
+        // SAFETY: the pointer and the length are those of the array. With nothing to read nothing is to be calmed.
+        unsafe { libc::read(self.waker.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    fn drain_routes(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        loop {
+            match self.routes.receive(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(datagram) => {
+                    for frame in frames(datagram) {
+                        events.extend(news(&frame, &mut self.links));
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    events.push(Event::Overrun);
+                    // What was lost may have been about links.
+                    self.links = Links::read(&mut RouteSocket::open()?)?;
+                }
+                Err(error) => return finished(error),
+            }
+        }
+    }
+
+    fn drain_tables(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        let mut changed = false;
+        loop {
+            match self.tables.receive(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(datagram) => {
+                    changed |= frames(datagram)
+                        .any(|frame| !self.own.contains(&frame.port) && is_about_our_table(&frame));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => events.push(Event::Overrun),
+                Err(error) => {
+                    events.extend(changed.then_some(Event::Table));
+                    return finished(error);
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// What a receive that gave nothing means.
+fn finished(error: io::Error) -> Result<()> {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(()),
+        _ => Err(Error::System { what: "read the kernel's news".to_owned(), source: error }),
+    }
+}
+
+/// Every nftables message but those about generations begins with the name of a table (attribute 1), after the
+/// four bytes of `struct nfgenmsg`.
+fn is_about_our_table(frame: &Frame<'_>) -> bool {
+    frame.kind >> 8 == NFTABLES
+        && attributes(frame.body.get(4..).unwrap_or_default())
+            .any(|(kind, name)| kind == 1 && name.strip_suffix(&[0]) == Some(Table::NAME.as_bytes()))
+}
+
+fn news(frame: &Frame<'_>, links: &mut Links) -> Option<Event> {
+    let message = RouteNetlinkMessage::parse_with_param(frame.body, frame.kind).ok()?;
+    match &message {
+        RouteNetlinkMessage::NewLink(link) => {
+            let before = links.at(link.header.index).cloned();
+            let name = links.take_in(&message)?;
+            let state = links.named(&name).cloned();
+            (state != before).then_some(Event::Link { name, state })
+        }
+        RouteNetlinkMessage::DelLink(_) => {
+            links.take_in(&message).map(|name| Event::Link { name, state: None })
+        }
+        RouteNetlinkMessage::NewAddress(address) => address_news(address, true, links),
+        RouteNetlinkMessage::DelAddress(address) => address_news(address, false, links),
+        RouteNetlinkMessage::NewNeighbour(neighbour) => {
+            let (key, found) = neighbour::decode(neighbour, links)?;
+            Some(Event::Entry { key, found: Some(found) })
+        }
+        RouteNetlinkMessage::DelNeighbour(neighbour) => {
+            neighbour::key(neighbour, links).map(|key| Event::Entry { key, found: None })
+        }
+        RouteNetlinkMessage::NewRoute(route) => route_news(route, frame.flags & REPLACE != 0, links),
+        RouteNetlinkMessage::DelRoute(route) if route::is_ours(route) => {
+            let (key, _) = route::decode(route, links)?;
+            Some(Event::Entry { key, found: None })
+        }
+        _ => None,
+    }
+}
+
+fn address_news(
+    message: &netlink_packet_route::address::AddressMessage,
+    there: bool,
+    links: &Links,
+) -> Option<Event> {
+    if let Some((key, found)) = address::decode(message, links) {
+        return Some(Event::Entry { key, found: there.then_some(found) });
+    }
+    let (index, net) = address::parts(message)?;
+    let link = links.at(index).filter(|link| !link.ours)?;
+    Some(Event::Address { link: link.name.clone(), net, there })
+}
+
+fn route_news(message: &RouteMessage, replaces: bool, links: &Links) -> Option<Event> {
+    if route::is_ours(message) {
+        let (key, found) = route::decode(message, links)?;
+        return Some(Event::Entry { key, found: Some(found) });
+    }
+    // Another's route is of interest only if it may have taken the place of ours.
+    let destination = route::destination(message)?;
+    (replaces && message.header.table == RouteHeader::RT_TABLE_MAIN).then(|| Event::Entry {
+        key: Key::Route(destination),
+        found: Some(Found::Other("a route of another protocol".to_owned())),
+    })
+}

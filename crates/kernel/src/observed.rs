@@ -1,0 +1,125 @@
+//! What a namespace holds of ours.
+
+use std::collections::BTreeMap;
+
+use model::Family;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteMessage;
+use plan::{Entry, Key, Link, NodePlan, TableFamily};
+
+use crate::link::{LinkKind, LinkState, Links, Way};
+use crate::rtnl::RouteSocket;
+use crate::tables::{Condition, Tables};
+use crate::{Result, address, neighbour, route, sysctl};
+
+/// What stands under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Something that a plan could have put there.
+    Entry(Entry),
+    /// Something of ours that no plan makes, in words.
+    Other(String),
+}
+
+/// All that is ours in a namespace, and the links it stands on.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// What stands under the keys of plans, but for links and tables.
+    pub entries: BTreeMap<Key, Found>,
+    /// All links, ours and others.
+    pub links: Links,
+    /// Our tables, and whether they are as they should be.
+    pub tables: BTreeMap<TableFamily, Condition>,
+    /// Routes of ours that no key of a plan can name.
+    pub(crate) strays: Vec<RouteMessage>,
+}
+
+impl Observed {
+    /// Reads it. The plan says which settings are of interest and what the tables should hold.
+    pub(crate) fn read(socket: &mut RouteSocket, tables: &mut Tables, plan: &NodePlan) -> Result<Observed> {
+        let mut observed = Observed { links: Links::read(socket)?, ..Observed::default() };
+        tables.observe(plan, &mut observed)?;
+        for key in plan.entries.keys() {
+            if let Key::Sysctl(path) = key
+                && let Some(value) = sysctl::read(path)?
+            {
+                let entry = Entry::Sysctl { path: path.clone(), value };
+                observed.entries.insert(key.clone(), Found::Entry(entry));
+            }
+        }
+        observed.take_ports();
+        for message in address::dump(socket)? {
+            observed.entries.extend(address::decode(&message, &observed.links));
+        }
+        let tunnels: Vec<LinkState> = observed
+            .links
+            .iter()
+            .filter(|link| link.ours && matches!(link.kind, LinkKind::Vxlan { .. }))
+            .cloned()
+            .collect();
+        for link in &tunnels {
+            for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
+                for message in neighbour::dump(socket, family, &link.name, link.index)? {
+                    observed.take_neighbour(neighbour::decode(&message, &observed.links));
+                }
+            }
+        }
+        for family in Family::BOTH {
+            for message in route::dump(socket, family)? {
+                match route::decode(&message, &observed.links) {
+                    Some((key, found)) => {
+                        observed.entries.insert(key, found);
+                    }
+                    None => observed.strays.push(message),
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    fn take_ports(&mut self) {
+        for link in self.links.iter().filter(|link| link.pods) {
+            let name = link.name.clone();
+            let found = match link.bridge.and_then(|index| self.links.at(index)) {
+                Some(bridge) if link.up && link.hairpin => {
+                    Found::Entry(Entry::Port { link: name.clone(), bridge: bridge.name.clone() })
+                }
+                Some(_) => Found::Other(format!("bridge port {name} is down or not in hairpin mode")),
+                None => Found::Other(format!("{name} is no bridge port")),
+            };
+            self.entries.insert(Key::Port(name), found);
+        }
+    }
+
+    /// One Ethernet address can have several forwarding entries; then none of them is the planned one.
+    fn take_neighbour(&mut self, decoded: Option<(Key, Found)>) {
+        let Some((key, found)) = decoded else { return };
+        let several = self.entries.contains_key(&key);
+        let found =
+            if several { Found::Other("several entries for one Ethernet address".to_owned()) } else { found };
+        self.entries.insert(key, found);
+    }
+
+    /// What it takes to have a link of the plan.
+    pub(crate) fn way_to(&self, wanted: &Link) -> LinkNeed {
+        match self.links.named(wanted.name()) {
+            None => LinkNeed::Make,
+            Some(state) if !state.ours => LinkNeed::Foreign,
+            Some(state) => match state.way_to(wanted) {
+                Way::Nothing => LinkNeed::Nothing,
+                Way::InPlace => LinkNeed::Adjust,
+                Way::Anew => LinkNeed::Anew,
+            },
+        }
+    }
+}
+
+/// What it takes to have a link of the plan.
+#[derive(Debug)]
+pub(crate) enum LinkNeed {
+    Nothing,
+    Make,
+    Adjust,
+    Anew,
+    Foreign,
+}
