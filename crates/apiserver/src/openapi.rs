@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Registry};
 
-/// Media type of the binary form of OpenAPI v2 (gnostic's `openapi.v2.Document`).
-pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Media type of the binary form of OpenAPI v2 (gnostic's `openapi.v2.Document`). Clients ask for it with an `@`
+/// before the last version, which is not a legal character in the answer.
+pub(crate) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v2` as JSON.
 pub(crate) fn v2(registry: &Registry) -> Value {
