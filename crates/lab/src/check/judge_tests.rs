@@ -1,0 +1,234 @@
+use std::net::IpAddr;
+
+use model::Family;
+
+use super::*;
+use crate::check::evidence::{Expected, Heard, Party, Predicted, Transport};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn party(name: &str, machine: &str, address: &str) -> Party {
+    Party { name: name.to_owned(), machine: machine.to_owned(), address: ip(address) }
+}
+
+fn sightings(from: &str, to: &str, carried: Carried) -> Vec<Sighting> {
+    let sighting = |at: &str, way, answer| Sighting {
+        at: at.to_owned(),
+        way,
+        answer,
+        carried: if answer { carried.reversed() } else { carried },
+        packet: "IP a > b".to_owned(),
+    };
+    vec![
+        sighting(from, Way::Out, false),
+        sighting(to, Way::In, false),
+        sighting(to, Way::Out, true),
+        sighting(from, Way::In, true),
+    ]
+}
+
+/// An exchange between pods of two nodes with which nothing is wrong.
+fn other_node(v6: bool) -> Exchange {
+    let (a, b) = if v6 { ("fd00:1::2", "fd00:2::2") } else { ("10.244.1.2", "10.244.2.2") };
+    let carried =
+        Carried::Vxlan { vni: 4096, port: 4789, source: ip("192.0.2.1"), destination: ip("192.0.2.2") };
+    Exchange {
+        row: Row::OtherNode,
+        from: party("default/web-1", "a", a),
+        to: party("default/web-2", "b", b),
+        transport: Transport::Tcp,
+        expected: Expected { source: ip(a), carried },
+        predicted: Some(Predicted {
+            end: "default/web-2".to_owned(),
+            source: ip(a),
+            carried,
+            steps: Vec::new(),
+        }),
+        heard: Ok(Heard { by: "default/web-2".to_owned(), source: (ip(a), 40_000).into() }),
+        wire: sightings("a", "b", carried),
+    }
+}
+
+fn same_node() -> Exchange {
+    let mut exchange = Exchange { row: Row::SameNode, wire: Vec::new(), ..other_node(false) };
+    exchange.to.machine = "a".to_owned();
+    exchange.expected.carried = Carried::Nowhere;
+    exchange.predicted.as_mut().unwrap().carried = Carried::Nowhere;
+    exchange
+}
+
+fn plain(row: Row, seen: &str) -> Exchange {
+    let carried = Carried::Plain { source: ip(seen), destination: ip("198.51.100.1") };
+    Exchange {
+        row,
+        to: party("internet", "internet", "198.51.100.1"),
+        expected: Expected { source: ip(seen), carried },
+        predicted: None,
+        heard: Ok(Heard { by: "internet".to_owned(), source: (ip(seen), 40_000).into() }),
+        wire: sightings("a", "internet", carried),
+        ..other_node(false)
+    }
+}
+
+fn containers() -> SharedNamespace {
+    SharedNamespace {
+        pod: "default/pair".to_owned(),
+        node: "a".to_owned(),
+        inode: 7,
+        containers: 2,
+        processes: vec![("left".to_owned(), 7), ("right".to_owned(), 7)],
+    }
+}
+
+fn forgery(kind: ForgeryKind) -> Forgery {
+    Forgery {
+        row: Row::OtherNode,
+        kind,
+        from: party("internet", "internet", "198.51.100.1"),
+        to: party("default/web-1", "a", "10.244.1.2"),
+        pretended: ip("10.244.2.2"),
+        seen: Some("IP x > y".to_owned()),
+        arrived: false,
+        control: Ok(true),
+    }
+}
+
+pub(in crate::check) fn good() -> Evidence {
+    Evidence {
+        lab: "demo".to_owned(),
+        nodes: vec!["a".to_owned(), "b".to_owned()],
+        pods: 3,
+        families: vec![Family::V4, Family::V6],
+        encapsulation: "VXLAN 4096".to_owned(),
+        blind: Vec::new(),
+        namespaces: vec![containers()],
+        exchanges: vec![
+            other_node(false),
+            other_node(true),
+            same_node(),
+            plain(Row::Nodes, "192.0.2.1"),
+            plain(Row::Outbound, "192.0.2.1"),
+        ],
+        forgeries: vec![forgery(ForgeryKind::StrangersVxlan), forgery(ForgeryKind::SpoofedSource)],
+        impossible: Vec::new(),
+    }
+}
+
+fn faults(evidence: &Evidence) -> Vec<(Row, String)> {
+    let of = |judged: Judged| match judged.verdict {
+        Verdict::NotSo(failures) => {
+            let all = failures.into_iter().flat_map(|failure| failure.faults);
+            all.map(|fault| (judged.row, fault)).collect::<Vec<_>>()
+        }
+        _ => Vec::new(),
+    };
+    judge(evidence).into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn good_evidence_is_believed() {
+    let judged = judge(&good());
+    assert!(all_so(&judged), "{judged:?}");
+    let count = |verdict: &Verdict| judged.iter().filter(|one| one.verdict == *verdict).count();
+    assert_eq!((count(&Verdict::So), count(&Verdict::NotYet)), (7, 5));
+    assert_eq!(judged.len(), 12);
+}
+
+/// Each change makes one thing wrong; each must be noticed, under its row and in words.
+#[test]
+fn every_kind_of_wrong_evidence_is_noticed() {
+    type Change = fn(&mut Evidence);
+    let cases: &[(Row, &str, Change)] = &[
+        (Row::OtherNode, "no answer", |e| e.exchanges[0].heard = Err("no answer".to_owned())),
+        (Row::OtherNode, "default/web-3 answered", |e| {
+            e.exchanges[0].heard =
+                Ok(Heard { by: "default/web-3".to_owned(), source: "10.244.1.2:1".parse().unwrap() });
+        }),
+        (Row::OtherNode, "the far end saw 192.0.2.1, not 10.244.1.2", |e| {
+            e.exchanges[0].heard =
+                Ok(Heard { by: "default/web-2".to_owned(), source: "192.0.2.1:1".parse().unwrap() });
+        }),
+        (Row::OtherNode, "the plans lead to nowhere", |e| {
+            e.exchanges[1].predicted.as_mut().unwrap().end = "nowhere".to_owned();
+        }),
+        (Row::OtherNode, "by the plans the far end sees", |e| {
+            e.exchanges[1].predicted.as_mut().unwrap().source = ip("2001:db8::9");
+        }),
+        (Row::OtherNode, "by the plans there is on the wire: nothing", |e| {
+            e.exchanges[0].predicted.as_mut().unwrap().carried = Carried::Nowhere;
+        }),
+        (Row::OtherNode, "no request was seen going out of a", |e| {
+            e.exchanges[0].wire.remove(0);
+        }),
+        (Row::OtherNode, "no request was seen going into b", |e| {
+            e.exchanges[0].wire.remove(1);
+        }),
+        (Row::OtherNode, "no answer was seen going out of b", |e| {
+            e.exchanges[0].wire.remove(2);
+        }),
+        (Row::OtherNode, "no answer was seen going into a", |e| {
+            e.exchanges[0].wire.remove(3);
+        }),
+        (Row::OtherNode, "on the wire at b was IP a > b, not VXLAN 4096", |e| {
+            e.exchanges[0].wire[1].carried = Carried::Otherwise;
+        }),
+        (Row::OtherNode, "not VXLAN 4096 port 4789 192.0.2.2 > 192.0.2.1", |e| {
+            let plain = Carried::Plain { source: ip("10.244.2.2"), destination: ip("10.244.1.2") };
+            let more = Sighting { carried: plain, ..e.exchanges[0].wire[2].clone() };
+            e.exchanges[0].wire.push(more);
+        }),
+        (Row::SameNode, "not nothing", |e| {
+            let strays = e.exchanges[0].wire.clone();
+            e.exchanges[2].wire = strays;
+        }),
+        (Row::Nodes, "on the wire at a was", |e| {
+            let vxlan = e.exchanges[0].wire[0].carried;
+            e.exchanges[3].wire[0].carried = vxlan;
+        }),
+        (Row::Outbound, "the far end saw 10.244.1.2, not 192.0.2.1", |e| {
+            e.exchanges[4].heard =
+                Ok(Heard { by: "internet".to_owned(), source: "10.244.1.2:40000".parse().unwrap() });
+        }),
+        (Row::Containers, "container right is in network namespace 8, the pod in 7", |e| {
+            e.namespaces[0].processes[1].1 = 8;
+        }),
+        (Row::Containers, "only 1 of 2 containers", |e| {
+            e.namespaces[0].processes.pop();
+        }),
+        (Row::Containers, "which shares nothing", |e| e.namespaces[0].containers = 1),
+        (Row::OtherNode, "it arrived", |e| e.forgeries[0].arrived = true),
+        (Row::OtherNode, "never seen leaving", |e| e.forgeries[1].seen = None),
+        (Row::OtherNode, "an honest packet did not arrive either", |e| e.forgeries[0].control = Ok(false)),
+        (Row::OtherNode, "could not be sent: why", |e| e.forgeries[1].control = Err("why".to_owned())),
+        (Row::Outbound, "nothing was tried", |e| {
+            e.exchanges.pop();
+        }),
+        (Row::Containers, "nothing was tried", |e| e.namespaces.clear()),
+        (Row::SameNode, "the capture on a misses packets", |e| e.blind.push("a".to_owned())),
+    ];
+    for (row, expected, change) in cases {
+        let mut evidence = good();
+        change(&mut evidence);
+        let found = faults(&evidence);
+        assert!(
+            found.iter().any(|(at, fault)| at == row && fault.contains(expected)),
+            "expected \"{expected}\" under row {}, found {found:?}",
+            row.number()
+        );
+        assert!(!all_so(&judge(&evidence)));
+        // What is wrong with one row is no fault of another, unless the captures themselves are in doubt.
+        assert!(evidence.blind.len() == 1 || found.iter().all(|(at, _)| at == row), "{found:?}");
+    }
+}
+
+#[test]
+fn a_row_that_a_lab_cannot_have_is_no_failure() {
+    let mut evidence = good();
+    evidence.exchanges.pop();
+    evidence.impossible.push((Row::Outbound, "the lab has no outside host".to_owned()));
+    let judged = judge(&evidence);
+    assert!(all_so(&judged));
+    assert!(judged.iter().any(|one| matches!(one.verdict, Verdict::Impossible(_))));
+}

@@ -1,0 +1,90 @@
+//! The check: proves the rows of the network model on a running lab, with captured packets.
+//!
+//! What is found out and what is to be thought of it are kept apart: [`evidence`] holds facts, [`judge`] turns them
+//! into verdicts and does no I/O, so that it can be shown evidence of every kind of failure.
+
+pub(crate) mod event_loop;
+pub mod evidence;
+mod forge;
+mod gather;
+pub mod judge;
+mod pods;
+mod predict;
+mod probe;
+mod processes;
+pub mod render;
+mod view;
+mod wire;
+
+use self::event_loop::{event_loop, unless_interrupted};
+use self::evidence::Evidence;
+use self::view::View;
+use crate::paths::LabName;
+use crate::progress::Progress;
+use crate::signals::Interrupts;
+use crate::{Error, Result};
+
+/// How a check reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+pub struct Options {
+    /// Print every single thing that was tried: what was expected, predicted, seen and captured
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print all evidence and verdicts as JSON
+    #[arg(long, conflicts_with = "verbose")]
+    pub json: bool,
+}
+
+/// Checks a lab and prints the report; true if everything is as it should be.
+///
+/// # Errors
+/// [`Error`] if the lab cannot be checked, and nothing is known.
+pub fn run(
+    lab: &LabName,
+    options: &Options,
+    interrupts: &Interrupts,
+    progress: &mut Progress,
+) -> Result<bool> {
+    let evidence = gather(lab, interrupts, progress);
+    progress.finish();
+    let evidence = evidence?;
+    let judged = judge::judge(&evidence);
+    let report = match options.json {
+        true => render::json(&evidence, &judged).map_err(|error| Error::Other(error.to_string()))? + "\n",
+        false => render::text(&evidence, &judged, options.verbose),
+    };
+    let mut out = std::io::stdout().lock();
+    std::io::Write::write_all(&mut out, report.as_bytes())
+        .map_err(|error| Error::system("print the report", error))?;
+    Ok(judge::all_so(&judged))
+}
+
+/// Tries all that there is to try on a lab, and removes again what it needed for that.
+///
+/// # Errors
+/// [`Error`] if the lab is not up, or stops to be while it is looked at.
+pub fn gather(lab: &LabName, interrupts: &Interrupts, progress: &mut Progress) -> Result<Evidence> {
+    let runtime = event_loop()?;
+    let client = runtime
+        .block_on(kube_source::client(Some(&lab.paths().kubeconfig())))
+        .map_err(|error| Error::Other(error.to_string()))?;
+    let mut step = |what: &str| {
+        progress.step(what);
+        interrupts.check()
+    };
+    step("looking at the lab")?;
+    let view = runtime.block_on(unless_interrupted(interrupts, View::load(lab, &client)))?;
+    if gather::enough_pods(&view) {
+        return gather::gather(&view, &mut step);
+    }
+    step("making pods to try things with")?;
+    let evidence = runtime
+        .block_on(unless_interrupted(interrupts, async {
+            pods::create(&client, view.cluster.nodes.keys()).await?;
+            View::load(lab, &client).await
+        }))
+        .and_then(|view| gather::gather(&view, &mut step));
+    // The pods go even if the check failed; its own error is the one to tell.
+    let removed = runtime.block_on(pods::remove(&client));
+    evidence.and_then(|evidence| removed.map(|()| evidence))
+}

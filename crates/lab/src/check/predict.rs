@@ -1,0 +1,124 @@
+//! What the plans of the nodes say of a packet.
+
+use std::net::IpAddr;
+
+use model::{Attachment, AttachmentId, NodeName};
+use plan::{Entry, Facts, Key, Link};
+use trace::{End, Packet, Start, Step, Walk, World, walk};
+
+use super::evidence::{Carried, Predicted, Transport};
+use super::view::{Pod, View};
+
+/// The plans of all nodes, made from what the API holds.
+#[derive(Debug)]
+pub(super) struct Predictor<'v> {
+    view: &'v View,
+    world: World,
+}
+
+impl<'v> Predictor<'v> {
+    pub(super) fn new(view: &'v View) -> Predictor<'v> {
+        let cluster = &view.cluster;
+        let planned = |name: &NodeName| {
+            let on_node = view.pods.iter().filter(|pod| pod.node == *name);
+            let facts = Facts { attachments: on_node.map(attachment).collect(), ..Facts::default() };
+            plan::plan(cluster, name, &facts)
+        };
+        let nodes = cluster.nodes.iter().map(|(name, node)| (name.clone(), (node.clone(), planned(name))));
+        Predictor { view, world: World { nodes: nodes.collect() } }
+    }
+
+    /// What becomes of a packet that a pod sends from an address of its own.
+    pub(super) fn from_pod(
+        &self,
+        pod: &Pod,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Predicted {
+        let start = Start::Pod(pod.node.clone(), attachment(pod).id.host_link());
+        self.predict(&start, packet(source, destination, transport, port))
+    }
+
+    /// What becomes of a packet that a node sends.
+    pub(super) fn from_node(
+        &self,
+        node: &NodeName,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Predicted {
+        self.predict(&Start::Node(node.clone()), packet(source, destination, transport, port))
+    }
+
+    fn predict(&self, start: &Start, packet: Packet) -> Predicted {
+        let walk = walk(&self.world, start, packet);
+        let steps = walk.hops.iter().map(|hop| match &hop.origin {
+            Some(origin) => format!("{}: {} ({origin})", hop.node, hop.step),
+            None => format!("{}: {}", hop.node, hop.step),
+        });
+        Predicted {
+            end: self.end(&walk),
+            source: walk.packet.source,
+            carried: self.carried(start, &walk),
+            steps: steps.collect(),
+        }
+    }
+
+    fn end(&self, walk: &Walk) -> String {
+        match &walk.end {
+            End::Pod(node, link) => {
+                let is_it = |pod: &&Pod| pod.node == *node && attachment(pod).id.host_link() == *link;
+                let pod = self.view.pods.iter().find(is_it);
+                pod.map_or_else(|| format!("an unknown pod on {node}"), Pod::full_name)
+            }
+            End::Node(name) => name.to_string(),
+            End::Outside => {
+                let machine = self.view.machine_with(&walk.packet.destination);
+                machine.map_or_else(|| "outside".to_owned(), |machine| machine.name.clone())
+            }
+            End::Lost(loss) => format!("nowhere: {loss}"),
+        }
+    }
+
+    fn carried(&self, start: &Start, walk: &Walk) -> Carried {
+        let (Start::Pod(begin, _) | Start::Node(begin)) = start;
+        let tunnels = walk.hops.iter().filter_map(|hop| match &hop.step {
+            Step::Encapsulated { link, source, destination, .. } => {
+                let (_, plan) = self.world.nodes.get(&hop.node)?;
+                match &plan.entries.get(&Key::Link(link.clone()))?.entry {
+                    Entry::Link(Link::Vxlan { vni, port, .. }) => Some(Carried::Vxlan {
+                        vni: vni.value(),
+                        port: port.value(),
+                        source: *source,
+                        destination: *destination,
+                    }),
+                    _ => Some(Carried::Otherwise),
+                }
+            }
+            _ => None,
+        });
+        let tunnels: Vec<Carried> = tunnels.collect();
+        match (tunnels.as_slice(), &walk.end) {
+            ([], End::Pod(node, _) | End::Node(node)) if node == begin => Carried::Nowhere,
+            ([], End::Lost(_)) => Carried::Nowhere,
+            ([], _) => Carried::Plain { source: walk.packet.source, destination: walk.packet.destination },
+            ([tunnel], _) => *tunnel,
+            _ => Carried::Otherwise,
+        }
+    }
+}
+
+fn packet(source: IpAddr, destination: IpAddr, transport: Transport, port: u16) -> Packet {
+    Packet { source, destination, protocol: transport.number(), destination_port: Some(port) }
+}
+
+/// A pod's interface. On paper any identifier will do, as long as no two pods have the same.
+fn attachment(pod: &Pod) -> Attachment {
+    Attachment {
+        id: AttachmentId { container_id: pod.full_name(), ifname: "eth0".to_owned() },
+        addresses: pod.addresses.iter().copied().collect(),
+    }
+}

@@ -1,0 +1,135 @@
+//! The underlay, watched at all nodes and outside hosts at once.
+
+use std::net::SocketAddr;
+
+use kernel::netns;
+use model::{Encapsulation, LinkName};
+use trace::capture::{
+    self, Capture, Captured, Direction, Limits, Options, Packet, Payload, Recorder, Tunnels,
+};
+
+use super::evidence::{Carried, Sighting, Transport, Way};
+use super::view::View;
+use crate::{Error, Result};
+
+/// The running captures.
+#[derive(Debug)]
+pub(super) struct Watch {
+    recorders: Vec<(String, Recorder)>,
+    tunnels: Tunnels,
+}
+
+/// What was captured.
+#[derive(Debug)]
+pub(super) struct Wire {
+    packets: Vec<(String, Way, Packet)>,
+    /// The machines whose captures miss packets.
+    pub(super) blind: Vec<String>,
+}
+
+/// The packets of one exchange.
+#[derive(Debug, Clone)]
+pub(super) struct Flow {
+    pub(super) transport: Transport,
+    /// What the client is known as: to itself, and to the server.
+    pub(super) clients: Vec<SocketAddr>,
+    pub(super) server: SocketAddr,
+}
+
+/// Which UDP port is VXLAN in this cluster.
+pub(super) fn tunnels(view: &View) -> Tunnels {
+    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
+    Tunnels { vxlan_port: vxlan.port.value() }
+}
+
+impl Watch {
+    /// Captures on every link that a node or outside host has to the underlay.
+    pub(super) fn start(view: &View) -> Result<Watch> {
+        let mut recorders = Vec::new();
+        for machine in view.ends() {
+            let namespace = view.machine_namespace(&machine.name)?;
+            for interface in &machine.interfaces {
+                let link = LinkName::new(interface.link.as_str())
+                    .map_err(|error| Error::Other(format!("{}: {error}", machine.name)))?;
+                let capture = netns::run_in(&namespace, || Capture::open(&Options::on(link)))
+                    .map_err(Error::kernel(machine.name.as_str()))?;
+                let recorder = capture.and_then(|capture| Recorder::start(capture, Limits::default()));
+                recorders.push((machine.name.clone(), recorder.map_err(failed(&machine.name))?));
+            }
+        }
+        Ok(Watch { recorders, tunnels: tunnels(view) })
+    }
+
+    /// Ends the captures.
+    pub(super) fn stop(self) -> Result<Wire> {
+        let mut wire = Wire { packets: Vec::new(), blind: Vec::new() };
+        for (machine, recorder) in self.recorders {
+            let recording = recorder.stop().map_err(failed(&machine))?;
+            if recording.incomplete {
+                wire.blind.push(machine.clone());
+            }
+            let decoded =
+                recording.frames.iter().map(|captured| (way(captured), captured.decode(&self.tunnels)));
+            wire.packets.extend(decoded.map(|(way, packet)| (machine.clone(), way, packet)));
+        }
+        Ok(wire)
+    }
+}
+
+impl Wire {
+    /// The packets of an exchange, wherever they were seen.
+    pub(super) fn sightings(&self, flow: &Flow) -> Vec<Sighting> {
+        let of_flow = |(at, way, packet): &(String, Way, Packet)| {
+            let answer = flow.is_answer(packet)?;
+            let (carried, packet) = (carried(packet), packet.to_string());
+            Some(Sighting { at: at.clone(), way: *way, answer, carried, packet })
+        };
+        self.packets.iter().filter_map(of_flow).collect()
+    }
+}
+
+impl Flow {
+    /// Whether a packet is one of the answer, or of the request; `None` if it is neither.
+    fn is_answer(&self, packet: &Packet) -> Option<bool> {
+        let ip = packet.innermost().ip()?;
+        let of_transport = match self.transport {
+            Transport::Tcp => matches!(ip.payload, Payload::Tcp(_)),
+            Transport::Udp => matches!(ip.payload, Payload::Udp(_)),
+        };
+        let (from, to) = ip.ports().filter(|_| of_transport)?;
+        let (source, destination) = (SocketAddr::new(ip.source, from), SocketAddr::new(ip.destination, to));
+        if destination == self.server && self.clients.contains(&source) {
+            Some(false)
+        } else if source == self.server && self.clients.contains(&destination) {
+            Some(true)
+        } else {
+            None
+        }
+    }
+}
+
+/// How a packet is carried, from what is around it.
+fn carried(packet: &Packet) -> Carried {
+    let Some(outer) = packet.ip() else { return Carried::Otherwise };
+    let (source, destination) = (outer.source, outer.destination);
+    match packet.inner() {
+        None => Carried::Plain { source, destination },
+        Some((capture::Encapsulation::Vxlan(vni), inner)) if inner.inner().is_none() => {
+            let port = outer.ports().map_or(0, |(_, to)| to);
+            Carried::Vxlan { vni, port, source, destination }
+        }
+        Some(_) => Carried::Otherwise,
+    }
+}
+
+pub(super) fn way(captured: &Captured) -> Way {
+    match captured.direction {
+        Direction::In => Way::In,
+        Direction::Out => Way::Out,
+    }
+}
+
+pub(super) fn failed(machine: &str) -> impl FnOnce(capture::CaptureError) -> Error {
+    let machine = machine.to_owned();
+    move |error| Error::Other(format!("{machine}: {error}"))
+}

@@ -1,0 +1,171 @@
+//! The demonstration: a lab from nothing, pods in it, the check, and everything gone again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::check::event_loop::{event_loop, unless_interrupted};
+use crate::paths::LabName;
+use crate::progress::Progress;
+use crate::signals::Interrupts;
+use crate::{Error, Result, check, down, up};
+
+/// What is run in the lab.
+pub const MANIFEST: &str = include_str!("../../../examples/manifests/demo.yaml");
+
+/// The name of the lab.
+const NAME: &str = "demo";
+/// How long the pods may take until they are ready.
+const PODS_TIME: Duration = Duration::from_secs(60);
+/// Who owns what is applied (`metadata.managedFields`).
+const MANAGER: &str = "cambric-lab-demo";
+
+/// How the demonstration is run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// The CNI plugin [default: cambric-cni beside this executable]
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Option<PathBuf>,
+    /// Leave the lab up, to look around in it
+    #[arg(long)]
+    pub keep: bool,
+    /// How the check reports
+    #[command(flatten)]
+    pub check: check::Options,
+}
+
+/// Runs the demonstration; true if everything is as it should be. Nothing of the lab stays unless asked for, whatever
+/// happens.
+///
+/// # Errors
+/// [`Error::Exists`] if there is a lab of this name; otherwise whatever came in the way, after everything was removed.
+pub fn run(options: &Options, interrupts: &Interrupts, progress: &mut Progress) -> Result<bool> {
+    let name = LabName::new(NAME)?;
+    let lab =
+        up::Options { name: name.clone(), topology: None, plugin: options.plugin.clone(), executable: None };
+    up::up(&lab, interrupts, progress)?;
+    let shown = show(&name, options, interrupts, progress);
+    if options.keep && shown.is_ok() {
+        progress.done("the lab stays up; take it down with: cambric lab down");
+        return shown;
+    }
+    progress.step("taking the lab down");
+    let removed = down::down(&name);
+    if removed.is_ok() {
+        progress.done("the lab is gone, and nothing of it is left");
+    }
+    progress.finish();
+    shown.and_then(|so| removed.map(|()| so))
+}
+
+fn show(name: &LabName, options: &Options, interrupts: &Interrupts, progress: &mut Progress) -> Result<bool> {
+    progress.step("applying the manifests");
+    let objects = objects(MANIFEST)?;
+    let pods = pods(&objects);
+    event_loop()?.block_on(unless_interrupted(interrupts, async {
+        let client = kube_source::client(Some(&name.paths().kubeconfig()))
+            .await
+            .map_err(|error| Error::Other(error.to_string()))?;
+        for object in &objects {
+            apply(&client, object).await?;
+        }
+        progress.step(&format!("waiting for {pods} pods"));
+        wait_ready(client, pods).await
+    }))?;
+    progress.done(&format!("{pods} pods are ready"));
+    check::run(name, &options.check, interrupts, progress)
+}
+
+/// The objects of a manifest.
+fn objects(manifest: &str) -> Result<Vec<Value>> {
+    let wrong = |error: &dyn std::fmt::Display| Error::Other(format!("demo.yaml: {error}"));
+    let objects: Vec<Value> = serde_saphyr::from_multiple(manifest).map_err(|error| wrong(&error))?;
+    Ok(objects.into_iter().filter(|object| !object.is_null()).collect())
+}
+
+/// How many pods the objects make.
+fn pods(objects: &[Value]) -> u64 {
+    let of = |object: &Value| match object["kind"].as_str() {
+        Some("Pod") => 1,
+        Some("Deployment") => object["spec"]["replicas"].as_u64().unwrap_or(1),
+        _ => 0,
+    };
+    objects.iter().map(of).sum()
+}
+
+async fn apply(client: &kube::Client, object: &Value) -> Result<()> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let name = text(&object["metadata"]["name"]);
+    let failed = |error: &dyn std::fmt::Display| Error::Other(format!("cannot apply {kind} {name}: {error}"));
+    let (group, short) = version.split_once('/').unwrap_or(("", &version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, short, &kind));
+    let api: Api<DynamicObject> = match (kind.as_str(), object["metadata"]["namespace"].as_str()) {
+        ("Namespace", _) => Api::all_with(client.clone(), &resource),
+        (_, namespace) => Api::namespaced_with(client.clone(), namespace.unwrap_or("default"), &resource),
+    };
+    let patched = api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await;
+    patched.map(drop).map_err(|error| failed(&error))
+}
+
+/// Waits until so many pods are ready.
+async fn wait_ready(client: kube::Client, wanted: u64) -> Result<()> {
+    let mut pods = watcher(Api::<Pod>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut states: BTreeMap<String, bool> = BTreeMap::new();
+    let all_ready = async {
+        while let Some(event) = pods.next().await {
+            match event {
+                Ok(watcher::Event::Init) => states.clear(),
+                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
+                    states.insert(full_name(&pod), is_ready(&pod));
+                }
+                Ok(watcher::Event::Delete(pod)) => drop(states.remove(&full_name(&pod))),
+                // A watch that broke is begun anew; in the end there is the time-out.
+                Ok(watcher::Event::InitDone) | Err(_) => {}
+            }
+            if states.values().filter(|ready| **ready).count() as u64 >= wanted {
+                return;
+            }
+        }
+    };
+    if timeout(PODS_TIME, all_ready).await.is_ok() {
+        return Ok(());
+    }
+    let waiting: Vec<&str> =
+        states.iter().filter(|(_, ready)| !**ready).map(|(name, _)| name.as_str()).collect();
+    let (seconds, there) = (PODS_TIME.as_secs(), states.len());
+    Err(Error::Other(format!(
+        "after {seconds} s there are {there} of {wanted} pods, and not ready are: {}; see the kubelets' logs",
+        waiting.join(", ")
+    )))
+}
+
+fn full_name(pod: &Pod) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", part(&pod.metadata.namespace), part(&pod.metadata.name))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_read() {
+        let objects = objects(MANIFEST).unwrap();
+        assert!(pods(&objects) >= 7, "{objects:?}");
+        assert!(objects.iter().all(|object| object["metadata"]["name"].is_string()));
+        assert_eq!(pods(&super::objects("kind: Pod\n---\n---\nkind: Deployment\n").unwrap()), 2);
+    }
+}
