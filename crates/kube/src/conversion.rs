@@ -1,6 +1,6 @@
 //! From a `ClusterNetwork` to the network's configuration.
 
-use model::{Encapsulation, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
+use model::{Encapsulation, Mtu, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
 
 use crate::cluster_network::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec, Protocol, When};
 use crate::error::SpecError;
@@ -15,6 +15,26 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
             MtuSpec::Text(text) => text.clone(),
         };
         NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)
+    }
+}
+
+impl From<&NetworkConfig> for ClusterNetworkSpec {
+    fn from(network: &NetworkConfig) -> Self {
+        let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+        ClusterNetworkSpec {
+            pod_ranges: network.pod_ranges.iter().map(ToString::to_string).collect(),
+            service_ranges: network.service_ranges.iter().map(ToString::to_string).collect(),
+            encapsulation: EncapsulationSpec {
+                protocol: Protocol::Vxlan,
+                when: When::Always,
+                vni: Some(vxlan.vni.value()),
+                port: Some(vxlan.port.value().into()),
+            },
+            mtu: match network.mtu {
+                Mtu::Auto => MtuSpec::default(),
+                Mtu::Fixed(bytes) => MtuSpec::Bytes(bytes),
+            },
+        }
     }
 }
 
@@ -51,7 +71,6 @@ pub(crate) fn read_spec(spec: &serde_json::Value) -> Result<NetworkConfig, SpecE
 
 #[cfg(test)]
 mod tests {
-    use model::Mtu;
     use serde_json::json;
 
     use super::*;

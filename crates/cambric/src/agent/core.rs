@@ -1,0 +1,287 @@
+//! What the agent knows of the cluster, and what it makes of it. No I/O and no clock.
+
+use std::collections::BTreeMap;
+
+use kube_source::{Event, Object, Watched};
+use model::{Attachment, NetworkConfig, Node, NodeFile, NodeName, PerFamily};
+use plan::{Change, Entry, Input, Key, NodePlan, Planner};
+
+/// The cluster as the agent sees it, and the plan of this node.
+#[derive(Debug)]
+pub(crate) struct Core {
+    local: NodeName,
+    planner: Planner,
+    /// What is being listed, until the list is complete: it then takes the place of what a file said.
+    listing: Option<BTreeMap<NodeName, Node>>,
+    listed_network: Option<NetworkConfig>,
+    restored: bool,
+    refused: BTreeMap<Object, String>,
+    broken: BTreeMap<Watched, String>,
+    network_gone: bool,
+    local_gone: bool,
+    says_available: Option<bool>,
+    revision: u64,
+}
+
+/// What an event asks the agent to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Todo {
+    /// Nothing for the kernel.
+    Nothing,
+    /// Apply the change.
+    Apply(Change),
+    /// Compare everything.
+    Reconcile,
+}
+
+impl Core {
+    /// Knows nothing yet.
+    pub(crate) fn new(local: NodeName) -> Core {
+        Core {
+            planner: Planner::new(local.clone()),
+            listing: Some(BTreeMap::new()),
+            listed_network: None,
+            restored: false,
+            refused: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            network_gone: false,
+            local_gone: false,
+            says_available: None,
+            revision: 0,
+            local,
+        }
+    }
+
+    /// Takes what an earlier run knew, to go by until the API is heard.
+    pub(crate) fn restore(&mut self, network: NetworkConfig, nodes: BTreeMap<NodeName, Node>) {
+        if self.listing.is_some() && self.planner.network().is_none() {
+            self.restored = true;
+            self.rebuild(Some(network), nodes);
+        }
+    }
+
+    /// Takes in an event of the API.
+    pub(crate) fn take(&mut self, event: Event) -> Todo {
+        match event {
+            Event::Refused { object, reason } => {
+                tracing::warn!(%object, reason, "refused; its last good state stays in force");
+                self.refused.insert(object, reason);
+            }
+            Event::Accepted(object) => {
+                tracing::info!(%object, "not refused any more");
+                self.refused.remove(&object);
+            }
+            Event::Disconnected { watched, error } => {
+                // The same error again and again is one line.
+                if self.broken.insert(watched, error.clone()).as_ref() != Some(&error) {
+                    tracing::warn!(%watched, error, "the API cannot be watched; what is known stays in force");
+                }
+            }
+            Event::Connected(watched) => {
+                tracing::info!(%watched, "the API is watched again");
+                self.broken.remove(&watched);
+            }
+            Event::LocalNode { says_available } => self.says_available = Some(says_available),
+            Event::Synced => return self.synced(),
+            Event::Network(network) => return self.network(network),
+            Event::NetworkGone => {
+                tracing::warn!("ClusterNetwork default was deleted; its last state stays in force");
+                self.network_gone = true;
+            }
+            Event::Node(node) => return self.node(node),
+            Event::NodeGone(name) => return self.node_gone(name),
+        }
+        Todo::Nothing
+    }
+
+    /// Takes in what the kernel says of the node. The change is part of what a comparison would find.
+    pub(crate) fn observe(&mut self, input: Input) -> Change {
+        self.planner.update(input)
+    }
+
+    /// Whether there is a plan: without one nothing may be touched, least of all what an earlier run has made.
+    pub(crate) fn has_plan(&self) -> bool {
+        let known = self.planner.network().is_some() && self.planner.local_node().is_some();
+        known && (self.listing.is_none() || self.restored)
+    }
+
+    /// Why there is no plan, for the operator.
+    pub(crate) fn missing(&self) -> Option<String> {
+        if self.has_plan() {
+            return None;
+        }
+        if let Some((watched, error)) = self.broken.iter().next() {
+            return Some(format!("the API cannot be watched ({watched}): {error}"));
+        }
+        if self.listing.is_some() {
+            return Some("the API has not listed all nodes and ClusterNetworks yet".to_owned());
+        }
+        if self.planner.network().is_none() {
+            let object = Object { kind: "ClusterNetwork", name: kube_source::SINGLETON.to_owned() };
+            return Some(match self.refused.get(&object) {
+                Some(reason) => format!("{object}: {reason}"),
+                None => {
+                    "there is no ClusterNetwork named \"default\"; create one to say what the network should be"
+                        .to_owned()
+                }
+            });
+        }
+        let object = Object { kind: "Node", name: self.local.to_string() };
+        Some(match self.refused.get(&object) {
+            Some(reason) => reason.clone(),
+            None => format!(
+                "the API has no {object}; see that the kubelet registers it, or name it with --node-name"
+            ),
+        })
+    }
+
+    /// What is planned under a key.
+    pub(crate) fn planned(&self, key: &Key) -> Option<&Entry> {
+        self.planner.planned(key).map(|planned| &planned.entry)
+    }
+
+    /// The plan as it stands.
+    pub(crate) fn plan(&self) -> NodePlan {
+        self.planner.plan()
+    }
+
+    /// What the CNI plugin is to be told; `None` while the node has no pod range.
+    pub(crate) fn node_file(&self) -> Option<NodeFile> {
+        let (network, node) = (self.planner.network()?, self.planner.local_node()?);
+        plan::node_file(network, node, &self.planner.facts().underlay_mtu)
+    }
+
+    /// All that is wrong, for the operator.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.restored && self.listing.is_some() {
+            problems
+                .push("the API has not been heard since the start; the last known state is kept".to_owned());
+        }
+        if self.network_gone {
+            problems.push("ClusterNetwork default was deleted; its last state stays in force".to_owned());
+        }
+        if self.local_gone {
+            problems.push(format!("Node {} was deleted; its last state stays in force", self.local));
+        }
+        problems.extend(self.broken.iter().map(|(watched, error)| format!("watching {watched}: {error}")));
+        problems.extend(self.refused.iter().map(
+            |(object, reason)| match reason.contains(&object.to_string()) {
+                true => reason.clone(),
+                false => format!("{object}: {reason}"),
+            },
+        ));
+        problems.extend(self.planner.problems().iter().map(ToString::to_string));
+        problems
+    }
+
+    /// Whether the Node object does not say yet that its network is available.
+    pub(crate) fn wants_condition(&self) -> bool {
+        self.says_available == Some(false) && !self.local_gone
+    }
+
+    /// The configuration in force.
+    pub(crate) fn network_in_force(&self) -> Option<&NetworkConfig> {
+        self.planner.network()
+    }
+
+    /// This node.
+    pub(crate) fn local_node(&self) -> Option<&Node> {
+        self.planner.local_node()
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, Node> {
+        self.planner.nodes()
+    }
+
+    /// Changes whenever the network or a node does.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The pods' interfaces on the node.
+    pub(crate) fn attachments(&self) -> &[Attachment] {
+        &self.planner.facts().attachments
+    }
+
+    /// The MTU of the underlay in bytes, by family.
+    pub(crate) fn underlay_mtu(&self) -> &PerFamily<u32> {
+        &self.planner.facts().underlay_mtu
+    }
+
+    /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
+    fn synced(&mut self) -> Todo {
+        let Some(mut nodes) = self.listing.take() else { return Todo::Nothing };
+        let network = self.listed_network.take().or_else(|| {
+            self.network_gone = self.planner.network().is_some();
+            self.planner.network().cloned()
+        });
+        if !nodes.contains_key(&self.local)
+            && let Some(node) = self.planner.local_node()
+        {
+            self.local_gone = true;
+            nodes.insert(self.local.clone(), node.clone());
+        }
+        self.rebuild(network, nodes);
+        Todo::Reconcile
+    }
+
+    fn network(&mut self, network: NetworkConfig) -> Todo {
+        if self.listing.is_some() {
+            self.listed_network = Some(network);
+            return Todo::Nothing;
+        }
+        self.network_gone = false;
+        self.revision += 1;
+        Todo::Apply(self.planner.update(Input::Network(network)))
+    }
+
+    fn node(&mut self, node: Node) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.insert(node.name.clone(), node);
+            return Todo::Nothing;
+        }
+        if node.name == self.local {
+            self.local_gone = false;
+        }
+        self.revision += 1;
+        Todo::Apply(self.planner.update(Input::Node(node)))
+    }
+
+    fn node_gone(&mut self, name: NodeName) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.remove(&name);
+            return Todo::Nothing;
+        }
+        if name == self.local {
+            // Without it the plan would be empty, and pods still run here.
+            tracing::warn!(node = %name, "this node was deleted from the API; its last state stays in force");
+            self.local_gone = true;
+            self.says_available = None;
+            return Todo::Nothing;
+        }
+        self.revision += 1;
+        Todo::Apply(self.planner.update(Input::NodeGone(name)))
+    }
+
+    fn rebuild(&mut self, network: Option<NetworkConfig>, nodes: BTreeMap<NodeName, Node>) {
+        let facts = self.planner.facts().clone();
+        let mut planner = Planner::new(self.local.clone());
+        planner.update(Input::UnderlayMtu(facts.underlay_mtu));
+        // The local node first: every other is planned from it, and would be planned twice if it came after them.
+        let local = nodes.get(&self.local).into_iter();
+        for node in local.chain(nodes.values().filter(|node| node.name != self.local)) {
+            planner.update(Input::Node(node.clone()));
+        }
+        if let Some(network) = network {
+            planner.update(Input::Network(network));
+        }
+        planner.update(Input::Attachments(facts.attachments));
+        self.planner = planner;
+        self.revision += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! The kernel as the agent's worker sees it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use model::{Attachment, PerFamily};
+use plan::{Change, Entry, Key, NodePlan};
+
+/// What was done to the kernel, or was to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// What was made, changed or removed.
+    pub(crate) done: Vec<Step>,
+    /// What the kernel refused.
+    pub(crate) failed: Vec<Failure>,
+    /// Whether only a comparison leads to the plan now.
+    pub(crate) reconcile_needed: bool,
+}
+
+/// One thing that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The kind of the entry, in one word, as `route`.
+    pub(crate) kind: &'static str,
+    /// What was done, as `added`.
+    pub(crate) action: &'static str,
+    /// The entry, in the words of the tool that shows it.
+    pub(crate) entry: String,
+    /// The object that it comes from; empty for something that nothing asks for any more.
+    pub(crate) origin: String,
+}
+
+/// One thing that could not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the kernel says.
+    pub(crate) error: String,
+    /// The object that asks for it.
+    pub(crate) origin: String,
+}
+
+/// What the worker asks of a kernel. Tests put a pretended one in its place.
+pub(crate) trait Machine {
+    /// Applies a change of the plan.
+    fn apply(&mut self, change: &Change) -> Outcome;
+    /// Compares all with the plan and applies the difference.
+    fn reconcile(&mut self, plan: &NodePlan) -> Outcome;
+    /// The MTU in bytes of the links that have these addresses.
+    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String>;
+    /// Hands over the pods' interfaces. They stay as they are for as long as `work` does.
+    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>));
+}
+
+/// Hears of changes in the kernel.
+pub(crate) trait Ear {
+    /// Waits until something contradicts what is planned under its key, somebody wakes us, or the time is up.
+    fn wait(&mut self, timeout: Duration, planned: &dyn Fn(&Key) -> Option<Entry>) -> Heard;
+}
+
+/// What was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing, or the worker was woken.
+    Nothing,
+    /// Something that can concern the plan has changed.
+    Change,
+    /// There were more events than fit: anything can have changed.
+    Overrun,
+}

@@ -1,0 +1,258 @@
+//! What the agent leaves for others: the node file and the CNI configuration, its status, and its state.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use model::{NodeFile, NodeName, PerFamily};
+use plan::NodePlan;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::core::Core;
+use super::options::AgentOptions;
+use super::persist;
+use super::words::kind;
+use crate::files::{make_private_dir, publish};
+use crate::paths::{self, RunDir};
+
+/// What `cambric status` reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// The node.
+    pub(crate) node: String,
+    /// Why the agent is not ready; none if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_ready: Option<String>,
+    /// The configuration in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<String>,
+    /// The node's own addresses and pod ranges.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) pod_ranges: Vec<String>,
+    /// How many nodes and pods' interfaces there are.
+    pub(crate) nodes: usize,
+    pub(crate) attachments: usize,
+    /// How many entries of which kind are planned.
+    pub(crate) entries: BTreeMap<String, usize>,
+    /// What is wrong.
+    pub(crate) problems: Vec<String>,
+    /// When the kernel was last compared, in seconds since 1970.
+    pub(crate) compared: Option<u64>,
+}
+
+/// How the last comparison went.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) failures: Vec<String>,
+    pub(crate) underlay_error: Option<String>,
+    pub(crate) attachments_error: Option<String>,
+    pub(crate) publish_error: Option<String>,
+    /// The addresses of this node whose links were looked up.
+    pub(crate) addresses: Option<PerFamily<IpAddr>>,
+    /// Whether a comparison of this run has ended without a failure.
+    pub(crate) ever_clean: bool,
+    /// Whether the node has a pod range.
+    pub(crate) has_range: bool,
+    /// Whether there has been a comparison since the status was written.
+    pub(crate) fresh: bool,
+    entries: BTreeMap<String, usize>,
+    compared: Option<u64>,
+}
+
+impl Report {
+    /// Counts what is planned.
+    pub(crate) fn count(&mut self, plan: &NodePlan) {
+        self.entries.clear();
+        for key in plan.entries.keys() {
+            *self.entries.entry(kind(key).to_owned()).or_default() += 1;
+        }
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.compared = since.ok().map(|since| since.as_secs());
+    }
+
+    /// Why pods cannot be networked, or not as planned.
+    pub(crate) fn not_ready(&self, core: &Core) -> Option<String> {
+        if let Some(missing) = core.missing() {
+            return Some(missing);
+        }
+        if !self.ever_clean && self.failures.is_empty() {
+            return Some("the kernel has not been compared with the plan yet".to_owned());
+        }
+        if let Some(first) = self.failures.first() {
+            let count = self.failures.len();
+            return Some(format!("the kernel refused {count} entries of the plan, among them: {first}"));
+        }
+        if !self.has_range {
+            let node = core.local_node()?;
+            return Some(plan::Problem::NoRange(node.name.clone()).to_string());
+        }
+        self.publish_error.clone()
+    }
+}
+
+/// Writes the agent's files.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    local: NodeName,
+    run_dir: RunDir,
+    cni_conf_dir: PathBuf,
+    cni_data_dir: PathBuf,
+    condition: watch::Sender<bool>,
+    shown: Option<Status>,
+    saved: Option<u64>,
+    saved_at: Option<Instant>,
+}
+
+impl Publisher {
+    /// Writes to where the options say; whether the node's condition is wanted goes over the channel.
+    pub(crate) fn new(local: NodeName, options: &AgentOptions, condition: watch::Sender<bool>) -> Publisher {
+        Publisher {
+            local,
+            run_dir: RunDir(options.run_dir.clone()),
+            cni_conf_dir: options.cni_conf_dir.clone(),
+            cni_data_dir: options.cni_data_dir.clone(),
+            condition,
+            shown: None,
+            saved: None,
+            saved_at: None,
+        }
+    }
+
+    /// Publishes what the CNI plugin needs and, once all that it rests on is there, the configuration that makes the
+    /// container runtime call the plugin.
+    pub(crate) fn publish(&self, file: &NodeFile, complete: bool) -> Result<()> {
+        make_private_dir(&self.run_dir.0)?;
+        let mut json = serde_json::to_vec_pretty(file).context("cannot encode the node file")?;
+        json.push(b'\n');
+        publish(&self.run_dir.node_file(), &json, 0o600)?;
+        if complete && publish(&self.conflist(), self.conflist_text().as_bytes(), 0o644)? {
+            tracing::info!(path = %self.conflist().display(), "CNI configuration written");
+        }
+        Ok(())
+    }
+
+    fn conflist(&self) -> PathBuf {
+        paths::conflist(&self.cni_conf_dir)
+    }
+
+    /// CNI spec 1.1.0, section 1. A runtime that does not know `cniVersions` goes by `cniVersion`.
+    fn conflist_text(&self) -> String {
+        let json = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+            "name": paths::NETWORK,
+            "plugins": [{
+                "type": "cambric",
+                "nodeFile": self.run_dir.node_file(),
+                "dataDir": self.cni_data_dir,
+            }],
+        });
+        format!("{json:#}\n")
+    }
+
+    /// Says whether the Node's condition is to be set.
+    pub(crate) fn want_condition(&self, wanted: bool) {
+        self.condition.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+    }
+
+    /// Writes the status if something in it is new; the number of problems if it was written.
+    pub(crate) fn show(
+        &mut self,
+        core: &Core,
+        report: &mut Report,
+        not_ready: Option<&str>,
+    ) -> Option<usize> {
+        let stale = self.shown.as_ref().is_none_or(|shown| shown.not_ready.as_deref() != not_ready);
+        if !stale && !std::mem::take(&mut report.fresh) {
+            return None;
+        }
+        let mut problems = core.problems();
+        problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
+        problems.extend(report.publish_error.clone());
+        problems.extend(report.failures.iter().cloned());
+        let node = core.local_node();
+        let status = Status {
+            node: self.local.to_string(),
+            not_ready: not_ready.map(str::to_owned),
+            network: core
+                .network_in_force()
+                .map(|network| kube_source::verdict(kube_source::SINGLETON, Ok(network)).message),
+            addresses: node
+                .into_iter()
+                .flat_map(|node| node.addresses.iter())
+                .map(ToString::to_string)
+                .collect(),
+            pod_ranges: node
+                .into_iter()
+                .flat_map(|node| node.pod_ranges.iter())
+                .map(ToString::to_string)
+                .collect(),
+            nodes: core.nodes().len(),
+            attachments: core.attachments().len(),
+            entries: report.entries.clone(),
+            problems,
+            compared: report.compared,
+        };
+        self.log_news(&status);
+        if let Err(error) = self.write_status(&status) {
+            tracing::warn!(error = format!("{error:#}"), "the status cannot be written");
+        }
+        let count = status.problems.len();
+        self.shown = Some(status);
+        Some(count)
+    }
+
+    fn write_status(&self, status: &Status) -> Result<()> {
+        let json = serde_json::to_vec(status).context("cannot encode the status")?;
+        publish(&self.run_dir.status(), &json, 0o600).map(drop)
+    }
+
+    /// What is wrong is logged when it begins and when it ends.
+    fn log_news(&self, status: &Status) {
+        let before = self.shown.as_ref();
+        let old = before.map_or(&[][..], |shown| &shown.problems[..]);
+        for problem in status.problems.iter().filter(|problem| !old.contains(problem)) {
+            tracing::warn!(problem, "problem");
+        }
+        for problem in old.iter().filter(|problem| !status.problems.contains(problem)) {
+            tracing::info!(problem, "problem solved");
+        }
+        match (&status.not_ready, before.map(|shown| &shown.not_ready)) {
+            (None, None | Some(Some(_))) => tracing::info!("ready"),
+            (Some(reason), _) => tracing::info!(reason, "not ready"),
+            _ => {}
+        }
+    }
+
+    /// Keeps the state for a start without the API, if it is new, and at most once per `period`.
+    pub(crate) fn save(&mut self, core: &Core, period: Duration) {
+        let Some(network) = core.network_in_force() else { return };
+        if self.saved_at.is_some_and(|at| at.elapsed() < period) || self.saved == Some(core.revision()) {
+            return;
+        }
+        self.saved_at = Some(Instant::now());
+        match persist::save(&self.run_dir.state(), &self.local, network, core.nodes()) {
+            Ok(()) => self.saved = Some(core.revision()),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the state cannot be kept"),
+        }
+    }
+
+    /// Puts the state of an earlier run into `core`; says whether there was one.
+    pub(crate) fn restore(&self, core: &mut Core) -> bool {
+        match persist::load(&self.run_dir.state(), &self.local) {
+            Ok(Some((network, nodes))) => {
+                core.restore(network, nodes);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the state of the last run is of no use");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The real kernel and the real address files behind what the worker asks for.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cni::ipam::Store;
+use kernel::{Event, Kernel, Monitor, Op, Report, diff};
+use model::{Attachment, Family, PerFamily};
+use plan::{Change, Entry, Key, NodePlan, Planned};
+
+use super::machine::{Ear, Failure, Heard, Machine, Outcome, Step};
+use super::words::{entry, kind};
+use crate::paths;
+
+pub(crate) use kernel::Waker;
+
+/// The kernel of the namespace that the agent was started in.
+pub(crate) struct System {
+    kernel: Kernel,
+    store: Store,
+}
+
+/// The kernel's news.
+pub(crate) struct News {
+    monitor: Monitor,
+}
+
+/// Opens the kernel; the waker ends a wait for news.
+pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
+    // The monitor first, so that nothing happens between a look at the kernel and the listening.
+    let mut monitor =
+        Monitor::open().context("cannot listen to the kernel; the agent needs CAP_NET_ADMIN")?;
+    let kernel = Kernel::open().context("cannot open the kernel; the agent needs CAP_NET_ADMIN")?;
+    monitor.ignore_port(kernel.tables_port());
+    let waker = monitor.waker();
+    Ok((System { kernel, store: Store::new(cni_data_dir, paths::NETWORK) }, News { monitor }, waker))
+}
+
+/// Removes all that is marked as ours; how many entries that was, and what could not be removed.
+pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
+    let report = Kernel::open()?.cleanup()?;
+    Ok((report.removed, report.failures.iter().map(ToString::to_string).collect()))
+}
+
+impl Machine for System {
+    fn apply(&mut self, change: &Change) -> Outcome {
+        let done = change.keys.iter().map(|(key, planned)| match planned {
+            Some(planned) => step("set", key, planned.origin.to_string()),
+            None => step("removed", key, String::new()),
+        });
+        outcome(done.collect(), self.kernel.apply(change))
+    }
+
+    fn reconcile(&mut self, plan: &NodePlan) -> Outcome {
+        // Looked at first for the sake of the log: mostly nothing is to be done, and then that was all.
+        let done = match self.kernel.observe(plan) {
+            Ok(observed) => diff(plan, &observed).iter().map(intended).collect::<Vec<_>>(),
+            Err(error) => return unreadable(&error),
+        };
+        if done.is_empty() {
+            return Outcome::default();
+        }
+        outcome(done, self.kernel.reconcile(plan))
+    }
+
+    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
+        let found = self.kernel.underlay(addresses).map_err(|error| error.to_string())?;
+        let mut mtu = PerFamily::default();
+        for family in Family::BOTH {
+            if let Some(underlay) = found.of(family) {
+                mtu.insert(family, underlay.mtu);
+            }
+        }
+        let missing = addresses.iter().find(|address| mtu.of(Family::of(address)).is_none());
+        match missing {
+            Some(address) => Err(format!(
+                "this node's InternalIP {address} is on none of its links, so tunnels cannot be sent from it; see \
+                 --node-ip of the kubelet"
+            )),
+            None => Ok(mtu),
+        }
+    }
+
+    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>)) {
+        let store = self.store.clone();
+        match store.lock() {
+            // The lock lives until the work is done.
+            Ok(locked) => work(self, locked.attachments().map_err(|error| error.to_string())),
+            Err(error) => work(self, Err(error.to_string())),
+        }
+    }
+}
+
+impl Ear for News {
+    fn wait(&mut self, timeout: Duration, planned: &dyn Fn(&Key) -> Option<Entry>) -> Heard {
+        let events = match self.monitor.wait(Some(timeout)) {
+            Ok(events) => events,
+            Err(error) => {
+                // What was missed is unknown. The pause keeps a socket that fails for good from spinning.
+                tracing::error!(%error, "the kernel's news cannot be read");
+                std::thread::sleep(Duration::from_secs(1));
+                return Heard::Overrun;
+            }
+        };
+        if events.contains(&Event::Overrun) {
+            return Heard::Overrun;
+        }
+        // A link that is not ours may be the one that has this node's address: its MTU counts.
+        let concerns = |event: &Event| match event {
+            Event::Link { state, .. } if state.as_ref().is_none_or(|state| !state.ours) => true,
+            Event::Address { .. } => true,
+            event => event.contradicts(planned),
+        };
+        if events.iter().any(concerns) { Heard::Change } else { Heard::Nothing }
+    }
+}
+
+fn outcome(done: Vec<Step>, report: kernel::Result<Report>) -> Outcome {
+    match report {
+        Ok(report) => Outcome {
+            done,
+            reconcile_needed: report.reconcile_needed,
+            failed: report
+                .failures
+                .iter()
+                .map(|failure| Failure {
+                    error: failure.error.to_string(),
+                    origin: failure.origin.as_ref().map(ToString::to_string).unwrap_or_default(),
+                })
+                .collect(),
+        },
+        Err(error) => unreadable(&error),
+    }
+}
+
+fn unreadable(error: &kernel::Error) -> Outcome {
+    let failure = Failure { error: error.to_string(), origin: String::new() };
+    Outcome { failed: vec![failure], ..Outcome::default() }
+}
+
+fn intended(op: &Op<'_>) -> Step {
+    let planned = |action, planned: &Planned| step(action, &planned.entry.key(), planned.origin.to_string());
+    let ours = |action, kind, entry: String| Step { kind, action, entry, origin: String::new() };
+    match op {
+        Op::Make(entry) => planned("added", entry),
+        Op::Change(entry) => planned("changed", entry),
+        Op::Rebuild(entry) => planned("rebuilt", entry),
+        Op::Remove(key) => step("removed", key, String::new()),
+        Op::RemoveRoute(_) => ours("removed", "route", "a route of ours that no plan can have".to_owned()),
+        Op::RemoveLink(link) => ours("removed", "link", link.name.to_string()),
+        Op::RemoveTable(family) => ours("removed", "table", format!("{family:?}").to_lowercase()),
+    }
+}
+
+fn step(action: &'static str, key: &Key, origin: String) -> Step {
+    Step { kind: kind(key), action, entry: entry(key), origin }
+}

@@ -1,0 +1,322 @@
+//! The thread that owns the plan and the kernel.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use kube_source::Event;
+use plan::{Change, Input};
+
+use super::core::{Core, Todo};
+use super::debounce::Debounce;
+use super::health::Health;
+use super::journal::{self, Why};
+use super::machine::{Ear, Heard, Machine, Outcome};
+use super::metrics::{Metrics, Resource};
+use super::publish::{Publisher, Report};
+
+/// What the worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The API said something, at this time.
+    Cluster(Event, Instant),
+    /// The process ends. What is in the kernel stays there.
+    Stop,
+}
+
+/// The worker shows at least this often that it lives.
+const BEAT: Duration = Duration::from_secs(5);
+/// The first delay before what the kernel refused is tried again; it doubles up to the sync period.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the worker waits for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// Everything is compared at least this often.
+    pub(crate) sync_period: Duration,
+    /// If the API is not heard for this long after the start, the state that an earlier run has left is gone by.
+    pub(crate) api_patience: Duration,
+}
+
+/// Keeps the kernel as the plan says.
+pub(crate) struct Worker<M, E> {
+    core: Core,
+    machine: M,
+    ear: E,
+    inbox: Receiver<Message>,
+    publisher: Publisher,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    times: Times,
+    debounce: Debounce,
+    /// When an earlier run's state is read, if nothing better came.
+    restore_at: Option<Instant>,
+    /// When all is compared next, whatever happens; `None` until there is a plan.
+    next_sync: Option<Instant>,
+    retry: Duration,
+    /// Whether all has been compared once. Before, changes would be applied to a kernel that nobody has looked at.
+    compared: bool,
+    /// Why the next comparison does what it does.
+    why: Why,
+    report: Report,
+}
+
+/// Whether the worker goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Stop,
+}
+
+impl<M: Machine, E: Ear> Worker<M, E> {
+    /// A worker that has done nothing yet.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        core: Core,
+        machine: M,
+        ear: E,
+        inbox: Receiver<Message>,
+        publisher: Publisher,
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        times: Times,
+    ) -> Worker<M, E> {
+        Worker {
+            core,
+            machine,
+            ear,
+            inbox,
+            publisher,
+            health,
+            metrics,
+            times,
+            debounce: Debounce::default(),
+            restore_at: Some(Instant::now() + times.api_patience),
+            next_sync: None,
+            retry: FIRST_RETRY,
+            compared: false,
+            why: Why::Start,
+            report: Report::default(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self) {
+        self.show();
+        loop {
+            let patience = self.patience(Instant::now());
+            match self.ear.wait(patience, &|key| self.core.planned(key).cloned()) {
+                Heard::Nothing => {}
+                Heard::Change => self.debounce.note(Instant::now()),
+                Heard::Overrun => {
+                    tracing::warn!("kernel events were lost; comparing everything");
+                    self.metrics.overruns.inc();
+                    self.debounce.at_once(Instant::now());
+                }
+            }
+            if self.hear() == Next::Stop {
+                return;
+            }
+            self.restore_if_alone();
+            let now = Instant::now();
+            if self.debounce.due(now) || self.next_sync.is_some_and(|at| at <= now) {
+                self.compare();
+            }
+            self.show();
+        }
+    }
+
+    /// How long there is nothing to do.
+    fn patience(&self, now: Instant) -> Duration {
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at];
+        let next = times.into_iter().flatten().min();
+        next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
+    }
+
+    /// Takes in all that the API has said meanwhile, as one change.
+    fn hear(&mut self) -> Next {
+        let mut change = Change::default();
+        let mut received = Vec::new();
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Next::Stop,
+                Err(TryRecvError::Empty) => break,
+                Ok(Message::Cluster(event, at)) => {
+                    if let Event::Disconnected { watched, .. } = &event {
+                        let resource = Resource { resource: watched.to_string() };
+                        self.metrics.watch_errors.get_or_create(&resource).inc();
+                    }
+                    match self.core.take(event) {
+                        Todo::Nothing => {}
+                        Todo::Reconcile => {
+                            if self.compared {
+                                self.why = Why::Change;
+                            }
+                            self.restore_at = None;
+                            self.debounce.at_once(Instant::now());
+                        }
+                        Todo::Apply(more) => {
+                            change.keys.extend(more.keys);
+                            received.push(at);
+                        }
+                    }
+                }
+            }
+        }
+        if !change.is_empty() {
+            self.apply(&change);
+            for at in received {
+                self.metrics.observe_programming(at.elapsed());
+            }
+        }
+        Next::GoOn
+    }
+
+    fn apply(&mut self, change: &Change) {
+        if !self.compared {
+            return self.debounce.at_once(Instant::now());
+        }
+        let outcome = self.machine.apply(change);
+        journal::done(&outcome, Why::Change, &self.metrics);
+        if outcome.reconcile_needed {
+            // The change is finished by a comparison, and what that does is no repair.
+            self.why = Why::Change;
+            self.debounce.at_once(Instant::now());
+        }
+        if !outcome.failed.is_empty() {
+            self.failed(&outcome, Instant::now());
+        }
+        // Addresses of this node may be on another link now; its MTU is looked up when all is compared.
+        if self.core.local_node().map(|node| &node.addresses) != self.report.addresses.as_ref() {
+            self.debounce.at_once(Instant::now());
+        }
+        self.publish();
+    }
+
+    /// Compares the whole plan with the kernel and applies the difference.
+    fn compare(&mut self) {
+        self.debounce.clear();
+        if !self.core.has_plan() {
+            // Without a plan nothing is touched, and nothing is to be kept up.
+            self.next_sync = None;
+            return;
+        }
+        let started = Instant::now();
+        self.look_at_underlay();
+        let outcome = self.reconcile();
+        let took = started.elapsed();
+        self.metrics.reconciles.inc();
+        self.metrics.reconcile_time.observe(took.as_secs_f64());
+        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
+        self.compared = true;
+        let now = Instant::now();
+        if outcome.failed.is_empty() {
+            self.report.failures.clear();
+            self.report.ever_clean = true;
+            self.retry = FIRST_RETRY;
+            self.next_sync = Some(now + self.times.sync_period);
+            self.metrics.last_success.set(unix_now());
+        } else {
+            self.failed(&outcome, now);
+        }
+        self.debounce.rest(now, took);
+        self.publish();
+        self.publisher.save(&self.core, self.times.sync_period);
+        self.report.fresh = true;
+    }
+
+    fn failed(&mut self, outcome: &Outcome, now: Instant) {
+        self.metrics.failures.inc_by(outcome.failed.len() as u64);
+        self.report.failures = outcome.failed.iter().map(|failure| failure.error.clone()).collect();
+        self.next_sync = Some(now + self.retry);
+        self.retry = (self.retry * 2).min(self.times.sync_period.max(FIRST_RETRY));
+    }
+
+    fn look_at_underlay(&mut self) {
+        let Some(addresses) = self.core.local_node().map(|node| node.addresses.clone()) else { return };
+        self.report.underlay_error = None;
+        match self.machine.underlay(&addresses) {
+            Ok(mtu) => {
+                if mtu != *self.core.underlay_mtu() {
+                    tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
+                    self.core.observe(Input::UnderlayMtu(mtu));
+                }
+            }
+            Err(error) => self.report.underlay_error = Some(error),
+        }
+        self.report.addresses = Some(addresses);
+    }
+
+    /// Compares under the lock of the addresses: the CNI plugin changes its files and the kernel under the same one,
+    /// so neither undoes the other's work.
+    fn reconcile(&mut self) -> Outcome {
+        let Worker { core, machine, report, .. } = self;
+        let mut outcome = Outcome::default();
+        machine.with_attachments(&mut |machine, attachments| {
+            report.attachments_error = None;
+            match attachments {
+                Ok(attachments) if attachments != core.attachments() => {
+                    core.observe(Input::Attachments(attachments));
+                }
+                Ok(_) => {}
+                // The last ones stay in the plan.
+                Err(error) => report.attachments_error = Some(error),
+            }
+            let plan = core.plan();
+            report.count(&plan);
+            outcome = machine.reconcile(&plan);
+        });
+        outcome
+    }
+
+    fn restore_if_alone(&mut self) {
+        if self.restore_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.restore_at = None;
+        if self.publisher.restore(&mut self.core) {
+            tracing::warn!("the API has not been heard; going by the state that the last run has left");
+            self.debounce.at_once(Instant::now());
+        }
+    }
+
+    /// Writes what the CNI plugin and the container runtime read, and says that the node's network is available.
+    fn publish(&mut self) {
+        let file = self.core.node_file();
+        self.report.has_range = file.is_some();
+        let Some(file) = file.filter(|_| self.compared) else { return };
+        self.report.publish_error = match self.publisher.publish(&file, self.report.ever_clean) {
+            Ok(()) => None,
+            Err(error) => {
+                let error = format!("{error:#}");
+                if self.report.publish_error.as_ref() != Some(&error) {
+                    tracing::error!(error, "pods cannot be networked");
+                }
+                Some(error)
+            }
+        };
+    }
+
+    /// Lets others see how things stand.
+    fn show(&mut self) {
+        let not_ready = self.report.not_ready(&self.core);
+        self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
+        self.metrics.nodes.set(self.core.nodes().len() as i64);
+        self.metrics.attachments.set(self.core.attachments().len() as i64);
+        self.metrics.ready.set(i64::from(not_ready.is_none()));
+        let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());
+        if let Some(problems) = problems {
+            self.metrics.problems.set(problems as i64);
+        }
+        self.health.beat(not_ready);
+    }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests;

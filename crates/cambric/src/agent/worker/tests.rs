@@ -1,0 +1,320 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use clap::{Args, FromArgMatches};
+use kube_source::ClusterNetworkSpec;
+use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
+use plan::{Entry, Key, NodePlan, Planned};
+use tokio::sync::watch;
+
+use super::super::machine::Failure;
+use super::super::options::AgentOptions;
+use super::*;
+
+/// A kernel that holds what it is told, and keeps a record.
+#[derive(Debug, Clone, Default)]
+struct Pretended(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<Key, Planned>,
+    record: Vec<&'static str>,
+    refuse: bool,
+    mtu: Option<u32>,
+    attachments: Vec<Attachment>,
+}
+
+impl Pretended {
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Machine for Pretended {
+    fn apply(&mut self, change: &Change) -> Outcome {
+        self.with(|state| {
+            state.record.push("apply");
+            for (key, planned) in &change.keys {
+                match planned {
+                    Some(planned) => state.entries.insert(key.clone(), planned.clone()),
+                    None => state.entries.remove(key),
+                };
+            }
+        });
+        Outcome::default()
+    }
+
+    fn reconcile(&mut self, plan: &NodePlan) -> Outcome {
+        self.with(|state| {
+            state.record.push("reconcile");
+            if state.refuse {
+                let failure = Failure { error: "no such device".to_owned(), origin: String::new() };
+                return Outcome { failed: vec![failure], ..Outcome::default() };
+            }
+            state.entries = plan.entries.clone();
+            Outcome::default()
+        })
+    }
+
+    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
+        let mtu = self.with(|state| state.mtu);
+        let v4 = addresses.v4.and(mtu);
+        Ok(PerFamily { v4, v6: addresses.v6.and(mtu) })
+    }
+
+    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>)) {
+        let attachments = self.with(|state| state.attachments.clone());
+        work(self, Ok(attachments));
+    }
+}
+
+/// What is heard, turn by turn; at each turn the script may do something first. At the end the worker is stopped.
+struct Script {
+    turns: VecDeque<Turn>,
+    inbox: Sender<Message>,
+}
+
+type Turn = Box<dyn FnMut(&Sender<Message>) -> Heard + Send>;
+
+impl Ear for Script {
+    fn wait(&mut self, timeout: Duration, _: &dyn Fn(&Key) -> Option<Entry>) -> Heard {
+        match self.turns.front_mut() {
+            // What is due is done before the next turn.
+            Some(_) if timeout < Duration::from_millis(100) => {
+                std::thread::sleep(timeout);
+                Heard::Nothing
+            }
+            Some(turn) => {
+                let heard = turn(&self.inbox);
+                self.turns.pop_front();
+                heard
+            }
+            None => {
+                self.inbox.send(Message::Stop).unwrap();
+                Heard::Nothing
+            }
+        }
+    }
+}
+
+struct Bench {
+    kernel: Pretended,
+    dir: tempfile::TempDir,
+    health: Arc<Health>,
+    wanted: watch::Receiver<bool>,
+    condition: Option<watch::Sender<bool>>,
+    turns: VecDeque<Turn>,
+    api_patience: Duration,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (condition, wanted) = watch::channel(false);
+        Bench {
+            kernel: Pretended::default(),
+            dir: tempfile::tempdir().unwrap(),
+            health: Arc::new(Health::new(Duration::from_secs(60))),
+            wanted,
+            condition: Some(condition),
+            turns: VecDeque::new(),
+            api_patience: Duration::from_secs(600),
+        }
+    }
+
+    fn turn(&mut self, turn: impl FnMut(&Sender<Message>) -> Heard + Send + 'static) {
+        self.turns.push_back(Box::new(turn));
+    }
+
+    fn events(&mut self, events: Vec<Event>) {
+        let mut events = Some(events);
+        self.turn(move |inbox| {
+            for event in events.take().unwrap_or_default() {
+                inbox.send(Message::Cluster(event, Instant::now())).unwrap();
+            }
+            Heard::Nothing
+        });
+    }
+
+    fn run(&mut self) {
+        let (sender, inbox) = channel();
+        let ear = Script { turns: std::mem::take(&mut self.turns), inbox: sender };
+        let options = options(self.dir.path());
+        let local = NodeName::new("a").unwrap();
+        let publisher = Publisher::new(local.clone(), &options, self.condition.take().unwrap());
+        let worker = Worker::new(
+            Core::new(local),
+            self.kernel.clone(),
+            ear,
+            inbox,
+            publisher,
+            self.health.clone(),
+            Arc::new(Metrics::new()),
+            Times { sync_period: options.sync_period, api_patience: self.api_patience },
+        );
+        worker.run();
+    }
+
+    fn record(&self) -> Vec<&'static str> {
+        self.kernel.with(|state| state.record.clone())
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.dir.path().join(path)).ok()
+    }
+}
+
+fn options(dir: &Path) -> AgentOptions {
+    std::fs::create_dir_all(dir.join("net.d")).unwrap();
+    let run = dir.join("run").display().to_string();
+    let conf = dir.join("net.d").display().to_string();
+    let data = dir.join("networks").display().to_string();
+    let arguments = ["agent", "--run-dir", &run, "--cni-conf-dir", &conf, "--cni-data-dir", &data];
+    let command = AgentOptions::augment_args(clap::Command::new("agent"));
+    AgentOptions::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
+}
+
+fn node(name: &str, number: u8) -> Event {
+    let (ip, cidr) = (format!("192.0.2.{number}"), format!("10.244.{number}.0/24"));
+    Event::Node(Node::parse(NodeName::new(name).unwrap(), [ip.as_str()], [cidr.as_str()]).unwrap())
+}
+
+fn network(spec: &str) -> Event {
+    let spec: ClusterNetworkSpec = serde_json::from_str(spec).unwrap();
+    Event::Network(NetworkConfig::try_from(&spec).unwrap())
+}
+
+fn cluster() -> Vec<Event> {
+    vec![
+        network(r#"{"podRanges": ["10.244.0.0/16"]}"#),
+        node("a", 1),
+        node("b", 2),
+        Event::LocalNode { says_available: false },
+        Event::Synced,
+    ]
+}
+
+#[test]
+fn nothing_is_touched_before_the_cluster_is_known() {
+    let mut bench = Bench::new();
+    bench.turn(|_| Heard::Change);
+    bench.turn(|_| Heard::Overrun);
+    bench.events(vec![node("a", 1), Event::Synced]);
+    bench.turn(|_| Heard::Overrun);
+    bench.run();
+    assert_eq!(bench.record(), Vec::<&str>::new());
+    assert!(bench.health.ready().unwrap_err().contains("no ClusterNetwork"));
+    assert_eq!(bench.read("net.d/10-cambric.conflist"), None);
+}
+
+#[test]
+fn a_change_is_applied_and_not_compared() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    bench.events(vec![node("c", 3)]);
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile", "apply"]);
+    assert_eq!(bench.health.ready(), Ok(()));
+}
+
+#[test]
+fn events_of_the_kernel_are_compared_together() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    for _ in 0..3 {
+        bench.turn(|_| Heard::Change);
+    }
+    bench.turn(|_| Heard::Overrun);
+    bench.run();
+    let record = bench.record();
+    assert!(record.len() >= 3 && record.iter().all(|what| *what == "reconcile"), "{record:?}");
+}
+
+#[test]
+fn the_files_are_published_when_all_is_in_place() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| {
+        state.mtu = Some(9000);
+        state.refuse = true;
+    });
+    bench.events(cluster());
+    let (kernel, path, health) =
+        (bench.kernel.clone(), bench.dir.path().join("net.d/10-cambric.conflist"), bench.health.clone());
+    bench.turn(move |_| {
+        // The kernel refuses: the plugin may know of the node, the container runtime not of the plugin.
+        assert!(!path.exists());
+        assert!(health.ready().unwrap_err().contains("no such device"));
+        kernel.with(|state| state.refuse = false);
+        Heard::Change
+    });
+    bench.run();
+    let file: serde_json::Value = serde_json::from_str(&bench.read("run/node.json").unwrap()).unwrap();
+    assert_eq!(file["mtu"], 8950);
+    assert_eq!(file["podRanges"], serde_json::json!(["10.244.1.0/24"]));
+    let list: serde_json::Value =
+        serde_json::from_str(&bench.read("net.d/10-cambric.conflist").unwrap()).unwrap();
+    assert_eq!(list["plugins"][0]["type"], "cambric");
+    assert_eq!(list["plugins"][0]["nodeFile"].as_str(), bench.dir.path().join("run/node.json").to_str());
+    assert_eq!(bench.health.ready(), Ok(()));
+    assert!(*bench.wanted.borrow());
+    let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
+    assert_eq!(status["nodes"], 2);
+    assert_eq!(status["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_node_without_pod_ranges_is_not_ready_and_says_so() {
+    let mut bench = Bench::new();
+    let own = Node::parse(NodeName::new("a").unwrap(), ["192.0.2.1"], []).unwrap();
+    bench.events(vec![network(r#"{"podRanges": ["10.244.0.0/16"]}"#), Event::Node(own), Event::Synced]);
+    bench.run();
+    assert!(bench.health.ready().unwrap_err().contains("Node a has no spec.podCIDRs"));
+    assert_eq!(bench.read("run/node.json"), None);
+}
+
+#[test]
+fn a_change_of_the_own_addresses_looks_up_the_underlay_again() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| state.mtu = Some(1500));
+    bench.events(cluster());
+    let kernel = bench.kernel.clone();
+    bench.turn(move |_| {
+        kernel.with(|state| state.mtu = Some(1400));
+        Heard::Nothing
+    });
+    bench.events(vec![node("a", 9)]);
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile", "apply", "reconcile"]);
+    let file: serde_json::Value = serde_json::from_str(&bench.read("run/node.json").unwrap()).unwrap();
+    assert_eq!((&file["mtu"], &file["podRanges"][0]), (&1350.into(), &"10.244.9.0/24".into()));
+}
+
+#[test]
+fn pods_of_the_node_are_part_of_the_plan() {
+    let mut bench = Bench::new();
+    let id = model::AttachmentId { container_id: "x".to_owned(), ifname: "eth0".to_owned() };
+    let attachment = Attachment { id: id.clone(), addresses: vec!["10.244.1.2".parse().unwrap()] };
+    bench.kernel.with(|state| state.attachments = vec![attachment]);
+    bench.events(cluster());
+    bench.run();
+    assert!(bench.kernel.with(|state| state.entries.contains_key(&Key::Port(id.host_link()))));
+}
+
+#[test]
+fn a_run_without_the_api_goes_by_the_state_of_the_last() {
+    let mut first = Bench::new();
+    first.events(cluster());
+    first.run();
+    let entries = first.kernel.with(|state| state.entries.clone());
+
+    let mut second = Bench::new();
+    std::fs::create_dir_all(second.dir.path().join("run")).unwrap();
+    std::fs::write(second.dir.path().join("run/state.json"), first.read("run/state.json").unwrap()).unwrap();
+    second.api_patience = Duration::ZERO;
+    second.turn(|_| Heard::Nothing);
+    second.run();
+    assert_eq!(second.record(), ["reconcile"]);
+    assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
+}

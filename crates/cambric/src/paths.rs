@@ -1,0 +1,43 @@
+//! Where things are on a node.
+
+use std::path::{Path, PathBuf};
+
+/// The agent's own files.
+pub(crate) const RUN_DIR: &str = "/run/cambric";
+/// Where container runtimes look for CNI configurations.
+pub(crate) const CNI_CONF_DIR: &str = "/etc/cni/net.d";
+/// Where the CNI plugin keeps addresses.
+pub(crate) const CNI_DATA_DIR: &str = "/var/lib/cni/networks";
+/// The name of our network, which is a directory under the CNI plugin's.
+pub(crate) const NETWORK: &str = "cambric";
+
+/// Files in the run directory.
+#[derive(Debug, Clone)]
+pub(crate) struct RunDir(pub(crate) PathBuf);
+
+impl RunDir {
+    /// What the CNI plugin needs to know.
+    pub(crate) fn node_file(&self) -> PathBuf {
+        self.0.join("node.json")
+    }
+
+    /// The last state of the cluster, for a start without the API.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state.json")
+    }
+
+    /// What `cambric status` shows.
+    pub(crate) fn status(&self) -> PathBuf {
+        self.0.join("status.json")
+    }
+
+    /// Held by the agent while it runs; its process id is in it.
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("agent.lock")
+    }
+}
+
+/// The CNI configuration that the agent writes.
+pub(crate) fn conflist(cni_conf_dir: &Path) -> PathBuf {
+    cni_conf_dir.join("10-cambric.conflist")
+}

@@ -1,0 +1,124 @@
+//! `cambric status`: the node at a glance.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::agent::Status;
+use crate::lock::AgentLock;
+use crate::paths::{self, RunDir};
+
+/// Show how this node's network stands.
+///
+/// Shows what the agent last found: what is in force, what is planned, and what is wrong. The exit code is 0 if the
+/// agent runs and is ready, and 1 if not.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cambric status
+  cambric status --json")]
+pub(crate) struct StatusOptions {
+    /// The agent's run directory
+    #[arg(long, value_name = "DIR", default_value = paths::RUN_DIR)]
+    run_dir: PathBuf,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
+    let run_dir = RunDir(options.run_dir.clone());
+    let holder = AgentLock::holder(&run_dir.lock());
+    let path = run_dir.status();
+    let status: Option<Status> = match fs::read(&path) {
+        Ok(json) => Some(
+            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))?,
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    if options.json {
+        let json = serde_json::json!({"agent": holder, "status": status});
+        println!("{json:#}");
+    } else {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        print!("{}", render(holder.as_deref(), status.as_ref(), now));
+    }
+    let ready = holder.is_some() && status.is_some_and(|status| status.not_ready.is_none());
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `now` is in seconds since 1970.
+fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<12}{value}");
+    };
+    match agent {
+        Some(pid) => line("agent", &format!("runs with process id {pid}")),
+        None => line("agent", "does not run; what it left in the kernel stays, but nothing is repaired"),
+    }
+    let Some(status) = status else {
+        line("status", "unknown: no agent has run here since the last boot or cleanup");
+        return text;
+    };
+    line("node", &status.node);
+    line("ready", status.not_ready.as_deref().map_or("yes".to_owned(), |why| format!("no: {why}")).as_str());
+    line("network", status.network.as_deref().unwrap_or("none is known"));
+    line("addresses", &listed(&status.addresses));
+    line("pod ranges", &listed(&status.pod_ranges));
+    line("cluster", &format!("{} nodes", status.nodes));
+    line("pods", &format!("{} interfaces on this node", status.attachments));
+    let entries: Vec<String> = status.entries.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    line("planned", &listed(&entries));
+    match status.compared {
+        Some(at) => line("compared", &format!("{} seconds ago", now.saturating_sub(at))),
+        None => line("compared", "never"),
+    }
+    match &status.problems[..] {
+        [] => line("problems", "none"),
+        problems => problems.iter().for_each(|problem| line("problem", problem)),
+    }
+    text
+}
+
+fn listed(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_at_a_glance() {
+        let status = Status {
+            node: "a".to_owned(),
+            addresses: vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()],
+            nodes: 3,
+            entries: [("route".to_owned(), 4)].into(),
+            problems: vec!["Node b has no InternalIP".to_owned()],
+            compared: Some(90),
+            ..Status::default()
+        };
+        let text = render(Some("7"), Some(&status), 100);
+        for expected in [
+            "agent       runs with process id 7",
+            "ready       yes",
+            "addresses   192.0.2.1, 2001:db8::1",
+            "pod ranges  none",
+            "planned     4 route",
+            "compared    10 seconds ago",
+            "problem     Node b has no InternalIP",
+        ] {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
+        assert!(render(None, None, 0).contains("does not run"));
+    }
+}
