@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::attr::{Attrs, Message, read_str, read_u32, read_u64, table};
+use crate::comment::Comment;
 use crate::error::Error;
 use crate::set::{Data, Element, MapData, Set};
 use crate::table::{Base, Chain, ChainType, Family, Hook, Policy, Table};
@@ -21,7 +22,7 @@ pub struct ListedRule {
     /// The kernel's number for it, unique in the table.
     pub handle: u64,
     /// The comment.
-    pub comment: Option<String>,
+    pub comment: Option<Comment>,
     /// The tag stored with it by this crate (see [`crate::Rule::tag`]); `None` if something else made the rule.
     pub tag: Option<u64>,
     /// What its first counter has counted.
@@ -214,14 +215,27 @@ impl RawElement {
     }
 }
 
-/// The elements of a set from a complete dump. In a set of ranges of one field, each start is joined with the end
-/// that follows it; one without an end goes on to the last key.
-pub(crate) fn join(set: &Set, mut raw: Vec<RawElement>) -> Vec<Element> {
-    if !set.has_flat_intervals() {
-        return raw.into_iter().map(|raw| raw.element).collect();
-    }
+/// The elements of a set from a complete dump, by key; `None` if the dump has one twice.
+///
+/// The kernel sends a dump in portions and finds its place again by counting. While it enlarges the hash table of a set
+/// that has grown, which it does on its own after the commit, the order changes under the count: some elements come
+/// twice, and as many not at all.
+pub(crate) fn join(set: &Set, mut raw: Vec<RawElement>) -> Option<Vec<Element>> {
     // Where ranges touch, the end of one has the key of the next one's start, and comes first.
-    raw.sort_unstable_by(|a, b| (a.key(), !a.end).cmp(&(b.key(), !b.end)));
+    let order = |raw: &RawElement| (!raw.end, raw.element.last.clone());
+    raw.sort_unstable_by(|a, b| a.key().cmp(b.key()).then_with(|| order(a).cmp(&order(b))));
+    let same = |a: &RawElement, b: &RawElement| a.key() == b.key() && order(a) == order(b);
+    if raw.windows(2).any(|pair| matches!(pair, [a, b] if same(a, b))) {
+        return None;
+    }
+    if set.has_flat_intervals() {
+        return Some(join_ranges(raw));
+    }
+    Some(raw.into_iter().map(|raw| raw.element).collect())
+}
+
+/// Joins each start with the end that follows it; one without an end goes on to the last key.
+fn join_ranges(raw: Vec<RawElement>) -> Vec<Element> {
     let mut elements: Vec<Element> = Vec::with_capacity(raw.len() / 2);
     let mut open = false;
     for RawElement { end, element } in raw {
@@ -259,7 +273,7 @@ mod tests {
         let mut raw = Vec::new();
         Messages::new(&w.buf).for_each(|message| super::elements(&message.unwrap(), &mut raw).unwrap());
         raw.reverse();
-        join(set, raw)
+        join(set, raw).unwrap()
     }
 
     #[test]
@@ -275,6 +289,14 @@ mod tests {
             Element::prefix(v4("255.0.0.0"), 8),
         ];
         assert_eq!(round_trip(&set, &elements), elements);
+    }
+
+    #[test]
+    fn a_dump_with_an_element_twice_is_not_taken() {
+        let set = Set::new(&Table::new(Family::Ip, "t"), "s", [Type::InetService]);
+        let raw = |port| RawElement { end: false, element: Element::new(Value::port(port)) };
+        assert!(join(&set, vec![raw(1), raw(2), raw(1)]).is_none());
+        assert_eq!(join(&set, vec![raw(2), raw(1)]).unwrap()[0], Element::new(Value::port(1)));
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn words(batch: &Batch, message: &Message<'_>, attribute: Option<usize>) -> Opti
         NFT_MSG_NEWRULE => {
             let comment =
                 udata::find_comment(attrs[usize::from(NFTA_RULE_USERDATA)], NFTNL_UDATA_RULE_COMMENT);
-            let comment = comment.map(|comment| format!(" {comment:?}")).unwrap_or_default();
+            let comment = comment.map(|comment| format!(" \"{comment}\"")).unwrap_or_default();
             let place = match (handle(&attrs, NFTA_RULE_HANDLE), handle(&attrs, NFTA_RULE_POSITION)) {
                 (Some(handle), _) => format!(" in place of handle {handle}"),
                 (_, Some(handle)) => format!(" after handle {handle}"),

@@ -72,7 +72,7 @@ pub(crate) fn rule(w: &mut Writer, rule: &Rule, place: &Place) {
     }
     w.nest(NFTA_RULE_EXPRESSIONS, |w| rule.exprs.iter().for_each(|expr| expr.encode(w)));
     let mut data = UserData::default();
-    data.put_comment(NFTNL_UDATA_RULE_COMMENT, rule.comment.as_deref());
+    data.put_comment(NFTNL_UDATA_RULE_COMMENT, rule.comment.as_ref());
     data.put(UDATA_RULE_TAG, &rule.tag().to_be_bytes());
     w.put(NFTA_RULE_USERDATA, &data.into_bytes());
     w.end_message(start);
@@ -170,7 +170,7 @@ fn set_user_data(set: &Set) -> Vec<u8> {
             None => {}
         }
     }
-    data.put_comment(NFTNL_UDATA_SET_COMMENT, set.comment.as_deref());
+    data.put_comment(NFTNL_UDATA_SET_COMMENT, set.comment.as_ref());
     data.into_bytes()
 }
 
@@ -259,7 +259,7 @@ fn put_content(w: &mut Writer, element: &Element, open: bool) {
     }
     if element.comment.is_some() || open {
         let mut data = UserData::default();
-        data.put_comment(NFTNL_UDATA_SET_ELEM_COMMENT, element.comment.as_deref());
+        data.put_comment(NFTNL_UDATA_SET_ELEM_COMMENT, element.comment.as_ref());
         if open {
             data.put_u32(NFTNL_UDATA_SET_ELEM_FLAGS, NFTNL_SET_ELEM_F_INTERVAL_OPEN);
         }

@@ -2,6 +2,7 @@
 
 mod attr;
 mod batch;
+mod comment;
 mod decode;
 mod describe;
 mod encode;
@@ -21,6 +22,7 @@ mod value;
 mod verdict;
 
 pub use batch::Batch;
+pub use comment::Comment;
 pub use decode::{Counter, ListedRule};
 pub use error::{Error, Failure, Rejected};
 pub use field::{Field, Match};

@@ -33,10 +33,10 @@ pub enum Event {
         id: u32,
         /// The socket that made it ([`crate::Socket::port_id`]).
         port_id: u32,
-        /// The process that made it.
-        process_id: u32,
-        /// The name of that process.
-        process: String,
+        /// The thread that made it (`gettid`).
+        thread_id: u32,
+        /// The name of that thread; it is the process's unless changed.
+        thread: String,
     },
     /// More changed than the receive buffer takes, and some notifications are lost: list what is in force.
     Overrun,
@@ -137,8 +137,8 @@ fn event(message: &Message<'_>) -> Result<Option<Event>, Error> {
         return Ok(Some(Event::Generation {
             id: decode::generation(message)?,
             port_id: message.port_id,
-            process_id: number(NFTA_GEN_PROC_PID),
-            process: attrs[usize::from(NFTA_GEN_PROC_NAME)].map(read_str).unwrap_or_default(),
+            thread_id: number(NFTA_GEN_PROC_PID),
+            thread: attrs[usize::from(NFTA_GEN_PROC_NAME)].map(read_str).unwrap_or_default(),
         }));
     }
     let Some(family) = Family::from_number(family) else { return Ok(None) };

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::attr::Writer;
+use crate::comment::Comment;
 use crate::expr::{Expr, Reg};
 use crate::field::{Field, Match, load_all};
 use crate::fields::{ct, meta};
 use crate::table::{Chain, Family, Table};
-use crate::udata;
 use crate::value::{Type, Value};
 use crate::verdict::Verdict;
 
@@ -21,7 +21,7 @@ pub struct Rule {
     pub(crate) table: Table,
     pub(crate) chain: String,
     pub(crate) exprs: Vec<Expr>,
-    pub(crate) comment: Option<String>,
+    pub(crate) comment: Option<Comment>,
     tag: Option<u64>,
     pub(crate) fault: Option<String>,
 }
@@ -39,8 +39,8 @@ impl Rule {
         }
     }
 
-    /// Sets the comment, which `nft list` shows; stored up to 127 bytes.
-    pub fn comment(mut self, comment: impl Into<String>) -> Rule {
+    /// Sets the comment, which `nft list` shows.
+    pub fn comment(mut self, comment: impl Into<Comment>) -> Rule {
         self.comment = Some(comment.into());
         self
     }
@@ -61,7 +61,7 @@ impl Rule {
     pub fn content_hash(&self) -> u64 {
         let mut w = Writer::default();
         self.exprs.iter().for_each(|expr| expr.encode(&mut w));
-        let comment = self.comment.as_deref().map_or("", udata::clip);
+        let comment = self.comment.as_deref().unwrap_or("");
         w.buf.iter().chain(comment.as_bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::comment::Comment;
 use crate::table::Table;
 use crate::value::{Key, Type, Value, key_size};
 use crate::verdict::Verdict;
@@ -38,8 +39,8 @@ pub struct Set {
     pub default_timeout: Option<Duration>,
     /// The most elements it takes.
     pub size: Option<u32>,
-    /// A comment for readers of `nft list`; stored up to 127 bytes. Set when the set is created, not changed later.
-    pub comment: Option<String>,
+    /// A comment for readers of `nft list`. Set when the set is created, not changed later.
+    pub comment: Option<Comment>,
 }
 
 impl Set {
@@ -100,7 +101,7 @@ impl Set {
     }
 
     /// Sets the comment.
-    pub fn comment(self, comment: impl Into<String>) -> Set {
+    pub fn comment(self, comment: impl Into<Comment>) -> Set {
         Set { comment: Some(comment.into()), ..self }
     }
 
@@ -209,8 +210,8 @@ pub struct Element {
     pub data: Option<Data>,
     /// Its own time limit; milliseconds count.
     pub timeout: Option<Duration>,
-    /// A comment for readers of `nft list`; stored up to 127 bytes.
-    pub comment: Option<String>,
+    /// A comment for readers of `nft list`.
+    pub comment: Option<Comment>,
 }
 
 impl Element {
@@ -260,7 +261,7 @@ impl Element {
     }
 
     /// Sets the comment.
-    pub fn comment(self, comment: impl Into<String>) -> Element {
+    pub fn comment(self, comment: impl Into<Comment>) -> Element {
         Element { comment: Some(comment.into()), ..self }
     }
 }

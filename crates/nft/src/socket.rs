@@ -174,28 +174,34 @@ impl Socket {
         }
     }
 
-    /// The elements of a set or map, in no particular order. A catch-all element is left out.
+    /// The elements of a set or map, by key. A catch-all element is left out.
     ///
     /// # Errors
     /// [`Error::Request`] with ENOENT if there is no such set.
     pub fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Error> {
-        let mut request = Writer::default();
-        let start = request.begin_message(NFT_MSG_GETSETELEM, NLM_F_DUMP, set.table.family as u8);
-        request.put_str(NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
-        request.put_str(NFTA_SET_ELEM_LIST_SET, &set.name);
-        request.end_message(start);
-        let mut raw = Vec::new();
-        self.dump(request, || format!("list the elements of {set}"), &mut |step| match step {
-            Step::Restart => {
-                raw.clear();
-                Ok(())
+        let what = || format!("list the elements of {set}");
+        for _ in 0..ATTEMPTS {
+            let mut request = Writer::default();
+            let start = request.begin_message(NFT_MSG_GETSETELEM, NLM_F_DUMP, set.table.family as u8);
+            request.put_str(NFTA_SET_ELEM_LIST_TABLE, &set.table.name);
+            request.put_str(NFTA_SET_ELEM_LIST_SET, &set.name);
+            request.end_message(start);
+            let mut raw = Vec::new();
+            self.dump(request, what, &mut |step| match step {
+                Step::Restart => {
+                    raw.clear();
+                    Ok(())
+                }
+                Step::Message(message) if message.nft_type() == Some(NFT_MSG_NEWSETELEM) => {
+                    decode::elements(message, &mut raw)
+                }
+                Step::Message(_) => Ok(()),
+            })?;
+            if let Some(elements) = decode::join(set, raw) {
+                return Ok(elements);
             }
-            Step::Message(message) if message.nft_type() == Some(NFT_MSG_NEWSETELEM) => {
-                decode::elements(message, &mut raw)
-            }
-            Step::Message(_) => Ok(()),
-        })?;
-        Ok(decode::join(set, raw))
+        }
+        Err(Error::Unsettled { what: what(), attempts: ATTEMPTS })
     }
 
     /// A table with all in it, as it was at one moment.
@@ -265,6 +271,10 @@ impl Socket {
     }
 
     /// Runs a dump to its end, again if the rule set changed on the way.
+    ///
+    /// The kernel sends a dump in portions and finds its place again by counting, so objects must not come and go
+    /// meanwhile. It says so itself (NLM_F_DUMP_INTR) only for some kinds of objects, and not of a commit that has
+    /// made its generation but is still taking out what it deletes.
     fn dump(
         &mut self,
         request: Writer,
@@ -273,13 +283,24 @@ impl Socket {
     ) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             each(Step::Restart)?;
+            self.wait_for_commits()?;
+            let before = self.generation()?;
             let disturbed =
                 self.request(request.clone(), &what, &mut |message| each(Step::Message(message)))?;
-            if !disturbed {
+            if !disturbed && self.generation()? == before {
                 return Ok(());
             }
         }
         Err(Error::Unsettled { what: what(), attempts: ATTEMPTS })
+    }
+
+    /// Returns when the commits under way have come to their end: an empty batch makes no generation, but waits for
+    /// them as any batch does.
+    fn wait_for_commits(&mut self) -> Result<(), Error> {
+        let seq = self.next_seq(2);
+        let begin = envelope(NFNL_MSG_BATCH_BEGIN, seq, None);
+        let end = envelope(NFNL_MSG_BATCH_END, seq.wrapping_add(1), None);
+        self.netlink.send(&[&begin, &end])
     }
 
     /// Sends a request and hands on its answers until the kernel has no more. Returns whether a dump was disturbed by

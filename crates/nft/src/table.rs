@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::comment::Comment;
+
 /// The protocol family of a table (`enum nfproto`, `linux/netfilter.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -154,8 +156,8 @@ pub struct Chain {
     pub name: String,
     /// The attachment of a base chain.
     pub base: Option<Base>,
-    /// A comment for readers of `nft list`; stored up to 127 bytes. Set when the chain is created, not changed later.
-    pub comment: Option<String>,
+    /// A comment for readers of `nft list`. Set when the chain is created, not changed later.
+    pub comment: Option<Comment>,
 }
 
 impl Chain {
@@ -179,7 +181,7 @@ impl Chain {
     }
 
     /// Sets the comment.
-    pub fn comment(mut self, comment: impl Into<String>) -> Chain {
+    pub fn comment(mut self, comment: impl Into<Comment>) -> Chain {
         self.comment = Some(comment.into());
         self
     }

@@ -1,6 +1,8 @@
 //! User data: TLVs that the kernel stores with an object and hands back unread. nft keeps comments and the names of
 //! types in them.
 
+use crate::attr::read_str;
+use crate::comment::Comment;
 use crate::uapi::*;
 use crate::value::Type;
 
@@ -26,10 +28,10 @@ impl UserData {
         self.put(ty, &inner.0);
     }
 
-    /// A comment with its NUL, cut to the length that nft reads.
-    pub(crate) fn put_comment(&mut self, ty: u8, comment: Option<&str>) {
+    /// A comment with its NUL.
+    pub(crate) fn put_comment(&mut self, ty: u8, comment: Option<&Comment>) {
         if let Some(comment) = comment {
-            let mut value = clip(comment).as_bytes().to_vec();
+            let mut value = comment.as_bytes().to_vec();
             value.push(0);
             self.put(ty, &value);
         }
@@ -38,12 +40,6 @@ impl UserData {
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.0
     }
-}
-
-/// The part of a comment that is stored: at most 127 bytes, cut between characters, up to any NUL.
-pub(crate) fn clip(comment: &str) -> &str {
-    let end = comment.find('\0').unwrap_or(comment.len()).min(NFTNL_UDATA_COMMENT_MAXLEN - 1);
-    &comment[..comment.floor_char_boundary(end)]
 }
 
 /// Finds a TLV.
@@ -59,8 +55,8 @@ pub(crate) fn find(mut data: &[u8], wanted: u8) -> Option<&[u8]> {
 }
 
 /// Finds a comment.
-pub(crate) fn find_comment(data: Option<&[u8]>, ty: u8) -> Option<String> {
-    find(data?, ty).map(crate::attr::read_str)
+pub(crate) fn find_comment(data: Option<&[u8]>, ty: u8) -> Option<Comment> {
+    find(data?, ty).map(|value| read_str(value).into())
 }
 
 /// The byte order of a key for nft: none (0) for a concatenation.
@@ -140,14 +136,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_end_with_nul_and_are_cut_between_characters() {
+    fn comments_end_with_nul() {
         let mut data = UserData::default();
-        data.put_comment(7, Some("ab"));
+        data.put_comment(7, Some(&"ab".into()));
         data.put_comment(8, None);
         assert_eq!(data.into_bytes(), [7, 3, b'a', b'b', 0]);
-        let long = "ä".repeat(100);
-        assert_eq!(clip(&long).len(), 126);
-        assert_eq!(clip("a\0b"), "a");
     }
 
     #[test]
@@ -156,7 +149,7 @@ mod tests {
         assert_eq!(find(&data, 0xcb), Some(&[7][..]));
         assert_eq!(find(&data, 5), None);
         assert_eq!(find(&data[..6], 0xcb), None);
-        assert_eq!(find_comment(Some(&data), 0).as_deref(), Some("x"));
+        assert_eq!(find_comment(Some(&data), 0), Some("x".into()));
     }
 
     #[cfg(target_endian = "little")]
