@@ -93,6 +93,10 @@ fn exists(target: &Target) -> Error {
     Error::new(
         code::INTERFACE_EXISTS,
         "the interface exists already",
-        format!("{} has an interface {} (CNI_IFNAME); it was left as it is", target.netns.display(), target.link),
+        format!(
+            "{} has an interface {} (CNI_IFNAME); it was left as it is",
+            target.netns.display(),
+            target.link
+        ),
     )
 }

@@ -25,7 +25,9 @@ impl Args {
         let mut ignore_unknown = false;
         for pair in text.split(';').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
-                invalid(format!("\"{pair}\" is no pair; it would look like K8S_POD_NAME=web-0;IgnoreUnknown=1"))
+                invalid(format!(
+                    "\"{pair}\" is no pair; it would look like K8S_POD_NAME=web-0;IgnoreUnknown=1"
+                ))
             })?;
             match key {
                 "IgnoreUnknown" => {
@@ -33,7 +35,9 @@ impl Args {
                         "1" | "true" | "True" | "TRUE" => true,
                         "0" | "false" | "False" | "FALSE" => false,
                         _ => {
-                            return Err(invalid(format!("IgnoreUnknown is \"{value}\"; it would be true or false")));
+                            return Err(invalid(format!(
+                                "IgnoreUnknown is \"{value}\"; it would be true or false"
+                            )));
                         }
                     }
                 }

@@ -35,7 +35,9 @@ pub(crate) fn check(config: &Config, target: &Target, previous: &Reported) -> Re
             if link.bridge != Some(bridge.index) {
                 faults.push(format!("link {host} is no port of bridge {}", bridge.name));
             } else if !link.hairpin {
-                faults.push(format!("link {host} is not in hairpin mode: the pod cannot reach its own services"));
+                faults.push(format!(
+                    "link {host} is not in hairpin mode: the pod cannot reach its own services"
+                ));
             }
             faults.extend((!link.up).then(|| format!("link {host} is down")));
             faults.extend((!bridge.up).then(|| format!("bridge {} is down", bridge.name)));
@@ -56,7 +58,8 @@ pub(crate) fn check(config: &Config, target: &Target, previous: &Reported) -> Re
     if let (Some(admitted), Some(mac)) = (attachment.mac(), reported.mac)
         && admitted != mac
     {
-        faults.push(format!("the interface's Ethernet address is {mac}, but the node admits {admitted} only"));
+        faults
+            .push(format!("the interface's Ethernet address is {mac}, but the node admits {admitted} only"));
     }
     if faults.is_empty() {
         return Ok(());
@@ -69,7 +72,8 @@ fn own<'a>(target: &Target, previous: &'a Reported) -> Result<(usize, &'a Report
     let is_own = |each: &&ReportedInterface| each.name == target.id.ifname && each.sandbox.is_some();
     let position = previous.interfaces.iter().position(|each| is_own(&each));
     position.and_then(|at| Some((at, previous.interfaces.get(at)?))).ok_or_else(|| {
-        let why = format!("prevResult.interfaces has no {} with a sandbox, which is what ADD made", target.link);
+        let why =
+            format!("prevResult.interfaces has no {} with a sandbox, which is what ADD made", target.link);
         Error::new(code::INVALID_CONFIG, "invalid network configuration", why)
     })
 }
@@ -88,18 +92,22 @@ fn inside(
     if let (Some(there), Some(reported)) = (found.mac, reported.mac)
         && there != reported
     {
-        faults.push(format!("the container's interface {name} has the Ethernet address {there}, not {reported}"));
+        faults.push(format!(
+            "the container's interface {name} has the Ethernet address {there}, not {reported}"
+        ));
     }
     let there = pod.addresses(found)?;
     for net in nets.iter().filter(|net| !there.contains(net)) {
         faults.push(format!("the container's interface {name} lacks the address {net}"));
     }
     let routes = pod.default_routes()?;
-    for (destination, via) in previous.routes.iter().filter(|(destination, _)| destination.prefix_len() == 0) {
+    for (destination, via) in previous.routes.iter().filter(|(destination, _)| destination.prefix_len() == 0)
+    {
         let family = Family::of_net(destination);
         // Only what leads through our addresses' subnets is ours to tell of.
         let Some(via) = via.filter(|via| nets.iter().any(|net| net.contains(via))) else { continue };
-        let same = |route: &&pod::DefaultRoute| route.via == Some(via) && route.interface == Some(found.index);
+        let same =
+            |route: &&pod::DefaultRoute| route.via == Some(via) && route.interface == Some(found.index);
         if !routes.iter().any(|route| same(&route)) {
             faults.push(format!("the container lacks the {family} default route via {via} on {name}"));
         }

@@ -37,8 +37,8 @@ fn withdraw(store: &Locked<'_>, id: &AttachmentId) -> Result<(), Error> {
     if addresses.is_empty() {
         // What was admitted can be told by the link only.
         let link = id.host_link();
-        let mut found = guard.members()?;
-        found.retain(|member| member.link().as_ref() == Some(&link));
+        let mut found = guard.admitted()?;
+        found.retain(|element| *element.link() == link);
         guard.remove(&found)?;
     } else {
         guard.withdraw(&Attachment { id: id.clone(), addresses })?;

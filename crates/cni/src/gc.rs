@@ -18,7 +18,7 @@ pub(crate) fn gc(config: &Config, valid: &BTreeSet<AttachmentId>) -> Result<(), 
     // An ADD reserves addresses before anything else. So whatever an ADD in another network has made by now has its
     // addresses in the stores when they are read next.
     let links = pod::host_links(&mut socket)?;
-    let mut members = guard.members()?;
+    let mut admitted = guard.admitted()?;
     let keep = kept(config, valid)?;
 
     for link in links.iter().filter(|link| !keep.contains(&link.name)) {
@@ -26,8 +26,8 @@ pub(crate) fn gc(config: &Config, valid: &BTreeSet<AttachmentId>) -> Result<(), 
     }
     let store = node::store(config);
     let store = store.lock()?;
-    members.retain(|member| member.link().is_some_and(|link| !keep.contains(&link)));
-    errors.extend(guard.remove(&members).err().map(Error::from));
+    admitted.retain(|element| !keep.contains(element.link()));
+    errors.extend(guard.remove(&admitted).err().map(Error::from));
     errors.extend(store.retain(valid).err().map(Error::from));
     Error::all(errors).map_or(Ok(()), Err)
 }

@@ -115,8 +115,10 @@ impl Request {
     pub fn parse(environment: &Environment, input: &[u8]) -> Result<Request, (Version, Error)> {
         let command = environment.command.as_deref().unwrap_or_default();
         if !matches!(command, "ADD" | "DEL" | "CHECK" | "STATUS" | "GC" | "VERSION") {
-            let why = format!("CNI_COMMAND is \"{command}\"; it would be ADD, DEL, CHECK, STATUS, GC or VERSION");
-            let error = Error::new(code::INVALID_ENVIRONMENT, "invalid environment variable CNI_COMMAND", why);
+            let why =
+                format!("CNI_COMMAND is \"{command}\"; it would be ADD, DEL, CHECK, STATUS, GC or VERSION");
+            let error =
+                Error::new(code::INVALID_ENVIRONMENT, "invalid environment variable CNI_COMMAND", why);
             return Err((Version::NEWEST, error));
         }
         let object = decode(command, input).map_err(|error| (Version::NEWEST, error))?;
@@ -165,10 +167,11 @@ impl Request {
             return Err(invalid_variable("CNI_CONTAINERID", &container_id, IDENTIFIER));
         }
         let ifname = text(&environment.ifname);
-        let link = LinkName::new(ifname.clone())
-            .map_err(|error| Error::new(code::INVALID_ENVIRONMENT, "invalid environment variable CNI_IFNAME", {
+        let link = LinkName::new(ifname.clone()).map_err(|error| {
+            Error::new(code::INVALID_ENVIRONMENT, "invalid environment variable CNI_IFNAME", {
                 format!("CNI_IFNAME: {error}")
-            }))?;
+            })
+        })?;
         let id = AttachmentId { container_id, ifname };
         if command == "DEL" {
             // What it was called with does not matter to what is removed.
@@ -204,11 +207,16 @@ impl Config {
             if path.is_absolute() {
                 return Ok(path);
             }
-            Err(invalid_field(format!("{key} is \"{}\"; it would be an absolute path such as {default}", path.display())))
+            Err(invalid_field(format!(
+                "{key} is \"{}\"; it would be an absolute path such as {default}",
+                path.display()
+            )))
         };
         let dns = object.get("dns").filter(|dns| !dns.is_null()).cloned();
         if let Some(dns) = dns.as_ref().filter(|dns| !dns.is_object()) {
-            return Err(invalid_field(format!("dns is {dns}; it would be an object such as {{\"nameservers\":[]}}")));
+            return Err(invalid_field(format!(
+                "dns is {dns}; it would be an object such as {{\"nameservers\":[]}}"
+            )));
         }
         Ok(Config {
             version,
@@ -220,7 +228,8 @@ impl Config {
     }
 }
 
-const IDENTIFIER: &str = "a letter or digit, followed by letters, digits, '_', '.' and '-', at most 255 in all";
+const IDENTIFIER: &str =
+    "a letter or digit, followed by letters, digits, '_', '.' and '-', at most 255 in all";
 
 /// Names of networks and containers (CNI spec 1.1.0, sections 1 and 2). Both become names of files or their content.
 fn is_identifier(text: &str) -> bool {
@@ -276,13 +285,17 @@ fn valid_attachments(object: &Map<String, Value>) -> Result<BTreeSet<AttachmentI
         Some(Value::Array(list)) => list,
         Some(Value::Null) => &Vec::new(),
         Some(other) => return Err(invalid_field(format!("{KEY} is {other}; it would be a list"))),
-        None => return Err(invalid_field(format!("{KEY} is missing; GC needs the attachments that are there"))),
+        None => {
+            return Err(invalid_field(format!("{KEY} is missing; GC needs the attachments that are there")));
+        }
     };
     let attachment = |(index, entry): (usize, &Value)| {
         let text = |key| {
             entry.get(key).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-                invalid_field(format!("{KEY}[{index}] is {entry}; {key} is no text; it would look like \
-                     {{\"containerID\":\"3f69\",\"ifname\":\"eth0\"}}"))
+                invalid_field(format!(
+                    "{KEY}[{index}] is {entry}; {key} is no text; it would look like \
+                     {{\"containerID\":\"3f69\",\"ifname\":\"eth0\"}}"
+                ))
             })
         };
         Ok(AttachmentId { container_id: text("containerID")?, ifname: text("ifname")? })

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use model::{Attachment, Family, LinkName, MacAddr, PodRange};
+use model::{Attachment, Family, MacAddr, PodRange};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, code};
@@ -49,10 +49,14 @@ impl Made<'_> {
             object
         };
         let host = self.attachment.id.host_link();
-        extend(&mut result, "interfaces", [
-            interface(host.as_str(), self.host_mac, None),
-            interface(&self.attachment.id.ifname, self.mac, Some(self.netns)),
-        ]);
+        extend(
+            &mut result,
+            "interfaces",
+            [
+                interface(host.as_str(), self.host_mac, None),
+                interface(&self.attachment.id.ifname, self.mac, Some(self.netns)),
+            ],
+        );
         let addressed = self.attachment.addresses.iter().filter_map(|address| {
             Some((address, self.ranges.iter().find(|range| range.holds_pod(address))?))
         });
@@ -159,7 +163,9 @@ impl Reported {
             let interface = match entry.get("interface") {
                 None | Some(Value::Null) => None,
                 Some(value) => Some(
-                    value.as_u64().and_then(|index| usize::try_from(index).ok())
+                    value
+                        .as_u64()
+                        .and_then(|index| usize::try_from(index).ok())
                         .ok_or_else(|| invalid(&at("interface"), value, "an index into interfaces"))?,
                 ),
             };

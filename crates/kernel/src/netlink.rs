@@ -100,7 +100,10 @@ impl NetlinkSocket {
 
     /// Receives one datagram from the kernel, the part of `buffer` that it fills. `flags` as in recv(2).
     pub(crate) fn receive<'a>(&self, buffer: &'a mut Vec<u8>, flags: libc::c_int) -> io::Result<&'a [u8]> {
-        buffer.resize(RECEIVE, 0);
+        if buffer.len() < RECEIVE {
+            // Memory fresh from the system is zero already and costs nothing until it is written to.
+            *buffer = vec![0; RECEIVE];
+        }
         loop {
             // SAFETY: the pointer and the length are those of a buffer that lives through the call.
             let length = unsafe {

@@ -1,88 +1,86 @@
-//! The set elements that let pods send from their own addresses (`plan::source_guard`), over nfnetlink
-//! (linux/netfilter/nfnetlink.h, nf_tables.h).
+//! The set elements that let pods send from their own addresses ([`plan::source_guard`]).
 
-use std::io;
+use std::net::IpAddr;
 
 use model::{Attachment, LinkName};
-use plan::{Entry, Member, Table, Value, source_guard};
+use nft::{Batch, Type};
+use plan::{Entry, Member, Origin, TableFamily, Value, source_guard};
 
-use crate::netlink::{NetlinkSocket, attributes, frames, i32_at};
-use crate::{Error, Result};
+use crate::{Error, Result, render};
 
-const NFPROTO_BRIDGE: u8 = libc::NFPROTO_BRIDGE as u8;
-const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
-const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
-const NEW_ELEMENT: u16 = SUBSYSTEM << 8 | 12;
-const GET_ELEMENT: u16 = SUBSYSTEM << 8 | 13;
-const DELETE_ELEMENT: u16 = SUBSYSTEM << 8 | 14;
-const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
-const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
-const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
-const ACK: u16 = libc::NLM_F_ACK as u16;
-const CREATE: u16 = libc::NLM_F_CREATE as u16;
-const DUMP: u16 = libc::NLM_F_DUMP as u16;
-/// `NLA_F_NESTED`.
-const NESTED: u16 = libc::NLA_F_NESTED as u16;
-
-/// The sets of the bridge's table that hold what pods may send.
-const SETS: [&str; 3] = ["pod-macs", "pod-addresses", "pod-addresses6"];
-
-/// A socket to the nftables of the calling thread's namespace.
+/// The way to the sets of the bridge's table, in the network namespace of the thread that opened it.
+#[derive(Debug)]
 pub struct Guard {
-    socket: NetlinkSocket,
-    received: Vec<u8>,
+    socket: nft::Socket,
 }
 
-/// An element of a set of the bridge's table.
+/// An element that is about a pod's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
-    set: String,
-    key: Vec<u8>,
+    link: LinkName,
+    set: nft::Set,
+    element: nft::Element,
 }
 
 impl Admitted {
-    fn of(member: &Member) -> Admitted {
-        Admitted { set: member.set.0.to_owned(), key: member.key.iter().flat_map(padded).collect() }
+    /// The node's end of the pod's veth pair.
+    pub fn link(&self) -> &LinkName {
+        &self.link
     }
 
-    /// The link that the element is about.
-    pub fn link(&self) -> Option<LinkName> {
-        let name = self.key.get(..libc::IFNAMSIZ)?.split(|byte| *byte == 0).next()?;
-        LinkName::new(str::from_utf8(name).ok()?).ok()
+    /// Whether it is the same element of the same set.
+    fn is(&self, set: &nft::Set, element: &nft::Element) -> bool {
+        self.set.name == set.name && self.element.key == element.key
     }
 }
 
 impl Guard {
-    /// Opens a socket in the network namespace of the calling thread.
+    /// Opens a netfilter socket.
     ///
     /// # Errors
-    /// [`Error::System`] if the kernel has no nfnetlink or the process no descriptor left.
+    /// [`Error::Tables`] if the kernel has no nftables or the process no descriptor left.
     pub fn open() -> Result<Guard> {
-        let socket = NetlinkSocket::open(libc::NETLINK_NETFILTER)?;
-        Ok(Guard { socket, received: Vec::new() })
+        match nft::Socket::open() {
+            Ok(socket) => Ok(Guard { socket }),
+            Err(source) => Err(Error::Tables { what: "open a netfilter socket".to_owned(), source }),
+        }
     }
 
-    /// Whether the agent's table is there.
+    /// Whether the agent's table is there with its sets.
     ///
     /// # Errors
-    /// [`Error::Missing`] if it is not.
+    /// [`Error::Missing`] if it is not; else what the kernel says.
     pub fn ready(&mut self) -> Result<()> {
-        let mut message = Message::new(GET_TABLE, 0, NFPROTO_BRIDGE);
-        message.text(1, Table::NAME);
-        let mut datagram = Vec::new();
-        message.end(1, &mut datagram);
-        self.exchange(&datagram, "look for the pods' rules", true, &mut |_| {})
+        if self.sets()?.is_empty() {
+            let what = "let pods send".to_owned();
+            return Err(Error::Missing {
+                what,
+                missing: format!("nftables {} with the pods' sets", table()),
+            });
+        }
+        Ok(())
     }
 
     /// Lets a pod send from its addresses.
     ///
     /// # Errors
-    /// [`Error::Missing`] if the agent has not made the table.
+    /// [`Error::Missing`] if the agent has not made the table; else what the kernel says. Nothing is admitted then.
     pub fn admit(&mut self, attachment: &Attachment) -> Result<()> {
-        let elements = elements(attachment);
-        self.commit(&elements, NEW_ELEMENT, &format!("let pod interface {} send", attachment.id))
+        let origin = Origin::Attachment(attachment.id.clone()).to_string();
+        let mut batch = Batch::new();
+        for member in members(attachment) {
+            batch.add_elements(&set(&member), [render::element(&member).comment(origin.clone())]);
+        }
+        let what = || format!("let pod interface {} send", attachment.id);
+        self.socket.commit(batch).map_err(|source| {
+            if source.is_not_found() {
+                return Error::Missing {
+                    what: what(),
+                    missing: format!("nftables {} with the pods' sets", table()),
+                };
+            }
+            Error::Tables { what: what(), source }
+        })
     }
 
     /// Takes back what a pod may send. What is not there is no error.
@@ -90,7 +88,14 @@ impl Guard {
     /// # Errors
     /// What the kernel says.
     pub fn withdraw(&mut self, attachment: &Attachment) -> Result<()> {
-        self.remove(&elements(attachment))
+        let link = attachment.id.host_link();
+        let admitted = |member: &Member| Admitted {
+            link: link.clone(),
+            set: set(member),
+            element: render::element(member),
+        };
+        let all: Vec<Admitted> = members(attachment).iter().map(admitted).collect();
+        self.remove(&all)
     }
 
     /// Removes elements. What is not there is no error.
@@ -98,42 +103,34 @@ impl Guard {
     /// # Errors
     /// What the kernel says.
     pub fn remove(&mut self, elements: &[Admitted]) -> Result<()> {
-        let what = "take back what a pod may send";
-        match self.commit(elements, DELETE_ELEMENT, what) {
-            Err(Error::Missing { .. }) => {}
-            result => return result,
-        }
-        // One that is missing keeps all from going. Those that are there go one by one.
-        for element in elements {
-            match self.commit(std::slice::from_ref(element), DELETE_ELEMENT, what) {
-                Err(Error::Missing { .. }) => {}
-                result => result?,
+        match self.delete(elements) {
+            // One that is missing keeps all from going.
+            Err(error) if error.errno() == Some(libc::ENOENT) => {
+                let mut there = self.admitted()?;
+                there.retain(|found| elements.iter().any(|element| found.is(&element.set, &element.element)));
+                self.delete(&there)
             }
+            result => result,
         }
-        Ok(())
     }
 
     /// All elements that are about pods' links; none if there is no table.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn members(&mut self) -> Result<Vec<Admitted>> {
-        let mut found = Vec::new();
-        for set in SETS {
-            let mut message = Message::new(GET_ELEMENT, DUMP, NFPROTO_BRIDGE);
-            message.text(1, Table::NAME);
-            message.text(2, set);
-            let mut datagram = Vec::new();
-            message.end(1, &mut datagram);
-            let listed = self.exchange(&datagram, "list what pods may send", true, &mut |body| {
-                found.extend(keys(body).map(|key| Admitted { set: set.to_owned(), key: key.to_vec() }));
-            });
-            match listed {
-                Err(Error::Missing { .. }) => {}
-                result => result?,
-            }
+    pub fn admitted(&mut self) -> Result<Vec<Admitted>> {
+        let mut admitted = Vec::new();
+        for set in self.sets()? {
+            let elements = match self.socket.elements(&set) {
+                Err(error) if error.is_not_found() => continue,
+                result => result.map_err(|source| Error::Tables { what: listing(), source })?,
+            };
+            admitted.extend(elements.into_iter().filter_map(|element| {
+                let link = link(&set, &element)?;
+                Some(Admitted { link, set: set.clone(), element })
+            }));
         }
-        Ok(found)
+        Ok(admitted)
     }
 
     /// What a pod may not send although it should.
@@ -141,78 +138,39 @@ impl Guard {
     /// # Errors
     /// What the kernel says.
     pub fn missing(&mut self, attachment: &Attachment) -> Result<Vec<Member>> {
-        let there = self.members()?;
+        let there = self.admitted()?;
         let mut members = members(attachment);
-        members.retain(|member| !there.contains(&Admitted::of(member)));
+        members.retain(|member| {
+            let (set, element) = (set(member), render::element(member));
+            !there.iter().any(|found| found.is(&set, &element))
+        });
         Ok(members)
     }
 
-    fn commit(&mut self, elements: &[Admitted], kind: u16, what: &str) -> Result<()> {
-        if elements.is_empty() {
-            return Ok(());
+    fn delete(&mut self, elements: &[Admitted]) -> Result<()> {
+        let mut batch = Batch::new();
+        for each in elements {
+            batch.delete_element(&each.set, &each.element);
         }
-        let mut datagram = Vec::new();
-        Message::new(BATCH_BEGIN, 0, 0).subsystem().end(0, &mut datagram);
-        let create = if kind == NEW_ELEMENT { CREATE } else { 0 };
-        for (sequence, element) in (1..).zip(elements) {
-            let mut message = Message::new(kind, ACK | create, NFPROTO_BRIDGE);
-            message.text(1, Table::NAME);
-            message.text(2, &element.set);
-            message.nest(3, |list| list.nest(1, |entry| entry.nest(1, |key| key.attribute(1, &element.key))));
-            message.end(sequence, &mut datagram);
-        }
-        Message::new(BATCH_END, 0, 0).subsystem().end(0, &mut datagram);
-        self.exchange(&datagram, what, false, &mut |_| {})
+        let what = || "take back what a pod may send".to_owned();
+        self.socket.commit(batch).map_err(|source| Error::Tables { what: what(), source })
     }
 
-    /// Sends a datagram and takes all that comes back: the kernel has queued it when the send returns, but for dumps.
-    fn exchange(
-        &mut self,
-        datagram: &[u8],
-        what: &str,
-        waits: bool,
-        each: &mut dyn FnMut(&[u8]),
-    ) -> Result<()> {
-        let failed = |source| Error::System { what: what.to_owned(), source };
-        self.socket.send(datagram).map_err(failed)?;
-        let mut outcome = Ok(());
-        let flags = if waits { 0 } else { libc::MSG_DONTWAIT };
-        loop {
-            let received = match self.socket.receive(&mut self.received, flags) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return outcome,
-                Err(error) => return Err(failed(error)),
-            };
-            for frame in frames(received) {
-                match frame.kind {
-                    NLMSG_ERROR => {
-                        let code = i32_at(frame.body, 0).unwrap_or_default();
-                        if code != 0 && outcome.is_ok() {
-                            outcome = Err(refused(what, -code));
-                        }
-                        if waits {
-                            return outcome;
-                        }
-                    }
-                    NLMSG_DONE => return outcome,
-                    _ => {
-                        each(frame.body.get(4..).unwrap_or_default());
-                        if waits && frame.flags & libc::NLM_F_MULTI as u16 == 0 {
-                            return outcome;
-                        }
-                    }
-                }
-            }
-        }
+    /// The sets whose elements begin with a link.
+    fn sets(&mut self) -> Result<Vec<nft::Set>> {
+        let mut sets =
+            self.socket.sets(&table()).map_err(|source| Error::Tables { what: listing(), source })?;
+        sets.retain(|set| set.key.first() == Some(&Type::Ifname));
+        Ok(sets)
     }
 }
 
-fn refused(what: &str, errno: i32) -> Error {
-    if errno == libc::ENOENT {
-        let missing = format!("nftables table bridge {} with its sets, or the element", Table::NAME);
-        return Error::Missing { what: what.to_owned(), missing };
-    }
-    Error::Refused { what: what.to_owned(), source: io::Error::from_raw_os_error(errno), detail: None }
+fn listing() -> String {
+    "list what pods may send".to_owned()
+}
+
+fn table() -> nft::Table {
+    render::table(TableFamily::Bridge)
 }
 
 fn members(attachment: &Attachment) -> Vec<Member> {
@@ -223,79 +181,29 @@ fn members(attachment: &Attachment) -> Vec<Member> {
     source_guard(attachment).into_iter().filter_map(member).collect()
 }
 
-fn elements(attachment: &Attachment) -> Vec<Admitted> {
-    members(attachment).iter().map(Admitted::of).collect()
-}
-
-/// A field of a concatenation: its bytes, filled up to a multiple of four.
-fn padded(value: &Value) -> Vec<u8> {
-    let mut bytes = match value {
-        Value::Link(name) => {
-            let mut bytes = name.as_str().as_bytes().to_vec();
-            bytes.resize(libc::IFNAMSIZ, 0);
-            bytes
-        }
-        Value::Mac(mac) => mac.0.to_vec(),
-        Value::Address(std::net::IpAddr::V4(address)) => address.octets().to_vec(),
-        Value::Address(std::net::IpAddr::V6(address)) => address.octets().to_vec(),
-        _ => Vec::new(),
+/// The set that a pod's member is in, as far as elements need it.
+fn set(member: &Member) -> nft::Set {
+    let field = |value: &Value| match value {
+        Value::Link(_) | Value::LinkPrefix(_) => Type::Ifname,
+        Value::Mac(_) => Type::EtherAddr,
+        Value::Address(IpAddr::V4(_)) | Value::Prefix(ipnet::IpNet::V4(_)) => Type::Ipv4Addr,
+        Value::Address(IpAddr::V6(_)) | Value::Prefix(ipnet::IpNet::V6(_)) => Type::Ipv6Addr,
+        Value::EtherType(_) => Type::EtherType,
+        Value::Protocol(_) => Type::InetProto,
+        Value::Port(_) => Type::InetService,
+        Value::Icmp6Type(_) => Type::Icmpv6Type,
     };
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    nft::Set::new(
+        &render::table(member.family),
+        member.set.0,
+        member.key.iter().map(field).collect::<Vec<_>>(),
+    )
 }
 
-/// The keys in an `NFT_MSG_NEWSETELEM`.
-fn keys(body: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let within =
-        |bytes, kind| attributes(bytes).filter(move |(found, _)| *found == kind).map(|(_, value)| value);
-    within(body, 3)
-        .flat_map(move |list| within(list, 1))
-        .flat_map(move |entry| within(entry, 1))
-        .flat_map(move |key| within(key, 1))
-}
-
-/// A message in the making.
-struct Message {
-    bytes: Vec<u8>,
-}
-
-impl Message {
-    fn new(kind: u16, flags: u16, family: u8) -> Message {
-        let mut bytes = vec![0; 20];
-        bytes.splice(4..6, kind.to_ne_bytes());
-        bytes.splice(6..8, (flags | REQUEST).to_ne_bytes());
-        bytes.splice(16..17, [family]);
-        Message { bytes }
-    }
-
-    fn subsystem(mut self) -> Message {
-        self.bytes.splice(18..20, SUBSYSTEM.to_be_bytes());
-        self
-    }
-
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.bytes.extend((4 + value.len() as u16).to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn text(&mut self, kind: u16, text: &str) {
-        self.attribute(kind, &[text.as_bytes(), b"\0"].concat());
-    }
-
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) {
-        let start = self.bytes.len();
-        self.attribute(kind | NESTED, &[]);
-        fill(self);
-        let length = (self.bytes.len() - start) as u16;
-        self.bytes.splice(start..start + 2, length.to_ne_bytes());
-    }
-
-    fn end(mut self, sequence: u32, datagram: &mut Vec<u8>) {
-        let length = self.bytes.len() as u32;
-        self.bytes.splice(0..4, length.to_ne_bytes());
-        self.bytes.splice(8..12, sequence.to_ne_bytes());
-        datagram.extend(self.bytes);
-    }
+/// The link that an element is about, if it is a pod's.
+fn link(set: &nft::Set, element: &nft::Element) -> Option<LinkName> {
+    let values = element.key.values(&set.key)?;
+    let name = values.first()?.as_bytes().split(|byte| *byte == 0).next()?;
+    let name = str::from_utf8(name).ok()?;
+    name.starts_with(LinkName::POD_PREFIX).then(|| LinkName::new(name).ok())?
 }
