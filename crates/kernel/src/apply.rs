@@ -98,7 +98,7 @@ impl<'a> Apply<'a> {
         let there = self.links.named(name);
         match (op, there) {
             (_, Some(state)) if !state.ours => return Err(in_the_way(wanted, state)),
-            (Op::Change(_), Some(state)) => self.socket.request(link::adjust(wanted, state.index))?,
+            (Op::Change(_), Some(state)) => link::adjust(self.socket, wanted, state.index)?,
             (_, Some(state)) => {
                 let request = link::delete(state.index, name);
                 self.socket.request(request)?;

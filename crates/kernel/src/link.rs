@@ -39,6 +39,8 @@ pub struct LinkState {
     pub bridge: Option<u32>,
     /// Whether the bridge may send a frame back by the port that it came in by.
     pub hairpin: bool,
+    /// Whether the kernel makes IPv6 addresses for it.
+    pub makes_addresses: bool,
     /// What it is.
     pub kind: LinkKind,
 }
@@ -92,10 +94,15 @@ impl LinkState {
 
     pub(crate) fn way_to(&self, wanted: &Link) -> Way {
         match self.link() {
-            Some(found) if found == *wanted && self.up => Way::Nothing,
+            Some(found) if found == *wanted && self.is_ready(wanted) => Way::Nothing,
             Some(found) if lasting(&found) == lasting(wanted) => Way::InPlace,
             _ => Way::Anew,
         }
+    }
+
+    /// Whether the link is as plans take for granted: up, and a tunnel without addresses of its own.
+    pub(crate) fn is_ready(&self, wanted: &Link) -> bool {
+        self.up && !(self.makes_addresses && matches!(wanted, Link::Vxlan { .. }))
     }
 
     /// What to tell of a link that is in the way.
@@ -120,6 +127,7 @@ impl LinkState {
             mac: None,
             bridge: None,
             hairpin: false,
+            makes_addresses: false,
             kind: LinkKind::Other(String::new()),
         };
         let mut named = false;
@@ -136,6 +144,7 @@ impl LinkState {
                 LinkAttribute::Mtu(mtu) => state.mtu = *mtu,
                 LinkAttribute::Address(bytes) => state.mac = bytes.as_slice().try_into().ok().map(MacAddr),
                 LinkAttribute::Controller(index) => state.bridge = Some(*index),
+                LinkAttribute::AfSpecUnspec(families) => state.makes_addresses = makes_addresses(families),
                 LinkAttribute::LinkInfo(infos) => {
                     state.kind = kind(infos);
                     state.hairpin = is_hairpin(infos);
@@ -169,6 +178,17 @@ fn kind(infos: &[LinkInfo]) -> LinkKind {
         (Some(InfoKind::Vxlan), Some(data)) => vxlan(data),
         (kind, _) => LinkKind::Other(kind.map(InfoKind::to_string).unwrap_or_default()),
     }
+}
+
+fn makes_addresses(families: &[AfSpecUnspec]) -> bool {
+    let mode = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(settings) => settings.iter().find_map(|setting| match setting {
+            AfSpecInet6::AddrGenMode(mode) => Some(*mode),
+            _ => None,
+        }),
+        _ => None,
+    });
+    mode.is_some_and(|mode| mode != In6AddrGenMode::None)
 }
 
 fn is_hairpin(infos: &[LinkInfo]) -> bool {
@@ -308,6 +328,10 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
     message.header.index = index;
     message.attributes = shape(link);
     message.attributes.push(LinkAttribute::IfName(link.name().to_string()));
+    if let Link::Bridge { mtu, .. } = link {
+        // A bridge follows the MTU of its ports until its own is changed, which being made with it is not.
+        message.attributes.push(LinkAttribute::Mtu(mtu.saturating_sub(1)));
+    }
     let mut info = Vec::new();
     match link {
         Link::Bridge { .. } => info.push(LinkInfo::Kind(InfoKind::Bridge)),
@@ -325,32 +349,37 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
         }
     }
     message.attributes.push(LinkAttribute::LinkInfo(info));
-    let requests = [
+    let mut requests = vec![
         Request::create(RouteNetlinkMessage::NewLink(message), what.clone()),
         set(index, vec![LinkAttribute::IfAlias(ALIAS.to_owned())], false, &what),
         set(index, vec![address_generation(link)], false, &what),
-        set(index, Vec::new(), true, &what),
     ];
+    requests.extend(dress(link, index, &what));
     let mut results = socket.batch(&requests).into_iter();
     results.next().unwrap_or(Ok(()))?;
-    for result in results {
-        match result {
-            // A kernel without IPv6 makes no addresses either.
-            Err(error) if error.errno() == Some(libc::EAFNOSUPPORT) => {}
-            Err(error) => {
-                // What is not marked as ours would never be cleaned up. The first error is the one to tell.
-                let _ = socket.request(delete(index, link.name()));
-                return Err(error);
-            }
-            Ok(()) => {}
-        }
+    if let Some(error) = results.filter_map(unexpected).next() {
+        // What is not marked as ours would never be cleaned up. The first error is the one to tell.
+        let _ = socket.request(delete(index, link.name()));
+        return Err(error);
     }
     Ok(())
 }
 
 /// Sets what can be set of a link of ours while it is in use.
-pub(crate) fn adjust(link: &Link, index: u32) -> Request {
-    set(index, shape(link), true, &format!("change {}", describe(link)))
+pub(crate) fn adjust(socket: &mut RouteSocket, link: &Link, index: u32) -> Result<()> {
+    let requests = dress(link, index, &format!("change {}", describe(link)));
+    socket.batch(&requests).into_iter().filter_map(unexpected).next().map_or(Ok(()), Err)
+}
+
+/// What a link has besides its kind. The mode of addresses comes twice when a link is made, because bringing it up
+/// makes addresses, and so does an MTU that was too small for IPv6.
+fn dress(link: &Link, index: u32, what: &str) -> [Request; 2] {
+    [set(index, shape(link), true, what), set(index, vec![address_generation(link)], false, what)]
+}
+
+/// A kernel without IPv6 makes no addresses either.
+fn unexpected(result: Result<()>) -> Option<Error> {
+    result.err().filter(|error| error.errno() != Some(libc::EAFNOSUPPORT))
 }
 
 /// Makes a pod's link a port of a bridge, up and in hairpin mode. The first message must be done before the second.

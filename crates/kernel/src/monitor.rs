@@ -82,7 +82,7 @@ impl Event {
             Event::Entry { key, found: None } => planned(key).is_some(),
             Event::Link { name, state } => match (planned(&Key::Link(name.clone())), state) {
                 (Some(Entry::Link(wanted)), Some(state)) => {
-                    !state.ours || !state.up || state.link().as_ref() != Some(&wanted)
+                    !state.ours || !state.is_ready(&wanted) || state.link().as_ref() != Some(&wanted)
                 }
                 (Some(_), _) => true,
                 (None, Some(state)) if state.pods => {

@@ -29,8 +29,12 @@ pub(crate) fn dump(socket: &mut RouteSocket, family: Family) -> Result<Vec<Route
     filter.header.address_family = address_family(family);
     filter.header.table = RouteHeader::RT_TABLE_MAIN;
     filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-    let messages =
-        socket.dump(&RouteNetlinkMessage::GetRoute(filter), &format!("list the {family} routes"))?;
+    let what = format!("list the {family} routes");
+    let messages = match socket.dump(&RouteNetlinkMessage::GetRoute(filter), &what) {
+        // In a namespace that never had a route there is no table either.
+        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        result => result?,
+    };
     Ok(messages
         .into_iter()
         .filter_map(|message| match message {

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod state;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -28,27 +29,54 @@ impl TestNs {
         TestNs { name, ns, path }
     }
 
+    /// A namespace with an underlay link `eth0` that has the addresses of node 0 and a wire to nowhere.
+    pub fn underlay(kind: &str) -> TestNs {
+        let test = TestNs::new(kind);
+        for command in [
+            "ip link set lo up",
+            "ip link add eth0 type veth peer name wire",
+            "ip addr add 172.16.0.1/16 dev eth0",
+            "ip addr add 2001:db8::1/64 dev eth0 nodad",
+            "ip link set eth0 up",
+            "ip link set wire up",
+        ] {
+            test.run(command);
+        }
+        test
+    }
+
     pub fn enter(&self) -> Guard {
         self.ns.enter().unwrap()
     }
 
     /// Runs a program in the namespace.
-    pub fn try_run(&self, command: &str) -> Output {
-        let mut words = command.split_whitespace();
-        Command::new("ip").args(["netns", "exec", &self.name]).args(words.by_ref()).output().unwrap()
+    pub fn try_run(&self, words: &[&str]) -> Output {
+        Command::new("ip").args(["netns", "exec", &self.name]).args(words).output().unwrap()
     }
 
     /// Runs a program in the namespace; its output.
-    pub fn run(&self, command: &str) -> String {
-        let output = self.try_run(command);
-        assert!(
-            output.status.success(),
-            "{command}: {}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
+    #[track_caller]
+    pub fn run_words(&self, words: &[&str]) -> String {
+        let output = self.try_run(words);
+        let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{words:?}: {}{}", shown(&output.stdout), shown(&output.stderr));
+        shown(&output.stdout)
     }
+
+    /// Runs a command line of plain words in the namespace; its output.
+    #[track_caller]
+    pub fn run(&self, command: &str) -> String {
+        self.run_words(&command.split_whitespace().collect::<Vec<_>>())
+    }
+}
+
+/// Reconciles the namespace of the calling thread, which must work without failures.
+#[track_caller]
+pub fn reconcile(plan: &plan::NodePlan) -> kernel::Report {
+    let report = kernel::Kernel::open().unwrap().reconcile(plan).unwrap();
+    let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty() && report.blocked == 0, "{report}: {failures:#?}");
+    report
 }
 
 impl Drop for TestNs {
