@@ -1,6 +1,7 @@
 //! Carries out the steps of a difference.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use model::LinkName;
 use plan::{Entry, Key, Link, Origin, Planned};
@@ -8,7 +9,6 @@ use plan::{Entry, Key, Link, Origin, Planned};
 use crate::diff::Op;
 use crate::link::{LinkState, Links};
 use crate::report::{Failure, Report};
-use crate::route::Holder;
 use crate::rtnl::{Request, RouteSocket};
 use crate::tables::{Tables, Work};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
@@ -140,6 +140,7 @@ impl<'a> Apply<'a> {
     /// What is on links: added or changed where it is, many messages at a time.
     fn additions(&mut self, ops: &[Op<'_>]) {
         let mut jobs = Vec::new();
+        let mut missing: BTreeSet<IpAddr> = BTreeSet::new();
         for op in ops {
             let (planned, count) = match op {
                 Op::Make(planned) => (*planned, Count::Made),
@@ -148,13 +149,21 @@ impl<'a> Apply<'a> {
             };
             let request = match &planned.entry {
                 Entry::Address { link, net } => {
-                    self.on(planned, link).map(|index| address::add(link, index, net))
+                    let index = self.on(planned, link);
+                    if index.is_none() {
+                        missing.insert(net.addr());
+                    }
+                    index.map(|index| address::add(link, index, net))
                 }
                 Entry::Forwarding { link, mac, node } => {
                     self.on(planned, link).map(|index| neighbour::forward(link, index, mac, node))
                 }
                 Entry::Neighbour { link, address, mac } => {
                     self.on(planned, link).map(|index| neighbour::add(link, index, address, mac))
+                }
+                Entry::Route(wanted) if wanted.source.is_some_and(|source| missing.contains(&source)) => {
+                    self.report.blocked += 1;
+                    None
                 }
                 Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match count {
                     Count::Changed => route::replace(wanted, index),
@@ -249,7 +258,7 @@ impl<'a> Apply<'a> {
     }
 
     /// Sends many messages at a time and counts what came of them. The result are the routes whose place is held.
-    fn send<'o>(&mut self, jobs: Vec<Job<'o>>) -> Vec<&'o Planned> {
+    fn send<'o>(&mut self, jobs: Vec<Job<'o>>) -> Vec<(&'o Planned, Error)> {
         let (requests, subjects): (Vec<Request>, Vec<(Subject<'o>, Count)>) =
             jobs.into_iter().map(|job| (job.request, (job.subject, job.count))).unzip();
         let mut held = Vec::new();
@@ -258,9 +267,9 @@ impl<'a> Apply<'a> {
                 (Ok(()), _) => self.count(count),
                 (Err(error), Subject::Gone(_)) if already_gone(&error, count) => {}
                 (Err(error), Subject::Planned(planned @ Planned { entry: Entry::Route(_), .. }))
-                    if error.errno() == Some(libc::EEXIST) =>
+                    if matches!(error.errno(), Some(libc::EEXIST | libc::EINVAL)) =>
                 {
-                    held.push(planned);
+                    held.push((planned, error));
                 }
                 (Err(error), Subject::Planned(planned)) => {
                     self.fail(planned.entry.key(), Some(&planned.origin), error);
@@ -271,24 +280,34 @@ impl<'a> Apply<'a> {
         held
     }
 
-    /// Routes to destinations that have a route already: ours is replaced, and another's is left alone.
-    fn settle_routes(&mut self, held: Vec<&Planned>) {
+    /// Routes that could not be added or changed: ours is replaced, and another's is left alone.
+    fn settle_routes(&mut self, held: Vec<(&Planned, Error)>) {
         let mut jobs = Vec::new();
-        for planned in held {
+        for (planned, error) in held {
             let Entry::Route(wanted) = &planned.entry else { continue };
-            match (route::holder(self.socket, wanted, &self.links), self.links.named(&wanted.link)) {
-                (Ok(Holder::Ours), Some(link)) => jobs.push(Job {
-                    request: route::replace(wanted, link.index),
-                    subject: Subject::Planned(planned),
-                    count: Count::Changed,
-                }),
-                (Ok(Holder::Ours), None) => {}
-                (Ok(Holder::Foreign(error)) | Err(error), _) => {
-                    self.fail(planned.entry.key(), Some(&planned.origin), error);
+            let Some(index) = self.links.named(&wanted.link).map(|link| link.index) else { continue };
+            let exists = error.errno() == Some(libc::EEXIST);
+            let disputed = if exists { wanted.destination.network() } else { wanted.via };
+            let job = |request, count| Job { request, subject: Subject::Planned(planned), count };
+            match route::holder(self.socket, wanted, disputed, &self.links) {
+                Ok(holder) if exists && holder.ours => {
+                    jobs.push(job(route::replace(wanted, index), Count::Changed));
                 }
+                // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. The
+                // messages go in one datagram, so the gap is short.
+                Ok(holder) if holder.ours && holder.elsewhere => jobs.extend([
+                    job(route::remove(&wanted.destination), Count::Nothing),
+                    job(route::add(wanted, index), Count::Changed),
+                ]),
+                Ok(holder) if exists || (holder.elsewhere && wanted.via.is_ipv6()) => {
+                    self.fail(planned.entry.key(), Some(&planned.origin), holder.error);
+                }
+                _ => self.fail(planned.entry.key(), Some(&planned.origin), error),
             }
         }
-        self.send(jobs);
+        for (planned, error) in self.send(jobs) {
+            self.fail(planned.entry.key(), Some(&planned.origin), error);
+        }
     }
 
     fn count(&mut self, count: Count) {

@@ -28,7 +28,7 @@ impl Kernel {
         jobs.extend(
             links
                 .iter()
-                .filter(|link| link.ours)
+                .filter(|link| link.ours || link.pods)
                 .map(|link| (Key::Link(link.name.clone()), link::delete(link.index, &link.name))),
         );
         let (keys, requests): (Vec<Key>, Vec<Request>) = jobs.into_iter().unzip();

@@ -186,41 +186,48 @@ fn describe(route: &Route) -> String {
     format!("route {} via {} dev {}", route.destination, route.via, route.link)
 }
 
-/// Who has the place of a route that could not be added.
-pub(crate) enum Holder {
-    /// It is ours.
-    Ours,
-    /// It is not.
-    Foreign(Error),
+/// The route that packets to an address take, where a planned route was refused.
+pub(crate) struct Holder {
+    /// Whether it is the route of ours that is to be replaced.
+    pub(crate) ours: bool,
+    /// Whether it leads to another link. The default route does not count, because IPv6 next hops may be in it.
+    pub(crate) elsewhere: bool,
+    /// What to tell of it.
+    pub(crate) error: Error,
 }
 
-/// Asks who has the place of `route`.
-pub(crate) fn holder(socket: &mut RouteSocket, route: &Route, links: &Links) -> Result<Holder> {
-    let destination = &route.destination;
+/// Asks which route has the place of `route`, or its next hop: the one for `address`.
+pub(crate) fn holder(
+    socket: &mut RouteSocket,
+    route: &Route,
+    address: IpAddr,
+    links: &Links,
+) -> Result<Holder> {
+    let family = Family::of(&address);
     let mut message = RouteMessage::default();
-    message.header.address_family = address_family(Family::of_net(destination));
-    message.header.destination_prefix_length = Family::of_net(destination).bits();
+    message.header.address_family = address_family(family);
+    message.header.destination_prefix_length = family.bits();
     message.header.flags = RouteFlags::FibMatch;
-    message.attributes = vec![RouteAttribute::Destination(destination.network().into())];
-    let what = format!("look up route {destination}");
+    message.attributes = vec![RouteAttribute::Destination(address.into())];
+    let what = format!("look up the route to {address}");
     let found = match socket.query(&RouteNetlinkMessage::GetRoute(message), &what)? {
         RouteNetlinkMessage::NewRoute(found) => found,
         other => return Err(Error::Answer { what, why: format!("{other:?}") }),
     };
-    let exact = self::destination(&found).as_ref() == Some(destination);
-    if exact && is_ours(&found) {
-        return Ok(Holder::Ours);
-    }
-    let obstacle = if exact {
-        let through = Parts::of(&found).and_then(|parts| parts.link).and_then(|index| links.at(index));
-        let through = through.map(|link| format!(" dev {}", link.name)).unwrap_or_default();
-        format!("a route {destination}{through} of protocol {}", u8::from(found.header.protocol))
-    } else {
-        format!("another route to {destination}")
+    let Some(parts) = Parts::of(&found) else {
+        return Err(Error::Answer { what, why: format!("{found:?}") });
     };
-    Ok(Holder::Foreign(Error::Foreign {
-        what: format!("add {}", describe(route)),
-        obstacle,
-        remedy: format!("see \"ip route show {destination}\" and remove it, or stop what makes it"),
-    }))
+    let link = parts.link.and_then(|index| links.at(index));
+    let exact = parts.destination == route.destination;
+    let (destination, protocol) = (parts.destination, u8::from(found.header.protocol));
+    let through = link.map(|link| format!(" dev {}", link.name)).unwrap_or_default();
+    Ok(Holder {
+        ours: exact && is_ours(&found),
+        elsewhere: parts.destination.prefix_len() > 0 && link.is_none_or(|link| link.name != route.link),
+        error: Error::Foreign {
+            what: format!("add {}", describe(route)),
+            obstacle: format!("a route {destination}{through} of protocol {protocol}"),
+            remedy: format!("see \"ip route show {destination}\" and remove it, or stop what makes it"),
+        },
+    })
 }
