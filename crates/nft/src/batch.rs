@@ -20,9 +20,17 @@ pub struct Batch {
     pub(crate) messages: Writer,
     pub(crate) count: u32,
     sets: u32,
-    /// The keys of the sets whose elements change, to name an element that the kernel refuses.
-    keys: Vec<(Table, String, Vec<Type>)>,
+    /// The sets whose elements change, to name an element that the kernel refuses.
+    changed: Vec<ChangedSet>,
     fault: Option<Error>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ChangedSet {
+    table: Table,
+    name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) key: Vec<Type>,
 }
 
 impl Batch {
@@ -189,9 +197,9 @@ impl Batch {
     }
 
     fn elements(&mut self, message: u8, set: &Set, elements: impl IntoIterator<Item = impl Borrow<Element>>) {
-        let known = |(table, name, _): &(Table, String, Vec<Type>)| *table == set.table && *name == set.name;
-        if !self.keys.iter().any(known) {
-            self.keys.push((set.table.clone(), set.name.clone(), set.key.clone()));
+        if !self.changed.iter().any(|changed| changed.table == set.table && changed.name == set.name) {
+            let (table, name, key) = (set.table.clone(), set.name.clone(), set.key.clone());
+            self.changed.push(ChangedSet { table, name, kind: set.kind(), key });
         }
         let deleting = message == NFT_MSG_DELSETELEM;
         let mut refusal = None;
@@ -268,11 +276,9 @@ impl Batch {
         Some(&self.messages.buf[message.offset..message.offset + NLMSG_HDRLEN + message.payload.len()])
     }
 
-    /// The fields of the key of a set whose elements the batch changes; none if it changes none.
-    pub(crate) fn key_types(&self, family: u8, table: &str, set: &str) -> &[Type] {
-        self.keys
-            .iter()
-            .find(|(t, name, _)| t.family as u8 == family && t.name == table && name == set)
-            .map_or(&[], |(_, _, types)| types)
+    /// What is known of a set whose elements the batch changes.
+    pub(crate) fn changed_set(&self, family: u8, table: &str, name: &str) -> Option<&ChangedSet> {
+        let of_table = |of: &Table| of.family as u8 == family && of.name == table;
+        self.changed.iter().find(|changed| of_table(&changed.table) && changed.name == name)
     }
 }

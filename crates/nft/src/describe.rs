@@ -57,21 +57,18 @@ fn words(batch: &Batch, message: &Message<'_>, attribute: Option<usize>) -> Opti
         NFT_MSG_DELSET => format!("delete set {} in {of_table}", name(NFTA_SET_NAME)?),
         kind @ (NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) => {
             let set = name(NFTA_SET_ELEM_LIST_SET)?;
-            let of_set = format!("set {set} in {of_table}");
+            let known = batch.changed_set(family_number, &table_name, &set);
+            let of_set = format!("{} {set} in {of_table}", known.map_or("set", |known| known.kind));
             let verb = if kind == NFT_MSG_NEWSETELEM { "add" } else { "delete" };
-            match attrs[usize::from(NFTA_SET_ELEM_LIST_ELEMENTS)] {
-                None => format!("flush {of_set}"),
-                Some(list) => {
-                    let types = batch.key_types(family_number, &table_name, &set);
-                    match element_at(message, list, attribute)
-                        .and_then(|attrs| decode::raw_element(attrs).ok()?)
-                    {
-                        Some(element) => {
-                            format!("{verb} element {} of {of_set}", element.key().display(types))
-                        }
-                        None => format!("{verb} elements of {of_set}"),
-                    }
+            let Some(list) = attrs[usize::from(NFTA_SET_ELEM_LIST_ELEMENTS)] else {
+                return Some(format!("flush {of_set}"));
+            };
+            match element_at(message, list, attribute).and_then(|attrs| decode::raw_element(attrs).ok()?) {
+                Some(element) => {
+                    let types = known.map_or(&[][..], |known| &known.key);
+                    format!("{verb} element {} of {of_set}", element.key().display(types))
                 }
+                None => format!("{verb} elements of {of_set}"),
             }
         }
         _ => return None,

@@ -35,7 +35,8 @@ pub struct Set {
     pub dynamic: bool,
     /// Whether elements may have a time limit.
     pub timeouts: bool,
-    /// The time limit of elements that have none of their own; milliseconds count.
+    /// The time limit of elements that have none of their own; milliseconds count, which the kernel rounds to ticks of
+    /// its clock.
     pub default_timeout: Option<Duration>,
     /// The most elements it takes.
     pub size: Option<u32>,
@@ -208,7 +209,7 @@ pub struct Element {
     pub last: Option<Key>,
     /// What it holds, in a map.
     pub data: Option<Data>,
-    /// Its own time limit; milliseconds count.
+    /// Its own time limit; milliseconds count, which the kernel rounds to ticks of its clock.
     pub timeout: Option<Duration>,
     /// A comment for readers of `nft list`.
     pub comment: Option<Comment>,

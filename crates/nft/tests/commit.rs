@@ -56,10 +56,6 @@ fn a_hundred_thousand_elements() {
         wanted.sort_by(|a, b| a.key.cmp(&b.key));
         assert!(elements == wanted, "{} elements listed", elements.len());
 
-        let start = Instant::now();
-        assert_eq!(socket.elements(&set).unwrap().len() as u32, COUNT);
-        let again = start.elapsed();
-
         let one = service(COUNT);
         let start = Instant::now();
         for _ in 0..100 {
@@ -79,7 +75,7 @@ fn a_hundred_thousand_elements() {
         let deleted = start.elapsed();
         assert!(socket.elements(&set).unwrap().is_empty());
         println!(
-            "{COUNT} elements, {bytes} bytes: encode {encoded:?}, commit {committed:?}, list {listed:?} (again {again:?}), \
+            "{COUNT} elements, {bytes} bytes: encode {encoded:?}, commit {committed:?}, list {listed:?}, \
              delete {deleted:?}; one element {single:?}"
         );
     });
@@ -169,11 +165,11 @@ fn each_kind_of_refused_operation_has_its_name() {
                     }),
                 );
             }),
-            "add element 10.96.1.119 . tcp . 80 of set services in table ip cambric"
+            "add element 10.96.1.119 . tcp . 80 of map services in table ip cambric"
         );
         assert_eq!(
             refusal(&|b| b.delete_element(&set, &service(7))),
-            "delete element 10.96.0.1 . tcp . 83 of set services in table ip cambric"
+            "delete element 10.96.0.1 . tcp . 83 of map services in table ip cambric"
         );
     });
 }
