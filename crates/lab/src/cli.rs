@@ -11,8 +11,8 @@ use crate::components::{self, Target};
 use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
-use crate::state::{self, Lab};
-use crate::{Error, Result, down, enter, list, process, up};
+use crate::state::{self, Lab, ProcessRole};
+use crate::{Error, Result, down, echo, enter, kubelet, list, process, up};
 
 /// A whole cluster network on this machine: nodes, routers and hosts as network namespaces.
 #[derive(Debug, Subcommand)]
@@ -21,7 +21,9 @@ pub enum LabCommand {
     #[command(after_help = UP_EXAMPLES)]
     Up(Up),
     /// Take a lab down; nothing of it stays
-    #[command(after_help = "Examples:\n  cambric lab down\n  cambric lab down --name blue\n  cambric lab down --all")]
+    #[command(
+        after_help = "Examples:\n  cambric lab down\n  cambric lab down --name blue\n  cambric lab down --all"
+    )]
     Down(Down),
     /// List the labs that are up
     List {
@@ -41,7 +43,9 @@ pub enum LabCommand {
         member: String,
     },
     /// Run kubectl against the lab's API
-    #[command(after_help = "Examples:\n  cambric lab kubectl -- get nodes -o wide\n  cambric lab kubectl -- apply -f app.yaml")]
+    #[command(
+        after_help = "Examples:\n  cambric lab kubectl -- get nodes -o wide\n  cambric lab kubectl -- apply -f app.yaml"
+    )]
     Kubectl {
         /// Which lab
         #[command(flatten)]
@@ -50,7 +54,7 @@ pub enum LabCommand {
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
     },
-    /// Restart a process of the lab, and wait until it is ready
+    /// Restart a process of the lab; returns when the API server or the kubelet is ready, at once for an agent
     #[command(after_help = TARGET_HELP)]
     Restart {
         /// Which lab
@@ -70,6 +74,18 @@ pub enum LabCommand {
         lab: Name,
         /// api, agent/NODE or kubelet/NODE
         target: Target,
+    },
+    /// Serve who answers and whom it sees, over HTTP, TCP and UDP, as pods do that have no program of their own
+    Echo(echo::Options),
+    /// The kubelet of a node, in the node's namespace
+    #[command(hide = true)]
+    Kubelet {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// The node
+        #[arg(long)]
+        node: String,
     },
 }
 
@@ -139,10 +155,22 @@ pub struct Exec {
 
 /// Runs a command.
 ///
+/// A command that was stopped by a signal ends with 128 and the signal's number, as shells have it.
+///
 /// # Errors
 /// [`Error`] of the command, to be shown to the one who ran it.
 pub fn run(command: LabCommand) -> Result<ExitCode> {
     process::inherit_readiness();
+    match dispatch(command) {
+        Err(error @ Error::Interrupted(signal)) => {
+            eprintln!("cambric: {error}");
+            Ok(ExitCode::from(128_u8.saturating_add(signal.try_into().unwrap_or_default())))
+        }
+        result => result,
+    }
+}
+
+fn dispatch(command: LabCommand) -> Result<ExitCode> {
     match command {
         LabCommand::Up(command) => {
             let options = up::Options {
@@ -151,13 +179,14 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
                 executable: None,
                 plugin: command.plugin,
             };
-            let interrupts = Interrupts::hold()?;
-            up::up(&options, &interrupts, &mut Progress::new())?;
+            up::up(&options, &Interrupts::hold()?, &mut Progress::new())?;
         }
         LabCommand::Down(Down { lab, all: false }) => down::down(&lab.name)?,
         LabCommand::Down(Down { all: true, .. }) => all_down()?,
         LabCommand::List { json } => list::print(json)?,
-        LabCommand::Exec(Exec { lab, member, command }) => return Err(enter::exec(&lab.name, &member, &command)),
+        LabCommand::Exec(Exec { lab, member, command }) => {
+            return Err(enter::exec(&lab.name, &member, &command));
+        }
         LabCommand::Shell { lab, member } => return Err(enter::shell(&lab.name, &member)),
         LabCommand::Kubectl { lab, arguments } => return Err(kubectl(&lab.name, &arguments)),
         LabCommand::Restart { lab, kill, target } => restart(&lab.name, kill, &target)?,
@@ -167,8 +196,19 @@ pub fn run(command: LabCommand) -> Result<ExitCode> {
             components::stop(&lab, &target.0, libc::SIGKILL)?;
             lab.release()?;
         }
+        LabCommand::Echo(options) => echo::run(&options).map_err(|error| Error::Other(error.to_string()))?,
+        LabCommand::Kubelet { lab, node } => {
+            log();
+            kubelet::run(&lab.name, &node)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets a process of the lab log to standard error, which is its log file.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 fn all_down() -> Result<()> {
@@ -190,7 +230,10 @@ fn restart(name: &LabName, kill: bool, target: &Target) -> Result<()> {
     let signal = if kill { libc::SIGKILL } else { libc::SIGTERM };
     components::stop(&lab, &target.0, signal)?;
     let started = components::start(&mut lab, &target.0)?;
-    components::wait_ready(vec![started], &[], &interrupts, |_| {})?;
+    // Agents do not say when they are ready, nor does anything wait for them: the network works without.
+    if !matches!(target.0, ProcessRole::Agent(_)) {
+        components::wait_ready(vec![started], &[], &interrupts, |_| {})?;
+    }
     lab.release()
 }
 

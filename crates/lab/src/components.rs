@@ -58,10 +58,10 @@ impl fmt::Display for Target {
 pub fn start(lab: &mut Lab, role: &ProcessRole) -> Result<Launched> {
     let executable = lab.state().executable.clone();
     let (arguments, node, log) = match role {
-        ProcessRole::Api => {
-            (texts(["lab", "serve", "--name", lab.name.as_str()]), None, lab.paths.api_log())
+        ProcessRole::Api => (texts(["lab", "serve", "--name", lab.name.as_str()]), None, lab.paths.api_log()),
+        ProcessRole::Agent(node) => {
+            (agent_arguments(lab, node), Some(node), lab.paths.node(node).agent_log())
         }
-        ProcessRole::Agent(node) => (agent_arguments(lab, node), Some(node), lab.paths.node(node).agent_log()),
         ProcessRole::Kubelet(node) => {
             let arguments = texts(["lab", "kubelet", "--name", lab.name.as_str(), "--node", node]);
             (arguments, Some(node), lab.paths.node(node).kubelet_log())
@@ -124,7 +124,9 @@ pub fn stop(lab: &Lab, role: &ProcessRole, signal: i32) -> Result<()> {
     held.iter().try_for_each(|process| process.signal(libc::SIGKILL))?;
     match wait_ended(&held, KILL_TIME)? {
         true => Ok(()),
-        false => Err(Error::system(format!("end the {role}"), std::io::Error::from(std::io::ErrorKind::TimedOut))),
+        false => {
+            Err(Error::system(format!("end the {role}"), std::io::Error::from(std::io::ErrorKind::TimedOut)))
+        }
     }
 }
 

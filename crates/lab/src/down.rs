@@ -91,7 +91,8 @@ fn end_recorded(state: &State) -> Result<()> {
 /// Ends what runs in the lab's namespaces: pods, plugins that the kubelets had just called, shells.
 fn end_in_namespaces(state: &State) -> Result<()> {
     for _ in 0..SEARCHES {
-        let ids: BTreeSet<NetNsId> = namespaces(state).iter().filter_map(|name| id(&namespace_path(name))).collect();
+        let ids: BTreeSet<NetNsId> =
+            namespaces(state).iter().filter_map(|name| id(&namespace_path(name))).collect();
         let found = processes_in(&ids)?;
         if found.is_empty() {
             return Ok(());
@@ -107,8 +108,11 @@ fn kill(processes: &[PidFd]) -> Result<()> {
     if wait_ended(processes, KILL_TIME)? {
         return Ok(());
     }
-    let left: Vec<String> =
-        processes.iter().filter(|process| !process.ended()).map(|process| process.pid().to_string()).collect();
+    let left: Vec<String> = processes
+        .iter()
+        .filter(|process| !process.ended())
+        .map(|process| process.pid().to_string())
+        .collect();
     let late = io::Error::from(io::ErrorKind::TimedOut);
     Err(Error::system(format!("end the processes {}", left.join(", ")), late))
 }
@@ -140,7 +144,8 @@ fn namespaces(state: &State) -> Vec<String> {
     let entries = fs::read_dir(netns::NAMED).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let of_pod = |name: &str| {
-        name.split_once("--").is_some_and(|(node, _)| state.namespaces.iter().any(|namespace| namespace == node))
+        name.split_once("--")
+            .is_some_and(|(node, _)| state.namespaces.iter().any(|namespace| namespace == node))
     };
     names.filter(|name| state.namespaces.contains(name) || of_pod(name)).collect()
 }

@@ -5,7 +5,8 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use kernel::netns::{self, NetNs};
+use kernel::netns::NetNs;
+use serde::Deserialize;
 
 use crate::fabric::namespace_path;
 use crate::paths::LabName;
@@ -49,12 +50,19 @@ fn replace(lab: &LabName, member: &str, mut command: Command) -> Error {
     Error::Run { program: command.get_program().to_string_lossy().into_owned(), source }
 }
 
+/// The namespace of a machine or pod: `NAME`, `POD` or `NAMESPACE/POD`.
+///
+/// # Errors
+/// [`Error::NoLab`], or [`Error::NoMember`] with all names that there are.
+pub fn namespace(lab: &LabName, member: &str) -> Result<String> {
+    place(lab, member).map(|place| place.namespace)
+}
+
 struct Place {
     namespace: String,
     node: bool,
 }
 
-/// The namespace of a machine or pod.
 fn place(lab: &LabName, member: &str) -> Result<Place> {
     State::read(lab)?;
     let topology = topology::load(&lab.paths().topology())?;
@@ -62,41 +70,47 @@ fn place(lab: &LabName, member: &str) -> Result<Place> {
         return Ok(Place { namespace: lab.namespace(member), node: machine.role == Role::Node });
     }
     let pods = pods(lab, &topology);
-    let matching: Vec<&Pod> = pods.iter().filter(|pod| pod.is_called(member)).collect();
+    let full_name = |pod: &Pod| format!("{}/{}", pod.namespace, pod.name);
+    let matching: Vec<&Pod> =
+        pods.iter().filter(|pod| pod.name == member || full_name(pod) == member).collect();
     match matching.as_slice() {
-        [pod] => Ok(Place { namespace: pod.namespace.clone(), node: false }),
-        _ => {
+        [pod] => Ok(Place { namespace: pod.place.clone(), node: false }),
+        [] => {
             let machines = topology.machines.iter().map(|machine| machine.name.clone());
-            let known = machines.chain(pods.iter().map(|pod| pod.suffix.clone())).collect();
+            let known = machines.chain(pods.iter().map(full_name)).collect();
             Err(Error::NoMember { lab: lab.clone(), name: member.to_owned(), known })
+        }
+        several => {
+            let known = several.iter().map(|pod| full_name(pod)).collect();
+            Err(Error::Ambiguous { name: member.to_owned(), known })
         }
     }
 }
 
+/// A pod as its node's kubelet has written it down.
+#[derive(Deserialize)]
 struct Pod {
     namespace: String,
-    suffix: String,
+    name: String,
+    uid: String,
+    /// The name of its network namespace.
+    #[serde(skip)]
+    place: String,
 }
 
-impl Pod {
-    fn is_called(&self, member: &str) -> bool {
-        self.suffix == member
-    }
-}
-
-/// The pods of a lab by the names of their namespaces.
+/// The pods of a lab that have a network namespace of their own.
 fn pods(lab: &LabName, topology: &Topology) -> Vec<Pod> {
-    let names = fs::read_dir(netns::NAMED).into_iter().flatten().flatten();
-    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut pods: Vec<Pod> = names
-        .filter_map(|namespace| {
-            let suffix = topology
-                .nodes()
-                .find_map(|node| namespace.strip_prefix(&lab.pod_namespace_prefix(&node.name)))?
-                .to_owned();
-            Some(Pod { namespace, suffix })
-        })
-        .collect();
-    pods.sort_by(|one, other| one.suffix.cmp(&other.suffix));
+    let mut pods = Vec::new();
+    for node in topology.nodes() {
+        let records = fs::read_dir(lab.paths().node(&node.name).pods()).into_iter().flatten().flatten();
+        let texts = records.filter_map(|record| fs::read(record.path()).ok());
+        for mut pod in texts.filter_map(|text| serde_json::from_slice::<Pod>(&text).ok()) {
+            pod.place = format!("{}{}", lab.pod_namespace_prefix(&node.name), pod.uid);
+            if namespace_path(&pod.place).exists() {
+                pods.push(pod);
+            }
+        }
+    }
+    pods.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
     pods
 }

@@ -26,7 +26,9 @@ pub enum Error {
     )]
     NotRoot,
     /// The lab is there already.
-    #[error("lab \"{0}\" is already up; take it down first (cambric lab down --name {0}) or choose another --name")]
+    #[error(
+        "lab \"{0}\" is already up; take it down first (cambric lab down --name {0}) or choose another --name"
+    )]
     Exists(LabName),
     /// The lab is not there.
     #[error("there is no lab \"{name}\"; {}", known(.labs))]
@@ -44,6 +46,14 @@ pub enum Error {
         /// What was asked for.
         name: String,
         /// What is there.
+        known: Vec<String>,
+    },
+    /// A name that several pods have.
+    #[error("there are several pods \"{name}\"; say which: {}", .known.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// What it may stand for.
         known: Vec<String>,
     },
     /// A namespace that the lab did not make has a name that it needs.
@@ -85,6 +95,14 @@ pub enum Error {
         member: String,
         /// What the kernel said.
         source: kernel::Error,
+    },
+    /// The address translation of a NAT gateway.
+    #[error("NAT gateway {gateway}: {why}")]
+    Nat {
+        /// The gateway.
+        gateway: String,
+        /// What the kernel said.
+        why: String,
     },
     /// No CNI plugin beside the executable.
     #[error(

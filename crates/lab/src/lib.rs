@@ -3,9 +3,11 @@
 pub mod cli;
 pub mod components;
 pub mod down;
+pub mod echo;
 pub mod enter;
 pub mod error;
 pub mod fabric;
+pub mod kubelet;
 pub mod list;
 pub mod paths;
 pub mod process;

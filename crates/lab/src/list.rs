@@ -45,7 +45,8 @@ enum Status {
 /// # Errors
 /// [`Error::Io`] if the labs' directory or standard output cannot be used.
 pub fn print(json: bool) -> Result<()> {
-    let entries: Vec<Entry> = state::labs()?.iter().filter_map(|lab| entry(&State::read(lab).ok()?)).collect();
+    let entries: Vec<Entry> =
+        state::labs()?.iter().filter_map(|lab| entry(&State::read(lab).ok()?)).collect();
     let text = match json {
         true => serde_json::to_string_pretty(&entries)
             .map_err(|error| Error::system("print the labs as JSON", std::io::Error::from(error)))?,
@@ -56,10 +57,8 @@ pub fn print(json: bool) -> Result<()> {
 
 fn entry(state: &State) -> Option<Entry> {
     let paths = state.lab.paths();
-    let nodes = topology::load(&paths.topology()).map_or_else(
-        |_| Vec::new(),
-        |topology| topology.nodes().map(|node| node.name.clone()).collect(),
-    );
+    let nodes = topology::load(&paths.topology())
+        .map_or_else(|_| Vec::new(), |topology| topology.nodes().map(|node| node.name.clone()).collect());
     let processes: Vec<Running> = state
         .processes
         .iter()

@@ -11,6 +11,7 @@
 //!   nodes/<node>/run/                the agent's run directory
 //!   nodes/<node>/cni-conf/           network configuration lists, written by the agent
 //!   nodes/<node>/cni-data/           address allocation, written by the plugin
+//!   nodes/<node>/pods/               the kubelet's pods
 //!   nodes/<node>/log/                agent.log, kubelet.log and what the pods print
 //!   log/                             up.log, api.log
 //! ```
@@ -221,6 +222,11 @@ impl NodePaths {
     /// The directory of the CNI plugin's address allocation.
     pub fn cni_data(&self) -> PathBuf {
         self.root.join("cni-data")
+    }
+
+    /// The directory of what the kubelet has written down about its pods, one file each.
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
     }
 
     /// The directory of the node's logs.

@@ -8,27 +8,28 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// One line that changes on a terminal, many plain lines elsewhere; on standard error.
 #[derive(Debug)]
 pub struct Progress {
+    show: Show,
     bar: Option<ProgressBar>,
     last: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Show {
+    Nothing,
+    Lines,
+    Bar,
 }
 
 impl Progress {
     /// Shows a spinner if standard error is a terminal.
     pub fn new() -> Progress {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        Progress { bar, last: String::new() }
+        let show = if std::io::stderr().is_terminal() { Show::Bar } else { Show::Lines };
+        Progress { show, bar: None, last: String::new() }
     }
 
     /// Shows nothing at all.
     pub fn silent() -> Progress {
-        Progress { bar: Some(ProgressBar::hidden()), last: String::new() }
+        Progress { show: Show::Nothing, bar: None, last: String::new() }
     }
 
     /// Says what is being done now.
@@ -37,28 +38,36 @@ impl Progress {
             return;
         }
         text.clone_into(&mut self.last);
-        match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None => line(text),
+        match self.show {
+            Show::Nothing => {}
+            Show::Lines => line(text),
+            Show::Bar => self.bar.get_or_insert_with(spinner).set_message(text.to_owned()),
         }
     }
 
     /// Says how it ended; this line stays.
     pub fn done(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) if bar.is_hidden() => {}
-            Some(bar) => bar.suspend(|| line(text)),
-            None => line(text),
-        }
         self.finish();
+        if self.show != Show::Nothing {
+            line(text);
+        }
     }
 
     /// Takes the changing line away.
     pub fn finish(&mut self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 impl Default for Progress {

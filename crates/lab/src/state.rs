@@ -248,8 +248,7 @@ pub(crate) fn private_directory(path: &Path, parents: bool) -> Result<()> {
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let new = path.with_extension("new");
     let write = || {
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        let mut file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new)?;
         file.write_all(content)?;
         fs::rename(&new, path)
     };

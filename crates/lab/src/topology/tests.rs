@@ -1,1 +1,412 @@
+use std::fmt::Write as _;
+
+use model::Family;
+use proptest::prelude::*;
+
 use super::*;
+
+const EXAMPLES: [(&str, &str); 4] = [
+    ("vxlan", include_str!("../../../../examples/labs/vxlan.yaml")),
+    ("vxlan-v4", include_str!("../../../../examples/labs/vxlan-v4.yaml")),
+    ("vxlan-v6", include_str!("../../../../examples/labs/vxlan-v6.yaml")),
+    ("two-subnets", include_str!("../../../../examples/labs/two-subnets.yaml")),
+];
+
+/// A topology from which the cases are made by replacing one text.
+const BASE: &str = "\
+network:
+  podRanges: [10.244.0.0/16, \"fd00:10:244::/56\"]
+  serviceRanges: [10.96.0.0/16]
+  mtu: auto
+subnets:
+  - name: lan
+    prefixes: [192.0.2.0/24, \"2001:db8:1::/64\"]
+    mtu: 1500
+  - name: home
+    prefixes: [203.0.113.0/24]
+  - name: world
+    prefixes: [198.51.100.0/24, \"2001:db8:2::/64\"]
+routers:
+  - name: r1
+    subnets: [lan, world]
+natGateways:
+  - {name: gw, inside: home, outside: world}
+nodes:
+  - name: n1
+    subnet: lan
+    addresses: [192.0.2.77]
+    labels: {zone: a}
+  - name: n2
+    subnet: home
+outside:
+  - name: h1
+    subnet: world
+";
+
+fn addresses(topology: &Topology, name: &str) -> Vec<String> {
+    let machine = topology.machine(name).unwrap();
+    machine.interfaces.iter().flat_map(|one| one.addresses.iter()).map(ToString::to_string).collect()
+}
+
+fn routes(topology: &Topology, name: &str) -> Vec<String> {
+    let routes = &topology.machine(name).unwrap().routes;
+    routes.iter().map(|route| format!("{} via {}", route.destination, route.gateway)).collect()
+}
+
+#[test]
+fn the_examples_are_topologies() {
+    for (name, text) in EXAMPLES {
+        let topology = parse(text).unwrap_or_else(|error| panic!("{name}.yaml:{error}"));
+        assert!(topology.nodes().count() >= 3, "{name}");
+    }
+}
+
+#[test]
+fn addresses_are_chosen_by_role_and_given_ones_kept() {
+    let topology = parse(BASE).unwrap();
+    assert_eq!(addresses(&topology, "n1"), ["192.0.2.77/24", "2001:db8:1::11/64"]);
+    assert_eq!(addresses(&topology, "n2"), ["203.0.113.11/24"]);
+    assert_eq!(
+        addresses(&topology, "r1"),
+        ["192.0.2.1/24", "2001:db8:1::1/64", "198.51.100.1/24", "2001:db8:2::1/64"]
+    );
+    assert_eq!(addresses(&topology, "gw"), ["203.0.113.1/24", "198.51.100.2/24", "2001:db8:2::2/64"]);
+    assert_eq!(addresses(&topology, "h1"), ["198.51.100.101/24", "2001:db8:2::101/64"]);
+    assert_eq!(topology.machine("n1").unwrap().labels["zone"], "a");
+}
+
+#[test]
+fn hosts_route_to_a_router_or_gateway_and_nobody_routes_into_a_nat() {
+    let topology = parse(BASE).unwrap();
+    assert_eq!(routes(&topology, "n1"), ["0.0.0.0/0 via 192.0.2.1", "::/0 via 2001:db8:1::1"]);
+    assert_eq!(routes(&topology, "n2"), ["0.0.0.0/0 via 203.0.113.1"]);
+    assert_eq!(routes(&topology, "h1"), ["0.0.0.0/0 via 198.51.100.1", "::/0 via 2001:db8:2::1"]);
+    assert_eq!(routes(&topology, "gw"), ["0.0.0.0/0 via 198.51.100.1", "::/0 via 2001:db8:2::1"]);
+    assert_eq!(routes(&topology, "r1"), Vec::<String>::new());
+}
+
+#[test]
+fn routers_know_the_way_over_other_routers() {
+    let mut text = "network: {podRanges: [10.244.0.0/16]}\nsubnets:\n".to_owned();
+    for subnet in 1..=4 {
+        writeln!(text, "  - {{name: s{subnet}, prefixes: [10.0.{subnet}.0/24]}}").unwrap();
+    }
+    text += "routers:\n";
+    for router in 1..=3 {
+        writeln!(text, "  - {{name: r{router}, subnets: [s{router}, s{}]}}", router + 1).unwrap();
+    }
+    text += "nodes: [{name: a, subnet: s1}, {name: b, subnet: s2}]\n";
+    let topology = parse(&text).unwrap();
+    assert_eq!(routes(&topology, "r1"), ["10.0.3.0/24 via 10.0.2.2", "10.0.4.0/24 via 10.0.2.2"]);
+    assert_eq!(routes(&topology, "r3"), ["10.0.1.0/24 via 10.0.3.1", "10.0.2.0/24 via 10.0.3.1"]);
+    assert_eq!(routes(&topology, "a"), ["0.0.0.0/0 via 10.0.1.1"]);
+    // Its default route is the first router's, but s3 and s4 are nearer over the second.
+    assert_eq!(
+        routes(&topology, "b"),
+        ["0.0.0.0/0 via 10.0.2.1", "10.0.3.0/24 via 10.0.2.2", "10.0.4.0/24 via 10.0.2.2"]
+    );
+}
+
+/// What is replaced, by what, and the error, which begins with the place.
+const ERRORS: &[(&str, &str, &str)] = &[
+    (
+        "network:",
+        "netwrok:",
+        "1:1: unknown field \"netwrok\"; use one of network, subnets, routers, natGateways",
+    ),
+    (
+        "  mtu: auto",
+        "  mtu: 1279",
+        "4:8: network.mtu: \"1279\" cannot be used; use auto or a number from 1280",
+    ),
+    ("  mtu: auto", "  mtu: auto\n  mtu: auto", "5:3: "),
+    (
+        "[10.96.0.0/16]",
+        "[10.96.0.0]",
+        "3:19: network.serviceRanges[0]: \"10.96.0.0\" is not an address prefix",
+    ),
+    ("[10.96.0.0/16]", "[10.244.1.0/24]", "3:19: network: 10.244.0.0/16 and 10.244.1.0/24 overlap"),
+    ("10.244.0.0/16,", "10.244.0.0/31,", "2:15: network.podRanges[0]: pod range 10.244.0.0/31 has no room"),
+    ("mtu: auto", "encapsulation: {protocol: gre}", "4:29: \"gre\" is not known here; use vxlan"),
+    ("mtu: auto", "encapsulation: {vni: 0}", "4:24: network.encapsulation.vni: 0 is out of range; use 1 to"),
+    ("mtu: auto", "encapsulation: {port: 65536}", "4:25: network.encapsulation.port: 65536 is out of range"),
+    (
+        "mtu: auto",
+        "encapsulation: {prot: vxlan}",
+        "4:19: unknown field \"prot\"; use one of protocol, when, vni, port",
+    ),
+    ("name: home", "name: lan", "9:11: there are two subnets \"lan\"; give each its own name"),
+    ("name: home", "name: fabric", "9:11: subnet \"fabric\": the lab itself uses this name"),
+    ("name: home", "name: Home", "9:11: subnet \"Home\": a name has 1 to 12 lower-case letters"),
+    ("name: home", "name: a--b", "9:11: subnet \"a--b\": a name has 1 to 12 lower-case letters"),
+    (
+        "name: n1",
+        "name: a-node-with-a-long-name",
+        "19:11: node \"a-node-with-a-long-name\": a name has 1 to 12",
+    ),
+    ("[203.0.113.0/24]", "[]", "10:15: subnet home has no prefix; use for instance"),
+    ("[203.0.113.0/24]", "[203.0.113.0]", "10:16: subnet home: \"203.0.113.0\" is not an address prefix"),
+    (
+        "[203.0.113.0/24]",
+        "[203.0.113.1/24]",
+        "10:16: subnet home: \"203.0.113.1/24\" has bits set after its length; use 203.0.113.0/24",
+    ),
+    (
+        "[203.0.113.0/24]",
+        "[203.0.113.0/31]",
+        "10:16: subnet home: \"203.0.113.0/31\" has no room for two machines",
+    ),
+    ("[203.0.113.0/24]", "[127.0.0.0/8]", "10:16: subnet home: \"127.0.0.0/8\" is not for hosts"),
+    ("[203.0.113.0/24]", "[\"fe80::/64\"]", "10:16: subnet home: \"fe80::/64\" is not for hosts"),
+    ("[203.0.113.0/24]", "[\"ff02::/64\"]", "10:16: subnet home: \"ff02::/64\" is not for hosts"),
+    (
+        "[203.0.113.0/24]",
+        "[192.0.2.128/25]",
+        "10:16: subnet home: 192.0.2.128/25 overlaps the subnet lan; use a prefix",
+    ),
+    (
+        "[203.0.113.0/24]",
+        "[10.244.8.0/24]",
+        "10:16: subnet home: 10.244.8.0/24 overlaps the pod range 10.244.0.0/16",
+    ),
+    (
+        "[203.0.113.0/24]",
+        "[10.96.8.0/24]",
+        "10:16: subnet home: 10.96.8.0/24 overlaps the service range 10.96.0.0/16",
+    ),
+    (
+        "[203.0.113.0/24]",
+        "[203.0.113.0/24, 10.0.0.0/24]",
+        "10:32: subnet home: 203.0.113.0/24 and 10.0.0.0/24 are both IPv4",
+    ),
+    ("mtu: 1500", "mtu: 1279", "8:10: subnet lan: mtu 1279 cannot be used; use 1280 to 65535"),
+    ("mtu: 1500", "mtu: big", "8:10: "),
+    ("subnets: [lan, world]", "subnets: [lan]", "15:14: router r1 has less than two subnets"),
+    ("subnets: [lan, world]", "subnets: [lan, lan]", "15:20: router r1 is already in subnet \"lan\""),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, wide]",
+        "15:20: there is no subnet \"wide\"; use one of lan, home, world",
+    ),
+    (
+        "outside: world}",
+        "outside: home}",
+        "17:37: NAT gateway gw: inside and outside are one subnet; use two",
+    ),
+    ("inside: home", "inside: away", "17:24: there is no subnet \"away\"; use one of lan, home, world"),
+    (
+        "name: h1",
+        "name: n2",
+        "26:11: there are a node and a outside host with the name \"n2\"; give each its own",
+    ),
+    ("    subnet: home", "", "23:5: the field \"subnet\" is missing"),
+    ("    subnet: home", "    subnet: hom", "24:13: there is no subnet \"hom\""),
+    ("[192.0.2.77]", "[192.0.2]", "21:17: node n1: address \"192.0.2\" is not an IP address"),
+    (
+        "[192.0.2.77]",
+        "[192.0.3.1]",
+        "21:17: node n1: address \"192.0.3.1\" is not in subnet lan; use one of 192.0.2.0/24",
+    ),
+    ("[192.0.2.77]", "[192.0.2.255]", "21:17: node n1: address \"192.0.2.255\" cannot be a host's"),
+    (
+        "[192.0.2.77]",
+        "[192.0.2.7, 192.0.2.8]",
+        "21:29: node n1: address \"192.0.2.8\" is the second IPv4 address",
+    ),
+    (
+        "    subnet: home",
+        "    subnet: home\n    addresses: [\"2001:db8::1\"]",
+        "25:17: node n2: address \"2001:db8::1\" is IPv6, but subnet home has no IPv6 prefix",
+    ),
+    (
+        "    subnet: home",
+        "    subnet: lan\n    addresses: [192.0.2.77]",
+        "25:17: node n2: address \"192.0.2.77\" has been given to another machine",
+    ),
+    ("{zone: a}", "{zone: \"a b\"}", "22:20: node n1: \"zone: a b\" is no label"),
+    (
+        "    labels: {zone: a}",
+        "    taints: []",
+        "22:5: unknown field \"taints\"; use one of name, subnet, addresses, labels",
+    ),
+];
+
+#[test]
+fn errors_say_where_what_and_what_would_be_right() {
+    parse(BASE).unwrap();
+    for (old, new, expected) in ERRORS {
+        assert!(BASE.contains(old), "{old}");
+        let error = parse(&BASE.replacen(old, new, 1)).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{old} -> {new}\n  is: {error}\nnot: {expected}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_topology_at_all() {
+    for (text, expected) in [
+        ("", "there is nothing in it"),
+        ("# nothing\n", "there is nothing in it"),
+        ("a: [", "1:"),
+        ("- a\n", "1:1: "),
+        ("network: {podRanges: []}\nsubnets: []\nnodes: []\n", "1:10: network.podRanges is empty"),
+        (
+            "network: {podRanges: [10.0.0.0/8]}\nsubnets: []\nnodes: []\n",
+            "2:10: subnets: a topology has 1 to 64",
+        ),
+        (
+            "network: {podRanges: [10.0.0.0/8]}\nsubnets: [{name: a, prefixes: [192.0.2.0/24]}]\nnodes: []\n",
+            "3:8: a topology has at least one node",
+        ),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn a_subnet_can_be_full() {
+    let mut text =
+        "network: {podRanges: [10.0.0.0/8]}\nsubnets: [{name: a, prefixes: [192.0.2.0/30]}]\nnodes:\n"
+            .to_owned();
+    text += "  - {name: a, subnet: a}\n  - {name: b, subnet: a}\n";
+    let topology = parse(&text).unwrap();
+    assert_eq!(addresses(&topology, "b"), ["192.0.2.2/30"]);
+    text += "  - {name: c, subnet: a}\n";
+    let error = parse(&text).unwrap_err().to_string();
+    assert_eq!(error, "6:12: subnet a has no IPv4 address left for c; use a shorter prefix");
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("lab.yaml");
+    std::fs::write(&file, BASE.replacen("subnet: home", "subnet: hom", 1)).unwrap();
+    let error = load(&file).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:24:13: there is no subnet", file.display())), "{error}");
+}
+
+/// The text of a topology in which every address of a single-homed machine is given.
+fn written_out(topology: &Topology) -> String {
+    let mut text = "network: {podRanges: [10.244.0.0/16]}\nsubnets:\n".to_owned();
+    for subnet in &topology.subnets {
+        let prefixes: Vec<String> = subnet.prefixes.iter().map(|prefix| format!("\"{prefix}\"")).collect();
+        writeln!(
+            text,
+            "  - {{name: {}, prefixes: [{}], mtu: {}}}",
+            subnet.name,
+            prefixes.join(", "),
+            subnet.mtu
+        )
+        .unwrap();
+    }
+    text += "routers:\n";
+    for router in topology.of_role(Role::Router) {
+        let subnets: Vec<&str> =
+            router.interfaces.iter().map(|one| topology.subnets[one.subnet].name.as_str()).collect();
+        writeln!(text, "  - {{name: {}, subnets: [{}]}}", router.name, subnets.join(", ")).unwrap();
+    }
+    text += "nodes:\n";
+    for node in topology.nodes() {
+        let addresses: Vec<String> =
+            node.addresses().iter().map(|address| format!("\"{address}\"")).collect();
+        let subnet = &topology.subnets[node.interfaces[0].subnet].name;
+        writeln!(
+            text,
+            "  - {{name: {}, subnet: {subnet}, addresses: [{}]}}",
+            node.name,
+            addresses.join(", ")
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn any_topology() -> impl Strategy<Value = String> {
+    let subnet = (prop::bool::ANY, prop::bool::ANY, 16_u8..=26);
+    (prop::collection::vec(subnet, 1..6), prop::collection::vec((0_usize..8, 0_usize..8), 0..4), 1_usize..20)
+        .prop_map(|(subnets, routers, nodes)| {
+            let mut text = "network: {podRanges: [10.244.0.0/16]}\nsubnets:\n".to_owned();
+            for (index, (v4, v6, length)) in subnets.iter().enumerate() {
+                let mut prefixes = Vec::new();
+                if *v4 || !v6 {
+                    prefixes.push(format!("172.{}.0.0/{length}", 16 + index));
+                }
+                if *v6 {
+                    prefixes.push(format!("\"2001:db8:{index}::/64\""));
+                }
+                writeln!(text, "  - {{name: s{index}, prefixes: [{}]}}", prefixes.join(", ")).unwrap();
+            }
+            let legs: Vec<(usize, usize)> = routers
+                .iter()
+                .map(|(one, other)| (one % subnets.len(), other % subnets.len()))
+                .filter(|(one, other)| one != other)
+                .collect();
+            text += "routers:\n";
+            for (index, (one, other)) in legs.iter().enumerate() {
+                writeln!(text, "  - {{name: r{index}, subnets: [s{one}, s{other}]}}").unwrap();
+            }
+            text += "nodes:\n";
+            for node in 0..nodes {
+                writeln!(text, "  - {{name: n{node}, subnet: s{}}}", node % subnets.len()).unwrap();
+            }
+            text
+        })
+}
+
+proptest! {
+    #[test]
+    fn addresses_are_unique_and_in_their_subnets(text in any_topology()) {
+        let topology = parse(&text.replace("routers:\nnodes:", "nodes:")).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for machine in &topology.machines {
+            for interface in &machine.interfaces {
+                for family in Family::BOTH {
+                    let prefix = topology.subnets[interface.subnet].prefixes.of(family);
+                    let address = interface.addresses.of(family);
+                    prop_assert_eq!(prefix.is_some(), address.is_some());
+                    if let (Some(prefix), Some(address)) = (prefix, address) {
+                        prop_assert_eq!(prefix, &address.trunc());
+                        prop_assert!(address.addr() != prefix.network());
+                        prop_assert!(seen.insert(address.addr()), "{address} twice");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn giving_the_chosen_addresses_changes_nothing(text in any_topology()) {
+        let topology = parse(&text.replace("routers:\nnodes:", "nodes:")).unwrap();
+        let again = parse(&written_out(&topology).replace("routers:\nnodes:", "nodes:")).unwrap();
+        prop_assert_eq!(topology, again);
+    }
+
+    #[test]
+    fn every_gateway_is_a_neighbour_that_forwards(text in any_topology()) {
+        let topology = parse(&text.replace("routers:\nnodes:", "nodes:")).unwrap();
+        for machine in &topology.machines {
+            for route in &machine.routes {
+                let next = topology.of_role(Role::Router).find(|router| {
+                    router.interfaces.iter().any(|one| one.addresses.iter().any(|net| net.addr() == route.gateway))
+                });
+                prop_assert!(next.is_some());
+                let neighbour = machine.interfaces.iter().any(|one| {
+                    one.addresses.iter().any(|net| net.contains(&route.gateway))
+                });
+                prop_assert!(neighbour, "{} via {}", machine.name, route.gateway);
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "[ -~\n]{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(at in 0_usize..BASE.len(), insert in "[ -~\n]{0,5}", cut in 0_usize..20) {
+        let end = (at + cut).min(BASE.len());
+        let _ = parse(&format!("{}{insert}{}", &BASE[..at], &BASE[end..]));
+    }
+}
