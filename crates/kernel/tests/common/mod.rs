@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod state;
+pub mod wire;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
