@@ -97,7 +97,14 @@ fn settings(node: &Node) -> Vec<Entry> {
     if node.pod_ranges.v6.is_some() {
         paths.push("net/ipv6/conf/all/forwarding");
     }
-    paths.into_iter().map(|path| Entry::Sysctl { path: path.to_owned(), value: "1".to_owned() }).collect()
+    let setting = |path: &str, value: &str| Entry::Sysctl { path: path.to_owned(), value: value.to_owned() };
+    let mut settings: Vec<Entry> = paths.into_iter().map(|path| setting(path, "1")).collect();
+    if node.pod_ranges.v6.is_some() {
+        // Until duplicate address detection of its link-local address is over, the bridge cannot ask for neighbours, so
+        // a node's first pod could not be reached for up to two seconds.
+        settings.push(setting(&format!("net/ipv6/conf/{}/accept_dad", LinkName::bridge()), "0"));
+    }
+    settings
 }
 
 fn bridge(

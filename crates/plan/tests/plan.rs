@@ -84,6 +84,7 @@ net/bridge/bridge-nf-call-ip6tables = 1 | ClusterNetwork
 net/bridge/bridge-nf-call-iptables = 1 | ClusterNetwork
 net/ipv4/ip_forward = 1 | ClusterNetwork
 net/ipv6/conf/all/forwarding = 1 | ClusterNetwork
+net/ipv6/conf/cbr0/accept_dad = 0 | ClusterNetwork
 address 10.244.1.1/24 dev cbr0 | ClusterNetwork
 address fd00:10:f4:1::1/64 dev cbr0 | ClusterNetwork
 fdb 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2 | Node two
