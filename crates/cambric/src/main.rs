@@ -31,6 +31,8 @@ enum Command {
     Status(status::StatusOptions),
     Cleanup(cleanup::CleanupOptions),
     InstallCni(install::InstallOptions),
+    #[command(subcommand)]
+    Lab(lab::cli::LabCommand),
     /// Print the definition of the ClusterNetwork resource.
     ///
     /// Apply it before the first agent starts, and again with every upgrade.
@@ -71,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Status(options) => return status::run(&options),
         Command::Cleanup(options) => cleanup::run(&options)?,
         Command::InstallCni(options) => install::run(&options)?,
+        Command::Lab(command) => return Ok(lab::cli::run(command)?),
         Command::Crd => print(&crd()?)?,
         Command::Cni => return Ok(cni::main()),
         Command::Version => print(concat!("cambric ", env!("CARGO_PKG_VERSION"), "\n"))?,

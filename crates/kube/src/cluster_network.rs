@@ -38,7 +38,7 @@ pub struct ClusterNetworkSpec {
     pub encapsulation: EncapsulationSpec,
     /// The MTU of the pods' interfaces: "auto" (what the node's own network leaves after the encapsulation) or a
     /// number of bytes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_auto")]
     pub mtu: MtuSpec,
 }
 
@@ -98,6 +98,11 @@ impl Default for MtuSpec {
     fn default() -> Self {
         MtuSpec::Text("auto".to_owned())
     }
+}
+
+/// The schema lets null pass, as `kube` has it for all fields of two types.
+fn null_is_auto<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<MtuSpec, D::Error> {
+    Option::<MtuSpec>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl JsonSchema for MtuSpec {

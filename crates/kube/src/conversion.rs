@@ -81,6 +81,18 @@ mod tests {
         assert_eq!(network.mtu, Mtu::Auto);
         assert_eq!(network.encapsulation, Encapsulation::Vxlan(VxlanSettings::default()));
         assert_eq!(network.pod_ranges.len(), 2);
+        assert_eq!(read_spec(&json!({"podRanges": ["10.244.0.0/16"], "mtu": null})).unwrap().mtu, Mtu::Auto);
+    }
+
+    #[test]
+    fn a_configuration_survives_the_way_through_an_object() {
+        for spec in [
+            json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceRanges": ["10.96.0.0/12"]}),
+            json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"vni": 7, "port": 8472}, "mtu": 1400}),
+        ] {
+            let network = read_spec(&spec).unwrap();
+            assert_eq!(NetworkConfig::try_from(&ClusterNetworkSpec::from(&network)), Ok(network));
+        }
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub(crate) struct Failure {
     pub(crate) origin: String,
 }
 
+/// What is done while the pods' interfaces stay as they are; or cannot be known, and why.
+pub(crate) type AttachmentWork<'a> = dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>) + 'a;
+
 /// What the worker asks of a kernel. Tests put a pretended one in its place.
 pub(crate) trait Machine {
     /// Applies a change of the plan.
@@ -48,7 +51,7 @@ pub(crate) trait Machine {
     /// The MTU in bytes of the links that have these addresses.
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String>;
     /// Hands over the pods' interfaces. They stay as they are for as long as `work` does.
-    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>));
+    fn with_attachments(&mut self, work: &mut AttachmentWork<'_>);
 }
 
 /// Hears of changes in the kernel.

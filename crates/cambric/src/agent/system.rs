@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cni::ipam::Store;
 use kernel::{Event, Kernel, Monitor, Op, Report, diff};
-use model::{Attachment, Family, PerFamily};
+use model::{Family, PerFamily};
 use plan::{Change, Entry, Key, NodePlan, Planned};
 
-use super::machine::{Ear, Failure, Heard, Machine, Outcome, Step};
+use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome, Step};
 use super::words::{entry, kind};
 use crate::paths;
 
@@ -83,7 +83,7 @@ impl Machine for System {
         }
     }
 
-    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>)) {
+    fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
         let store = self.store.clone();
         match store.lock() {
             // The lock lives until the work is done.

@@ -10,7 +10,7 @@ use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
 use plan::{Entry, Key, NodePlan, Planned};
 use tokio::sync::watch;
 
-use super::super::machine::Failure;
+use super::super::machine::{AttachmentWork, Failure};
 use super::super::options::AgentOptions;
 use super::*;
 
@@ -65,7 +65,7 @@ impl Machine for Pretended {
         Ok(PerFamily { v4, v6: addresses.v6.and(mtu) })
     }
 
-    fn with_attachments(&mut self, work: &mut dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>)) {
+    fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
         let attachments = self.with(|state| state.attachments.clone());
         work(self, Ok(attachments));
     }
@@ -81,17 +81,13 @@ type Turn = Box<dyn FnMut(&Sender<Message>) -> Heard + Send>;
 
 impl Ear for Script {
     fn wait(&mut self, timeout: Duration, _: &dyn Fn(&Key) -> Option<Entry>) -> Heard {
-        match self.turns.front_mut() {
+        if timeout < Duration::from_millis(100) {
             // What is due is done before the next turn.
-            Some(_) if timeout < Duration::from_millis(100) => {
-                std::thread::sleep(timeout);
-                Heard::Nothing
-            }
-            Some(turn) => {
-                let heard = turn(&self.inbox);
-                self.turns.pop_front();
-                heard
-            }
+            std::thread::sleep(timeout);
+            return Heard::Nothing;
+        }
+        match self.turns.pop_front() {
+            Some(mut turn) => turn(&self.inbox),
             None => {
                 self.inbox.send(Message::Stop).unwrap();
                 Heard::Nothing

@@ -1,0 +1,448 @@
+//! The agent against the embedded API and the real kernel, in namespaces.
+
+#![allow(clippy::unwrap_used)]
+
+mod agent_common;
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use agent_common::{Node, SOON, START};
+use serde_json::{Value, json};
+
+#[test]
+fn a_node_becomes_ready_and_says_so() {
+    let mut node = Node::new();
+    node.put_node("b", 2);
+    node.start_agent();
+    node.wait_ready();
+    assert!(node.shows("ip route", "10.244.2.0/24 via 10.244.2.1 dev vxlan.cambric proto 203"));
+    assert!(node.shows("ip -6 route", "fd00:10:244:2::/64 via fd00:10:244:2::1 dev vxlan.cambric"));
+    assert!(node.shows("bridge fdb show dev vxlan.cambric", "06:58:c0:00:02:02 dst 192.0.2.2"));
+
+    let read = |path: &str| -> Value {
+        serde_json::from_str(&std::fs::read_to_string(node.dir.path().join(path)).unwrap()).unwrap()
+    };
+    assert_eq!(read("run/node.json")["mtu"], 1450);
+    assert_eq!(read("net.d/10-cambric.conflist")["plugins"][0]["type"], "cambric");
+    node.eventually(START, "the Node's condition is set", || {
+        let own = node.api().read("nodes", "", "a").unwrap();
+        own["status"]["conditions"].as_array().is_some_and(|conditions| {
+            conditions.iter().any(|condition| {
+                condition["type"] == "NetworkUnavailable"
+                    && condition["status"] == "False"
+                    && condition["reason"] == "CambricReady"
+            })
+        })
+    });
+    node.eventually(START, "the ClusterNetwork has its status", || {
+        let status = &node.network()["status"];
+        status["conditions"][0]["status"] == "True"
+            && status["message"]
+                .as_str()
+                .is_some_and(|message| message.starts_with("In force: pods 10.244.0.0/16"))
+    });
+    assert_eq!(node.metric("cambric_nodes"), 2.0);
+    assert!(node.get("/healthz").is_some_and(|body| body == "ok\n"));
+    let mut status = node.command("status");
+    let status = status.arg("--run-dir").arg(node.dir.path().join("run")).output().unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(status.status.success() && text.contains("ready       yes"), "{text}");
+}
+
+#[test]
+fn what_others_break_is_repaired_within_a_second() {
+    let node = Node::ready();
+    let fdb = "bridge fdb show dev vxlan.cambric";
+    for (breaks, shows, text) in [
+        ("ip route del 10.244.2.0/24", "ip route", "10.244.2.0/24 via 10.244.2.1"),
+        ("ip -6 route del fd00:10:244:2::/64", "ip -6 route", "fd00:10:244:2::/64 via"),
+        (
+            "ip route replace 10.244.2.0/24 dev eth0 proto 203",
+            "ip route show 10.244.2.0/24",
+            "via 10.244.2.1 dev vxlan.cambric",
+        ),
+        ("bridge fdb del 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2", fdb, "dst 192.0.2.2"),
+        ("ip neigh del 10.244.2.1 dev vxlan.cambric", "ip neigh", "10.244.2.1 dev vxlan.cambric"),
+        ("ip address del 10.244.1.1/24 dev cbr0", "ip address show dev cbr0", "10.244.1.1/24"),
+        ("ip link set vxlan.cambric down", "ip route", "10.244.2.0/24 via 10.244.2.1"),
+        ("ip link set cbr0 mtu 1300", "ip link show cbr0", "mtu 1450"),
+        ("ip link del cbr0", "ip address show dev cbr0", "10.244.1.1/24"),
+        ("ip link del vxlan.cambric", "ip route", "10.244.2.0/24 via 10.244.2.1"),
+        ("nft delete table ip cambric", "nft list set ip cambric nodes", "192.0.2.2"),
+        ("nft delete table bridge cambric", "nft list table bridge cambric", "chain from-pod"),
+        ("nft flush chain ip6 cambric input", "nft list table ip6 cambric", "dport 4789"),
+        ("nft delete element ip cambric nodes { 192.0.2.2 }", "nft list set ip cambric nodes", "192.0.2.2"),
+    ] {
+        node.exec(breaks);
+        node.comes(shows, text);
+    }
+    // All of it, and not only what was looked at: nothing is left to repair.
+    let before = node.kernel_state();
+    node.eventually(SOON, "the agent is content", || node.metric("cambric_problems") == 0.0);
+    same(&before, &node.kernel_state());
+    assert!(node.metric("cambric_repairs_total{kind=\"route\"}") >= 3.0);
+    assert!(
+        node.log().contains("repaired: added kind=\"route\" entry=\"10.244.2.0/24\" origin=\"Node b\""),
+        "{}",
+        node.log()
+    );
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    let node = Node::ready();
+    for command in [
+        "ip link add other type bridge",
+        "ip link set other up",
+        "ip route add 198.51.100.0/24 dev eth0",
+        "ip route add 203.0.113.0/24 via 192.0.2.9 proto bird",
+        "ip neigh add 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
+        "ip address add 192.0.2.66/32 dev lo",
+        "nft add table ip foreign",
+        "nft add chain ip foreign c",
+        "nft add table inet cambric-not",
+    ] {
+        node.exec(command);
+    }
+    // A comparison of everything happens after each of these.
+    node.exec("ip route del 10.244.2.0/24");
+    node.comes("ip route", "10.244.2.0/24 via 10.244.2.1");
+    node.exec("ip link del cbr0");
+    node.comes("ip address show dev cbr0", "10.244.1.1/24");
+    for (command, text) in [
+        ("ip link show other", "other"),
+        ("ip route", "198.51.100.0/24 dev eth0"),
+        ("ip route", "203.0.113.0/24 via 192.0.2.9 dev eth0 proto bird"),
+        ("ip neigh show nud permanent", "192.0.2.77"),
+        ("ip address show dev lo", "192.0.2.66/32"),
+        ("nft list tables", "table ip foreign"),
+        ("nft list tables", "table inet cambric-not"),
+    ] {
+        assert!(node.shows(command, text), "{command}: {text}");
+    }
+}
+
+#[test]
+fn without_the_api_nothing_is_lost_and_drift_is_repaired() {
+    let mut node = Node::ready();
+    let before = node.kernel_state();
+    node.stop_api();
+    node.eventually(START, "the agent has noticed", || node.log().contains("cannot be watched"));
+    same(&before, &node.kernel_state());
+    node.exec("ip route del 10.244.2.0/24");
+    node.comes("ip route", "10.244.2.0/24 via 10.244.2.1");
+    assert_eq!(node.get("/readyz").unwrap(), "ok\n");
+
+    // The agent comes back and the API is still away: it goes by what the last one knew.
+    assert!(!node.end_agent("KILL"));
+    node.exec("ip route del 10.244.2.0/24");
+    node.start_agent();
+    node.eventually(START, "the route is back", || node.shows("ip route", "10.244.2.0/24 via 10.244.2.1"));
+    same(&before, &node.kernel_state());
+
+    node.start_api();
+    node.put_node("c", 3);
+    node.api().delete("nodes", "", "b", &apiserver::api::DeleteOptions::default()).unwrap();
+    let patience = Duration::from_secs(40);
+    node.eventually(patience, "the news arrives", || node.shows("ip route", "10.244.3.0/24"));
+    node.goes("ip route", "10.244.2.0/24");
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    let mut node = Node::ready();
+    let before = node.kernel_state();
+    for signal in ["KILL", "TERM", "INT"] {
+        assert_eq!(node.end_agent(signal), signal != "KILL", "{signal}");
+        same(&before, &node.kernel_state());
+        let news = News::listen(&node);
+        node.start_agent();
+        node.wait_ready();
+        assert_eq!(news.heard("fence0"), Vec::<String>::new(), "{signal}");
+        same(&before, &node.kernel_state());
+    }
+}
+
+#[test]
+fn a_bad_network_leaves_the_last_good_one_in_force() {
+    let node = Node::ready();
+    let before = node.kernel_state();
+    // An API server that checks schemas lets this pass: ranges that overlap are beyond a schema.
+    node.put_network(&json!({
+        "podRanges": ["10.244.0.0/16", "fd00:10:244::/48"], "serviceRanges": ["10.244.7.0/24"],
+    }));
+    node.eventually(START, "the status says what is wrong", || {
+        let status = &node.network()["status"];
+        status["conditions"][0]["status"] == "False"
+            && status["message"].as_str().is_some_and(|message| {
+                message.contains("10.244.0.0/16 and 10.244.7.0/24 overlap")
+                    && message.contains("last configuration")
+            })
+    });
+    same(&before, &node.kernel_state());
+    assert_eq!(node.get("/readyz").unwrap(), "ok\n");
+
+    node.put_network(
+        &json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/48"], "serviceRanges": [], "mtu": 1400}),
+    );
+    node.comes("ip link show cbr0", "mtu 1400");
+    node.eventually(START, "the status is right again", || {
+        node.network()["status"]["conditions"][0]["status"] == "True"
+    });
+}
+
+#[test]
+fn another_network_is_refused_in_its_status() {
+    let node = Node::ready();
+    let other = json!({
+        "apiVersion": "cambric.io/v1alpha1", "kind": "ClusterNetwork", "metadata": {"name": "other"},
+        "spec": {"podRanges": ["10.9.0.0/16"]},
+    });
+    node.api().create("clusternetworks.cambric.io", "", other).unwrap();
+    node.eventually(START, "its status says that it is not in force", || {
+        let other = node.api().read("clusternetworks.cambric.io", "", "other").unwrap();
+        other["status"]["conditions"][0]["reason"] == "WrongName"
+    });
+    assert!(!node.shows("nft list ruleset", "10.9.0.0/16"));
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    let mut node = Node::new();
+    let gone = apiserver::api::DeleteOptions::default();
+    node.api().delete("clusternetworks.cambric.io", "", "default", &gone).unwrap();
+    node.start_agent();
+    let says = |text: &str| node.get("/readyz").is_some_and(|body| body.contains(text));
+    node.eventually(START, "the network is missed", || says("no ClusterNetwork named \"default\""));
+    assert!(!node.shows("ip link", "cbr0") && !node.shows("nft list tables", "cambric"));
+    assert!(!node.dir.path().join("net.d/10-cambric.conflist").exists());
+    node.put_network(&json!({"podRanges": ["10.244.0.0/16"]}));
+    node.wait_ready();
+}
+
+#[test]
+fn the_own_node_and_the_network_can_be_deleted_without_harm() {
+    let node = Node::ready();
+    let before = node.kernel_state();
+    let gone = apiserver::api::DeleteOptions::default();
+    node.api().delete("nodes", "", "a", &gone).unwrap();
+    node.api().delete("clusternetworks.cambric.io", "", "default", &gone).unwrap();
+    node.eventually(START, "both are noticed", || {
+        let log = node.log();
+        log.contains("this node was deleted") && log.contains("ClusterNetwork default was deleted")
+    });
+    node.exec("ip route del 10.244.2.0/24");
+    node.comes("ip route", "10.244.2.0/24 via 10.244.2.1");
+    same(&before, &node.kernel_state());
+}
+
+#[test]
+fn a_node_costs_only_its_own_entries() {
+    let node = Node::ready();
+    node.put_node("c", 3);
+    node.comes("ip route", "10.244.3.0/24");
+
+    let news = News::listen(&node);
+    node.put_node("d", 4);
+    node.comes("ip route", "10.244.4.0/24");
+    node.comes("nft list set ip cambric nodes", "192.0.2.4");
+    only_about(
+        &news.heard("fence1"),
+        &["10.244.4.", "fd00:10:244:4:", "192.0.2.4", "2001:db8::4", "06:58:c0:00:02:04"],
+    );
+
+    let news = News::listen(&node);
+    node.put_addresses("d", 5);
+    node.comes("bridge fdb show dev vxlan.cambric", "dst 192.0.2.5");
+    node.goes("bridge fdb show dev vxlan.cambric", "dst 192.0.2.4");
+    let about = ["10.244.4.", "fd00:10:244:4:", "192.0.2.4", "192.0.2.5", "2001:db8::", "06:58:c0:00:02:0"];
+    only_about(&news.heard("fence2"), &about);
+
+    let news = News::listen(&node);
+    node.api().delete("nodes", "", "d", &apiserver::api::DeleteOptions::default()).unwrap();
+    node.goes("ip route", "10.244.4.0/24");
+    node.goes("nft list set ip cambric nodes", "192.0.2.5");
+    only_about(
+        &news.heard("fence3"),
+        &["10.244.4.", "fd00:10:244:4:", "192.0.2.5", "2001:db8::5", "06:58:c0:00:02:05"],
+    );
+}
+
+#[test]
+fn lost_kernel_events_are_made_up_for() {
+    let node = Node::ready();
+    node.signal("STOP");
+    let routes: String = (0..60_000)
+        .map(|i| {
+            format!("route add 198.18.{}.{}/32 dev lo table {}\n", i / 256 % 256, i % 256, 100 + i / 65_536)
+        })
+        .collect();
+    let batch = node.dir.path().join("batch");
+    std::fs::write(&batch, routes).unwrap();
+    node.ip(&format!("-batch {}", batch.display()));
+    node.ip("route flush table 100");
+    node.exec("ip route del 10.244.2.0/24");
+    node.exec("nft delete table ip cambric");
+    node.signal("CONT");
+    node.eventually(SOON * 5, "the route is back", || node.shows("ip route", "10.244.2.0/24 via 10.244.2.1"));
+    node.comes("nft list set ip cambric nodes", "192.0.2.2");
+    assert!(node.metric("cambric_kernel_event_overruns_total") >= 1.0, "{}", node.log());
+}
+
+#[test]
+fn the_underlay_mtu_is_followed() {
+    let node = Node::ready();
+    node.exec("ip link set eth0 mtu 9000");
+    node.comes("ip link show cbr0", "mtu 8950");
+    node.comes("ip link show vxlan.cambric", "mtu 8950");
+    node.eventually(SOON, "the plugin is told", || {
+        let file = std::fs::read_to_string(node.dir.path().join("run/node.json")).unwrap();
+        serde_json::from_str::<Value>(&file).unwrap()["mtu"] == 8950
+    });
+}
+
+#[test]
+fn one_agent_per_node() {
+    let node = Node::ready();
+    let second = node
+        .command("agent")
+        .args(["--node-name", "a", "--listen", "127.0.0.1:9470", "--kubeconfig"])
+        .arg(node.kubeconfig())
+        .arg("--run-dir")
+        .arg(node.dir.path().join("run"))
+        .output()
+        .unwrap();
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success());
+    assert!(error.contains(&format!("process id {}", node.pid())), "{error}");
+}
+
+#[test]
+fn cleanup_leaves_nothing_and_is_refused_while_an_agent_runs() {
+    let mut node = Node::new();
+    let before = node.kernel_state();
+    node.put_node("b", 2);
+    node.start_agent();
+    node.wait_ready();
+    let cleanup = |node: &Node| {
+        let mut command = node.command("cleanup");
+        for (option, directory) in
+            [("--run-dir", "run"), ("--cni-conf-dir", "net.d"), ("--cni-data-dir", "networks")]
+        {
+            command.arg(option).arg(node.dir.path().join(directory));
+        }
+        let output = command.arg("--addresses").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    let (done, said) = cleanup(&node);
+    assert!(!done && said.contains(&format!("process id {}", node.pid())), "{said}");
+    assert!(node.shows("ip link", "cbr0"));
+
+    assert!(node.end_agent("TERM"));
+    assert!(node.shows("ip link", "cbr0"), "the datapath goes on without the agent");
+    let (done, said) = cleanup(&node);
+    assert!(done && said.contains("10-cambric.conflist"), "{said}");
+    same(&before, &node.kernel_state());
+    assert!(!node.dir.path().join("run").exists() && !node.dir.path().join("networks/cambric").exists());
+    assert_eq!(std::fs::read_dir(node.dir.path().join("net.d")).unwrap().count(), 0);
+    let (done, said) = cleanup(&node);
+    assert!(done, "{said}");
+}
+
+/// What `ip monitor` and `nft monitor` tell about one namespace.
+struct News {
+    listeners: Vec<std::process::Child>,
+    namespace: String,
+}
+
+impl News {
+    fn listen(node: &Node) -> News {
+        let listeners = ["ip -o monitor link address route neigh", "nft monitor"].map(|command| {
+            let mut run = Command::new("ip");
+            run.args(["netns", "exec", &node.namespace]).args(command.split(' '));
+            run.stdout(Stdio::piped()).spawn().unwrap()
+        });
+        let news = News { listeners: listeners.into(), namespace: node.namespace.clone() };
+        // They listen once they have opened their sockets; /proc/net/netlink of the namespace tells when.
+        let pids: Vec<u32> = news.listeners.iter().map(std::process::Child::id).collect();
+        node.eventually(START, "the monitors listen", || pids.iter().all(|pid| listens(*pid)));
+        news
+    }
+
+    /// All lines up to now. A fence, made last, shows that nothing is under way any more.
+    fn heard(mut self, fence: &str) -> Vec<String> {
+        for command in [
+            format!("ip -n {} link add {fence} type bridge", self.namespace),
+            format!("ip netns exec {} nft add table ip {fence}", self.namespace),
+        ] {
+            let mut words = command.split(' ');
+            assert!(Command::new(words.next().unwrap()).args(words).status().unwrap().success());
+        }
+        let mut lines = Vec::new();
+        for listener in &mut self.listeners {
+            let mut output = listener.stdout.take().unwrap();
+            let mut text = String::new();
+            let mut buffer = [0; 4096];
+            while !text.contains(fence) {
+                let read = output.read(&mut buffer).unwrap();
+                assert!(read > 0, "the monitor has ended");
+                text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
+            lines.extend(text.lines().filter(|line| !line.contains(fence)).map(str::to_owned));
+        }
+        for command in [
+            format!("-n {} link del {fence}", self.namespace),
+            format!("netns exec {} nft delete table ip {fence}", self.namespace),
+        ] {
+            assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success());
+        }
+        lines.retain(|line| concerns_us(line));
+        lines
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        for listener in &mut self.listeners {
+            let _ = listener.kill();
+            let _ = listener.wait();
+        }
+    }
+}
+
+/// Whether a process has a netlink socket that belongs to a multicast group (column Groups of /proc/net/netlink).
+fn listens(pid: u32) -> bool {
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap_or_default();
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.get(2) == Some(&pid.to_string().as_str())
+            && columns.get(3).is_some_and(|groups| *groups != "00000000")
+    })
+}
+
+/// Whether a line of a monitor tells of a change, and not of a generation or of neighbour resolution.
+fn concerns_us(line: &str) -> bool {
+    let noise = ["# new generation", "STALE", "DELAY", "PROBE", "REACHABLE", "INCOMPLETE", "FAILED"];
+    !line.trim().is_empty() && !noise.iter().any(|word| line.contains(word))
+}
+
+/// Two states of the kernel are the same; what is different is shown.
+fn same(before: &str, now: &str) {
+    let without = |one: &str, other: &str| -> Vec<String> {
+        let other: Vec<&str> = other.lines().collect();
+        one.lines().filter(|line| !other.contains(line)).map(str::to_owned).collect()
+    };
+    let (gone, new) = (without(before, now), without(now, before));
+    assert!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+/// Every line names one of the texts, and there are some.
+fn only_about(lines: &[String], texts: &[&str]) {
+    assert!(!lines.is_empty());
+    for line in lines {
+        assert!(texts.iter().any(|text| line.contains(text)), "{line}\nin\n{}", lines.join("\n"));
+    }
+}
