@@ -127,6 +127,17 @@ pub(super) fn remove(directory: &Path, file: &AddressFile) -> Result<(), Error> 
     }
 }
 
+/// Removes what a crash left of a file in the making.
+pub(super) fn tidy(directory: &Path) -> Result<(), Error> {
+    let path = directory.join(UNFINISHED);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The address that was given last from a range. Nothing depends on it but how soon an address is given again.
 pub(super) fn last_reserved(directory: &Path, index: usize) -> Option<IpAddr> {
     fs::read_to_string(directory.join(format!("{LAST_RESERVED}{index}"))).ok()?.trim().parse().ok()

@@ -254,7 +254,7 @@ impl Locked<'_> {
 
     fn remove_where(&self, gone: impl Fn(&Owner) -> bool) -> Result<Vec<IpAddr>, Error> {
         let mut removed = Vec::new();
-        let mut failed = None;
+        let mut failed = files::tidy(self.directory()).err();
         for file in files::read(self.directory())?.into_iter().filter(|file| gone(&file.owner)) {
             match self.remove(&file) {
                 Ok(()) => removed.push(file.address),
