@@ -82,6 +82,23 @@ impl NetlinkSocket {
         Ok(())
     }
 
+    /// Lets a receive fail with `EAGAIN` after a while. The kernel answers before the send returns, so an answer that
+    /// is not there by then will never be.
+    pub(crate) fn set_timeout(&self, seconds: libc::time_t) -> Result<()> {
+        let limit = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+        // SAFETY: the option's value is a timeval, which lives through the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVTIMEO,
+                (&raw const limit).cast(),
+                size_of::<libc::timeval>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(Error::system("set a netlink socket's time limit")) } else { Ok(()) }
+    }
+
     /// Sends one datagram to the kernel.
     pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<()> {
         loop {
@@ -171,4 +188,39 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     bytes.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn messages_and_attributes_are_told_apart() {
+        let mut datagram = Vec::new();
+        for (kind, body) in [(24u16, &b"abcde"[..]), (25, b""), (26, b"xyz")] {
+            datagram.extend_from_slice(&(HEADER as u32 + body.len() as u32).to_ne_bytes());
+            datagram.extend_from_slice(&kind.to_ne_bytes());
+            datagram.extend_from_slice(&[0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+            datagram.extend_from_slice(body);
+            datagram.resize(datagram.len().next_multiple_of(4), 0);
+        }
+        let found: Vec<_> = frames(&datagram).map(|frame| (frame.kind, frame.body.to_vec())).collect();
+        assert_eq!(found, [(24, b"abcde".to_vec()), (25, Vec::new()), (26, b"xyz".to_vec())]);
+        // The last one is cut short.
+        assert_eq!(frames(&datagram[..datagram.len() - 2]).count(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            for frame in frames(&bytes) {
+                prop_assert!(frame.body.len() <= bytes.len());
+            }
+            for (_, value) in attributes(&bytes) {
+                prop_assert!(value.len() <= bytes.len());
+            }
+        }
+    }
 }

@@ -19,6 +19,8 @@ const WINDOW: usize = 512;
 const DATAGRAM: usize = 128 * 1024;
 /// Size of the socket's buffers in bytes.
 const BUFFER: libc::c_int = 4 * 1024 * 1024;
+/// How long an answer may take, in seconds.
+const TIMEOUT: libc::time_t = 30;
 /// How often a dump is repeated that the kernel says was disturbed.
 const DUMP_ATTEMPTS: u32 = 16;
 /// `NLM_F_ACK_TLVS` and `NLMSGERR_ATTR_MSG`, linux/netlink.h.
@@ -77,6 +79,7 @@ impl RouteSocket {
                 .map_err(|source| Error::System { what: "set up a netlink socket".into(), source })?;
         }
         socket.set_buffers(BUFFER, BUFFER)?;
+        socket.set_timeout(TIMEOUT)?;
         Ok(RouteSocket { socket, sequence: 0, received: Vec::new() })
     }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::cluster::{self, Stack};
 use common::state::{assert_same, state};
@@ -322,4 +322,47 @@ fn the_difference_says_what_would_be_done() {
     let empty = diff(&NodePlan::default(), &observed).len();
     let settings = plan.entries.keys().filter(|key| matches!(key, Key::Sysctl(_) | Key::Port(_))).count();
     assert!(empty < plan.entries.len() - settings, "what stands on a link or in a table goes with it");
+}
+
+#[test]
+fn one_element_that_is_refused_does_not_stop_the_others() {
+    let test = TestNs::underlay("overlap");
+    let _guard = test.enter();
+    let mut cluster = cluster::cluster(40, Stack::Dual);
+    // Ranges outside the cluster's own are elements of their own, and nftables takes no prefix within another.
+    for (number, range) in [(5, "10.9.0.0/24"), (6, "10.9.0.128/25")] {
+        let node = cluster.nodes.get_mut(&cluster::name(number)).unwrap();
+        node.pod_ranges.v4 = Some(range.parse().unwrap());
+    }
+    let plan = cluster::plan(&cluster, Vec::new());
+    let mut kernel = Kernel::open().unwrap();
+    let report = kernel.reconcile(&plan).unwrap();
+    assert_eq!((report.failures.len(), report.blocked), (1, 0), "{report}");
+    let failure = report.failures[0].to_string();
+    assert!(failure.starts_with("Node node-") && failure.contains("10.9.0."), "{failure}");
+    assert!(failure.contains("set cluster-pods of table ip cambric"), "{failure}");
+    assert_eq!(test.run("nft list set ip cambric nodes").matches("Node node-").count(), 39);
+
+    cluster.nodes.get_mut(&cluster::name(6)).unwrap().pod_ranges.v4 = Some("10.9.1.0/24".parse().unwrap());
+    let plan = cluster::plan(&cluster, Vec::new());
+    reconcile(&plan);
+    assert!(reconcile(&plan).is_quiet());
+}
+
+#[test]
+fn five_thousand_nodes() {
+    let test = TestNs::underlay("scale");
+    let _guard = test.enter();
+    let plan = cluster::plan(&cluster::cluster(5000, Stack::Dual), Vec::new());
+    let mut kernel = Kernel::open().unwrap();
+    let start = Instant::now();
+    let report = kernel.reconcile(&plan).unwrap();
+    assert!(report.failures.is_empty() && report.made > 34_000, "{report}");
+    println!("{} entries made in {:?}", report.made, start.elapsed());
+    let start = Instant::now();
+    assert!(kernel.reconcile(&plan).unwrap().is_quiet());
+    println!("found right in {:?}", start.elapsed());
+    assert_eq!(test.run("ip route show proto 203").lines().count(), 4999);
+    assert_eq!(test.run("ip -6 route show proto 203").lines().count(), 4999);
+    assert!(kernel.cleanup().unwrap().failures.is_empty());
 }

@@ -258,3 +258,26 @@ fn a_tunnel_takes_packets_from_nodes_only() {
         assert_eq!(scene.dropped(table, comment), 1);
     }
 }
+
+#[test]
+fn a_cluster_of_ipv6_alone_tunnels_over_ipv6() {
+    let (node, world) = (TestNs::underlay("node6"), TestNs::new("world6"));
+    node.run(&format!("ip link set wire netns {}", world.name));
+    world.run("ip link set wire up");
+    world.run(&format!("ip addr add {}/64 dev wire nodad", NODE[1]));
+    {
+        let _guard = node.enter();
+        reconcile(&cluster::plan(&cluster::cluster(3, Stack::V6), Vec::new()));
+    }
+    let tunnel = socket(&world, NODE[1].parse().unwrap(), 4789);
+    let sender = socket(&node, "fd00:10::1".parse().unwrap(), 4000);
+    sender.send_to(b"hello", "[fd00:10:0:1::2]:9000").unwrap();
+    let mut outer = [0; 2048];
+    let (length, from) = tunnel.recv_from(&mut outer).unwrap();
+    assert_eq!(from.ip().to_string(), "2001:db8::1");
+    assert_eq!(outer[..8], wire::vxlan(4096, b""));
+    let frame = &outer[8..length];
+    assert_eq!(frame[..6], MacAddr::for_tunnel(&NODE[1].parse().unwrap()).0);
+    assert_eq!(frame[6..12], MacAddr::for_tunnel(&"2001:db8::1".parse().unwrap()).0);
+    assert!(frame.ends_with(b"hello"));
+}
