@@ -1,7 +1,10 @@
 //! Topologies, namespaces as nodes, the small kubelet, the checks.
 
+pub mod capture;
+pub mod check;
 pub mod cli;
 pub mod components;
+pub mod demo;
 pub mod down;
 pub mod echo;
 pub mod enter;

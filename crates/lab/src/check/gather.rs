@@ -20,7 +20,7 @@ const ALL_PAIRS: usize = 4;
 /// An exchange before the captures have been looked at.
 struct Tried {
     exchange: Exchange,
-    flow: Option<Flow>,
+    flow: Flow,
 }
 
 /// Tries everything and puts together what came of it.
@@ -42,10 +42,8 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
         }
     }
     let wire = watch.stop()?;
-    let exchanges = tried.into_iter().map(|tried| Exchange {
-        wire: tried.flow.map(|flow| wire.sightings(&flow)).unwrap_or_default(),
-        ..tried.exchange
-    });
+    let exchanges =
+        tried.into_iter().map(|tried| Exchange { wire: wire.sightings(&tried.flow), ..tried.exchange });
     let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
     Ok(Evidence {
         lab: view.lab.to_string(),
@@ -150,7 +148,7 @@ fn containers(view: &View, tried: &mut Vec<Tried>) -> Result<()> {
                         heard,
                         wire: Vec::new(),
                     },
-                    flow: flow(transport, &asked, server, None),
+                    flow: flow(transport, loopback, &asked, server, None),
                 });
             }
         }
@@ -202,7 +200,7 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
                         heard,
                         wire: Vec::new(),
                     },
-                    flow: flow(transport, &asked, server, seen),
+                    flow: flow(transport, *source, &asked, server, seen),
                 });
             }
         }
@@ -307,7 +305,7 @@ fn to_machine(
     let heard = met.asked.result.clone();
     let source = heard.as_ref().ok().copied();
     Ok(Tried {
-        flow: flow(transport, &met.asked, met.server, source),
+        flow: flow(transport, from.address, &met.asked, met.server, source),
         exchange: Exchange {
             row,
             from,
@@ -321,15 +319,17 @@ fn to_machine(
     })
 }
 
-/// What to look for on the wire; `None` if nothing was sent that could be told from other packets.
+/// What to look for on the wire: packets between the server and what the client is known as.
 fn flow<T>(
     transport: Transport,
+    own: IpAddr,
     asked: &Asked<T>,
     server: SocketAddr,
     seen: Option<SocketAddr>,
-) -> Option<Flow> {
-    let clients: Vec<SocketAddr> = asked.local.into_iter().chain(seen).collect();
-    (!clients.is_empty()).then_some(Flow { transport, clients, server })
+) -> Flow {
+    let known = |end: SocketAddr| (end.ip(), Some(end.port()));
+    let local = asked.local.map_or((own, None), known);
+    Flow { transport, clients: std::iter::once(local).chain(seen.map(known)).collect(), server }
 }
 
 /// The pairs of nodes that are tried.
@@ -345,3 +345,7 @@ fn node_pairs(view: &View) -> Vec<(&NodeName, &NodeName)> {
     let next = nodes.iter().cycle().skip(1);
     nodes.iter().zip(next).map(|(one, other)| (*one, *other)).collect()
 }
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;

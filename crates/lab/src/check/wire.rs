@@ -1,6 +1,6 @@
 //! The underlay, watched at all nodes and outside hosts at once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kernel::netns;
 use model::{Encapsulation, LinkName};
@@ -31,8 +31,8 @@ pub(super) struct Wire {
 #[derive(Debug, Clone)]
 pub(super) struct Flow {
     pub(super) transport: Transport,
-    /// What the client is known as: to itself, and to the server.
-    pub(super) clients: Vec<SocketAddr>,
+    /// What the client is known as, to itself and to the server; without a port where that is not known.
+    pub(super) clients: Vec<(IpAddr, Option<u16>)>,
     pub(super) server: SocketAddr,
 }
 
@@ -98,9 +98,13 @@ impl Flow {
         };
         let (from, to) = ip.ports().filter(|_| of_transport)?;
         let (source, destination) = (SocketAddr::new(ip.source, from), SocketAddr::new(ip.destination, to));
-        if destination == self.server && self.clients.contains(&source) {
+        let client = |end: &SocketAddr| {
+            let is_it = |port: &Option<u16>| port.is_none_or(|port| port == end.port());
+            self.clients.iter().any(|(address, port)| *address == end.ip() && is_it(port))
+        };
+        if destination == self.server && client(&source) {
             Some(false)
-        } else if source == self.server && self.clients.contains(&destination) {
+        } else if source == self.server && client(&destination) {
             Some(true)
         } else {
             None

@@ -1,0 +1,116 @@
+//! `cambric lab check` on real labs: it proves what is so, and notices what is not.
+
+#![allow(clippy::unwrap_used)]
+
+mod lab_common;
+
+use std::path::Path;
+use std::process::Command;
+
+use lab_common::{CAMBRIC, Lab, succeed};
+use serde_json::Value;
+
+/// The verdicts of a check by title, and the whole report.
+fn check(lab: &Lab) -> (bool, Vec<(u64, String, String)>, Value) {
+    let output = lab.command("check", &["--json"]).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {err}"));
+    let row = |row: &Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (row["row"].as_u64().unwrap(), text(&row["title"]), text(&row["verdict"]["is"]))
+    };
+    let rows = report["rows"].as_array().unwrap().iter().map(row).collect();
+    (output.status.success(), rows, report)
+}
+
+fn assert_proved(topology: &str, families: usize) {
+    let lab = Lab::up(topology);
+    let (success, rows, report) = check(&lab);
+    let text = lab.command("check", &["-v"]).output().unwrap();
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(success, "{text}");
+    for wanted in [1, 2, 3, 5, 7] {
+        let verdicts: Vec<_> = rows.iter().filter(|(row, ..)| *row == wanted).collect();
+        assert!(verdicts.iter().all(|(_, _, is)| is == "so"), "{verdicts:?}\n{text}");
+        assert!(!verdicts.is_empty());
+    }
+    let titles: Vec<&str> = rows.iter().map(|(_, title, _)| title.as_str()).collect();
+    assert!(titles.contains(&"VXLAN from a stranger"), "{titles:?}");
+    assert!(titles.contains(&"another pod's source"), "{titles:?}");
+    assert_eq!(report["evidence"]["families"].as_array().unwrap().len(), families);
+    assert!(text.contains("proved") && !text.contains("FAILED"), "{text}");
+    // The pods that the check made for itself are gone.
+    let left = lab.run("kubectl", &["--", "get", "pods", "-A", "-o", "name"]);
+    assert_eq!(left.trim(), "");
+}
+
+#[test]
+fn a_dual_stack_lab_is_proved() {
+    assert_proved("vxlan.yaml", 2);
+}
+
+#[test]
+fn an_ipv4_lab_is_proved() {
+    assert_proved("vxlan-v4.yaml", 1);
+}
+
+#[test]
+fn an_ipv6_lab_is_proved() {
+    assert_proved("vxlan-v6.yaml", 1);
+}
+
+/// With an address translation that somebody added, the far end sees another address than the pod's.
+#[test]
+fn what_somebody_broke_is_noticed() {
+    let lab = Lab::up("vxlan.yaml");
+    let shown = lab.inside("node-1", "ip -4 -o address show dev cbr0 scope global");
+    let gateway = shown.split_ascii_whitespace().nth(3).unwrap().split('/').next().unwrap();
+    let rules = format!(
+        "add table ip intruder\n\
+         add chain ip intruder post {{ type nat hook postrouting priority 50; }}\n\
+         add rule ip intruder post oifname \"vxlan.cambric\" snat to {gateway}\n"
+    );
+    let file = std::env::temp_dir().join(format!("{}.nft", lab.name));
+    std::fs::write(&file, rules).unwrap();
+    lab.inside("node-1", &format!("nft -f {}", file.display()));
+    std::fs::remove_file(&file).unwrap();
+    let (success, rows, report) = check(&lab);
+    assert!(!success);
+    let verdict = |number: u64| rows.iter().find(|(row, ..)| *row == number).unwrap().2.clone();
+    assert_eq!(verdict(3), "notSo", "{report:#}");
+    assert_eq!([verdict(1), verdict(2), verdict(5), verdict(7)], ["so", "so", "so", "so"]);
+    let text = String::from_utf8(lab.command("check", &[]).output().unwrap().stdout).unwrap();
+    assert!(text.contains("FAILED") && text.contains("the far end saw"), "{text}");
+    assert!(text.lines().take(14).all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn the_demonstration_proves_everything_and_leaves_nothing() {
+    let plugin = std::env::var("CAMBRIC_CNI")
+        .unwrap_or_else(|_| Path::new(CAMBRIC).with_file_name("cambric-cni").display().to_string());
+    let text = succeed(Command::new(CAMBRIC).args(["lab", "demo", "--plugin", &plugin]));
+    assert!(text.contains("proved") && !text.contains("FAILED"), "{text}");
+    assert!(!Path::new("/run/cambric-lab/demo").exists());
+    let namespaces = succeed(Command::new("ip").args(["netns", "list"]));
+    assert!(!namespaces.contains("cambric-demo-"), "{namespaces}");
+}
+
+#[test]
+fn a_capture_reads_through_the_overlay() {
+    let lab = Lab::up("vxlan-v4.yaml");
+    let capture = lab
+        .command("capture", &["node-1", "--link", "eth0", "--count", "4000"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (success, ..) = check(&lab);
+    assert!(success);
+    let pid = i32::try_from(capture.id()).unwrap();
+    // SAFETY: the child has not been waited for, so the number is still its own.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    let output = capture.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.lines().any(|line| line.contains("VXLAN, vni 4096: IP 10.244.")), "{text}");
+}
