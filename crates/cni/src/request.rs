@@ -280,14 +280,11 @@ fn spoken(command: &str, version: Option<&Value>) -> Result<Version, Error> {
 fn valid_attachments(object: &Map<String, Value>) -> Result<BTreeSet<AttachmentId>, Error> {
     const KEY: &str = "cni.dev/valid-attachments";
     let list = object.get(KEY).or_else(|| object.get("cni.dev/attachments"));
-    // Nothing valid would mean that everything goes: that must be said and not be left out by mistake.
+    // libcni leaves the list out when there is nothing in it.
     let list = match list {
         Some(Value::Array(list)) => list,
-        Some(Value::Null) => &Vec::new(),
+        None | Some(Value::Null) => &Vec::new(),
         Some(other) => return Err(invalid_field(format!("{KEY} is {other}; it would be a list"))),
-        None => {
-            return Err(invalid_field(format!("{KEY} is missing; GC needs the attachments that are there")));
-        }
     };
     let attachment = |(index, entry): (usize, &Value)| {
         let text = |key| {

@@ -64,8 +64,12 @@ fn status_and_gc_need_no_container() {
         let id = AttachmentId { container_id: "c0".to_owned(), ifname: "eth0".to_owned() };
         assert_eq!(valid, BTreeSet::from([id]));
     }
-    let (code, text) = error(&bare("GC"), CONFIG);
-    assert!(code == code::INVALID_CONFIG && text.contains("cni.dev/valid-attachments is missing"), "{text}");
+    let Ok(Request::Gc { valid, .. }) = Request::parse(&bare("GC"), CONFIG.as_bytes()) else {
+        panic!("no list")
+    };
+    assert_eq!(valid, BTreeSet::new());
+    let (code, text) = error(&bare("GC"), &CONFIG.replace('}', r#","cni.dev/valid-attachments":{}}"#));
+    assert!(code == code::INVALID_CONFIG && text.contains("cni.dev/valid-attachments is {}"), "{text}");
 }
 
 #[test]
