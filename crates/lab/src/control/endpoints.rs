@@ -1,0 +1,236 @@
+//! EndpointSlices: the pods behind a service.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::object::{
+    Write, has_ended, has_labels, is_deleting, is_true, list, name, namespace, owner_reference, text, uid,
+};
+
+/// The label with the service's name.
+pub(super) const SERVICE: &str = "kubernetes.io/service-name";
+/// The label that tells these slices from those of others.
+const MANAGED: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
+/// The most endpoints of a slice.
+const MOST: usize = 100;
+
+/// Endpoints by the UID of their pods.
+type Endpoints = BTreeMap<String, Value>;
+/// What endpoints of one slice have in common: the family and the ports, as JSON text.
+type Group = (&'static str, String);
+
+/// What the slices of a service need; `pods` and `slices` are those of its namespace.
+pub(super) fn endpoint_slices<'a>(
+    service: &Value,
+    pods: impl Iterator<Item = &'a Value>,
+    slices: impl Iterator<Item = &'a Value>,
+) -> Vec<Write> {
+    let spec = &service["spec"];
+    let selects = spec["selector"].as_object().is_some_and(|selector| !selector.is_empty());
+    let own = slices.filter(|slice| {
+        let labels = &slice["metadata"]["labels"];
+        labels[SERVICE] == name(service) && labels[MANAGED.0] == MANAGED.1
+    });
+    if !selects || spec["type"] == "ExternalName" || is_deleting(service) {
+        return own.map(|slice| Write::delete("endpointslices.discovery.k8s.io", slice)).collect();
+    }
+    let mut wanted = wanted(service, pods);
+    let mut writes = Vec::new();
+    let mut with_room: Vec<(&Value, Group, Vec<Value>)> = Vec::new();
+    for slice in own {
+        let family = if slice["addressType"] == "IPv6" { "IPv6" } else { "IPv4" };
+        let group = (family, slice["ports"].to_string());
+        // Endpoints stay where they are, so that a change of one pod is a change of one slice.
+        let stays = |endpoint: &Value| wanted.get_mut(&group)?.remove(text(&endpoint["targetRef"]["uid"]));
+        let kept: Vec<Value> = list(&slice["endpoints"]).iter().filter_map(stays).collect();
+        with_room.push((slice, group, kept));
+    }
+    for (slice, group, mut kept) in with_room {
+        let rest = wanted.entry(group).or_default();
+        while kept.len() < MOST {
+            let Some((_, endpoint)) = rest.pop_first() else { break };
+            kept.push(endpoint);
+        }
+        if kept.is_empty() {
+            writes.push(Write::delete("endpointslices.discovery.k8s.io", slice));
+        } else if kept != list(&slice["endpoints"]) {
+            writes.push(Write::patch("endpointslices.discovery.k8s.io", slice, json!({"endpoints": kept})));
+        }
+    }
+    for ((family, ports), rest) in wanted {
+        let endpoints: Vec<Value> = rest.into_values().collect();
+        for part in endpoints.chunks(MOST) {
+            writes.push(Write::Create {
+                resource: "endpointslices.discovery.k8s.io",
+                namespace: namespace(service).into(),
+                object: slice(service, family, &ports, part),
+            });
+        }
+    }
+    writes
+}
+
+fn slice(service: &Value, family: &str, ports: &str, endpoints: &[Value]) -> Value {
+    let mut labels = json!({SERVICE: name(service), MANAGED.0: MANAGED.1});
+    if service["spec"]["clusterIP"] == "None" {
+        labels["service.kubernetes.io/headless"] = "".into();
+    }
+    let ports: Value = serde_json::from_str(ports).unwrap_or_default();
+    json!({
+        "metadata": {
+            "generateName": format!("{}-", name(service)),
+            "labels": labels,
+            "ownerReferences": owner_reference(service, "v1", "Service"),
+        },
+        "addressType": family,
+        "endpoints": endpoints,
+        "ports": ports,
+    })
+}
+
+fn wanted<'a>(service: &Value, pods: impl Iterator<Item = &'a Value>) -> BTreeMap<Group, Endpoints> {
+    let spec = &service["spec"];
+    let mut wanted: BTreeMap<Group, Endpoints> = BTreeMap::new();
+    let selected = pods.filter(|pod| has_labels(pod, &spec["selector"]) && !has_ended(pod));
+    for pod in selected {
+        let ports: Value = list(&spec["ports"]).iter().filter_map(|port| slice_port(port, pod)).collect();
+        for family in ["IPv4", "IPv6"] {
+            if !list(&spec["ipFamilies"]).iter().any(|one| one == family) {
+                continue;
+            }
+            let ips = list(&pod["status"]["podIPs"]).iter().map(|ip| text(&ip["ip"]));
+            let Some(ip) = ips.filter(|ip| ip.contains(':') == (family == "IPv6")).next() else { continue };
+            let group = wanted.entry((family, ports.to_string())).or_default();
+            group.insert(uid(pod).to_owned(), endpoint(service, pod, ip));
+        }
+    }
+    wanted
+}
+
+fn endpoint(service: &Value, pod: &Value, ip: &str) -> Value {
+    let anyway = service["spec"]["publishNotReadyAddresses"] == true;
+    let serving = anyway || is_true(pod, "Ready");
+    let terminating = is_deleting(pod);
+    let mut endpoint = json!({
+        "addresses": [ip],
+        "conditions": {"ready": anyway || (serving && !terminating), "serving": serving, "terminating": terminating},
+        "targetRef": {"kind": "Pod", "name": name(pod), "namespace": namespace(pod), "uid": uid(pod)},
+    });
+    let node = text(&pod["spec"]["nodeName"]);
+    if !node.is_empty() {
+        endpoint["nodeName"] = node.into();
+    }
+    let host = text(&pod["spec"]["hostname"]);
+    if !host.is_empty() && pod["spec"]["subdomain"] == name(service) {
+        endpoint["hostname"] = host.into();
+    }
+    endpoint
+}
+
+/// A port of the service as the pod has it; `None` if it names a port that the pod does not have.
+fn slice_port(port: &Value, pod: &Value) -> Option<Value> {
+    let target = match &port["targetPort"] {
+        Value::String(named) => {
+            let containers = list(&pod["spec"]["containers"]).iter();
+            let mut ports = containers.flat_map(|container| list(&container["ports"]));
+            let found = ports.find(|own| own["name"] == *named && own["protocol"] == port["protocol"]);
+            found?["containerPort"].clone()
+        }
+        Value::Number(number) if number.as_u64() != Some(0) => Value::Number(number.clone()),
+        _ => port["port"].clone(),
+    };
+    let mut out = json!({"name": text(&port["name"]), "protocol": port["protocol"], "port": target});
+    if port["appProtocol"].is_string() {
+        out["appProtocol"] = port["appProtocol"].clone();
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(families: Value) -> Value {
+        json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "s1"},
+            "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.1", "selector": {"app": "web"}, "ipFamilies": families,
+                "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": "web"}]},
+        })
+    }
+
+    fn pod(number: usize, ready: &str) -> Value {
+        json!({
+            "metadata": {"name": format!("web-{number}"), "namespace": "shop", "uid": format!("u{number:04}"),
+                "labels": {"app": "web"}},
+            "spec": {"nodeName": "a", "containers": [
+                {"name": "c", "ports": [{"name": "web", "containerPort": 8080, "protocol": "TCP"}]}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": format!("10.244.{}.{}", number / 200, number % 200)},
+                {"ip": format!("fd00::{number:x}")}], "conditions": [{"type": "Ready", "status": ready}]},
+        })
+    }
+
+    /// Applies the writes to the slices.
+    fn applied(mut slices: Vec<Value>, writes: Vec<Write>) -> Vec<Value> {
+        for write in writes {
+            match write {
+                Write::Create { mut object, .. } => {
+                    object["metadata"]["name"] = format!("slice-{}", slices.len()).into();
+                    object["metadata"]["namespace"] = "shop".into();
+                    slices.push(object);
+                }
+                Write::Patch { name: patched, patch, .. } => {
+                    let slice = slices.iter_mut().find(|slice| name(slice) == patched).unwrap();
+                    slice["endpoints"] = patch["endpoints"].clone();
+                }
+                Write::Delete { name: gone, .. } => slices.retain(|slice| name(slice) != gone),
+                Write::Status { .. } => panic!("slices have no status"),
+            }
+        }
+        slices
+    }
+
+    #[test]
+    fn both_families_named_ports_and_conditions() {
+        let service = service(json!(["IPv4", "IPv6"]));
+        let mut going = pod(2, "True");
+        going["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+        let pods = [pod(1, "False"), going];
+        let slices = applied(Vec::new(), endpoint_slices(&service, pods.iter(), [].iter()));
+        assert_eq!(slices.len(), 2);
+        assert_eq!(slices[0]["addressType"], "IPv4");
+        assert_eq!(slices[0]["ports"], json!([{"name": "http", "protocol": "TCP", "port": 8080}]));
+        let conditions: Vec<&Value> =
+            list(&slices[1]["endpoints"]).iter().map(|endpoint| &endpoint["conditions"]).collect();
+        assert_eq!(*conditions[0], json!({"ready": false, "serving": false, "terminating": false}));
+        assert_eq!(*conditions[1], json!({"ready": false, "serving": true, "terminating": true}));
+        assert_eq!(slices[1]["endpoints"][0]["addresses"], json!(["fd00::1"]));
+        assert_eq!(endpoint_slices(&service, pods.iter(), slices.iter()), []);
+    }
+
+    #[test]
+    fn one_pod_changes_one_slice() {
+        let service = service(json!(["IPv4"]));
+        let mut pods: Vec<Value> = (0..250).map(|number| pod(number, "True")).collect();
+        let slices = applied(Vec::new(), endpoint_slices(&service, pods.iter(), [].iter()));
+        assert_eq!(slices.len(), 3);
+        pods.remove(0);
+        let writes = endpoint_slices(&service, pods.iter(), slices.iter());
+        // The slice that loses the pod is filled up from none: the others are in slices of their own.
+        assert_eq!(writes.len(), 1);
+        let slices = applied(slices, writes);
+        pods.push(pod(300, "True"));
+        let writes = endpoint_slices(&service, pods.iter(), slices.iter());
+        assert!(matches!(writes.as_slice(), [Write::Patch { .. }]), "{writes:?}");
+        let slices = applied(slices, writes);
+        assert_eq!(applied(slices.clone(), endpoint_slices(&service, [].iter(), slices.iter())), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn services_without_selector_are_left_to_others() {
+        let mut service = service(json!(["IPv4"]));
+        service["spec"]["selector"] = Value::Null;
+        let foreign = json!({"metadata": {"name": "x", "labels": {SERVICE: "web"}}});
+        assert_eq!(endpoint_slices(&service, [pod(1, "True")].iter(), [foreign].iter()), []);
+    }
+}
