@@ -48,7 +48,7 @@ pub(crate) fn parts(message: &AddressMessage) -> Option<(u32, IpNet)> {
 pub(crate) fn decode(message: &AddressMessage, links: &Links) -> Option<(Key, Found)> {
     let (index, net) = parts(message)?;
     let link = links.at(index).filter(|link| link.ours)?;
-    if matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local()) {
+    if is_link_local(&net) {
         return None;
     }
     let permanent = message.attributes.iter().any(
@@ -61,6 +61,11 @@ pub(crate) fn decode(message: &AddressMessage, links: &Links) -> Option<(Key, Fo
         Found::Other(format!("address {net} on {name} with a lifetime"))
     };
     Some((Key::Address(name, net), found))
+}
+
+/// The kernel makes these, and takes seconds to be sure of them.
+pub(crate) fn is_link_local(net: &IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 pub(crate) fn add(link: &LinkName, index: u32, net: &IpNet) -> Request {

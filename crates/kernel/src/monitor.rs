@@ -47,7 +47,7 @@ pub enum Event {
         /// What it is now; `None` if it is gone.
         state: Option<LinkState>,
     },
-    /// An address came to or went from a link that is not ours.
+    /// An address, not a link-local one, came to or went from a link that is not ours.
     Address {
         /// The link.
         link: LinkName,
@@ -332,7 +332,7 @@ fn address_news(
         return Some(Event::Entry { key, found: there.then_some(found) });
     }
     let (index, net) = address::parts(message)?;
-    let link = links.at(index).filter(|link| !link.ours)?;
+    let link = links.at(index).filter(|link| !link.ours && !address::is_link_local(&net))?;
     Some(Event::Address { link: link.name.clone(), net, there })
 }
 
