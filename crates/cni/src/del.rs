@@ -12,13 +12,15 @@ use crate::request::Config;
 /// and what cannot be removed does not keep the rest.
 pub(crate) fn del(config: &Config, id: &AttachmentId) -> Result<(), Error> {
     let mut errors = Vec::new();
-    // The slow part, and nobody needs to wait for it.
+    // Opened first, so that the process that `detach` leaves behind has it too and is the last to close it: the kernel
+    // frees removed elements then, which takes longer than all the rest.
+    let guard = Guard::open();
     errors.extend(detach(id).err());
     match node::store(config).lock() {
         Ok(store) => {
             // Elements go before addresses, so that what a crash leaves is found by its address again. The agent
             // holds the same lock when it compares the two.
-            errors.extend(withdraw(&store, id).err());
+            errors.extend(guard.map_err(Error::from).and_then(|guard| withdraw(guard, &store, id)).err());
             errors.extend(store.release(id).err().map(Error::from));
         }
         Err(error) => errors.push(error.into()),
@@ -27,13 +29,12 @@ pub(crate) fn del(config: &Config, id: &AttachmentId) -> Result<(), Error> {
 }
 
 fn detach(id: &AttachmentId) -> Result<(), Error> {
-    pod::detach(&mut node::socket()?, id)?;
+    pod::detach_early(&mut node::socket()?, id)?;
     Ok(())
 }
 
-fn withdraw(store: &Locked<'_>, id: &AttachmentId) -> Result<(), Error> {
+fn withdraw(mut guard: Guard, store: &Locked<'_>, id: &AttachmentId) -> Result<(), Error> {
     let addresses = store.addresses(id)?;
-    let mut guard = Guard::open()?;
     if addresses.is_empty() {
         // What was admitted can be told by the link only.
         let link = id.host_link();

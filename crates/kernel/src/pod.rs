@@ -3,6 +3,7 @@
 //! The node's end is named for the attachment ([`AttachmentId::host_link`]) and carries an alias that begins with
 //! [`ALIAS_PREFIX`]; that is all that is needed to find it again.
 
+mod early;
 mod guard;
 mod requests;
 mod state;
@@ -14,6 +15,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use model::{Attachment, AttachmentId, Family, LinkName, MacAddr, PodRange};
 
+pub use early::detach_early;
 pub use guard::{Admitted, Guard};
 pub use state::{DefaultRoute, Interface};
 
@@ -164,16 +166,23 @@ pub fn attach(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>) -> R
 /// # Errors
 /// [`Error::Foreign`] if what has the name is not ours; else what the kernel says.
 pub fn detach(node: &mut RouteSocket, id: &AttachmentId) -> Result<bool> {
+    match own_link(node, id)? {
+        Some(found) => remove(node, &found),
+        None => Ok(false),
+    }
+}
+
+/// The node's end of a pod's veth pair, if there is one; an error if what has the name is not ours.
+fn own_link(node: &mut RouteSocket, id: &AttachmentId) -> Result<Option<Interface>> {
     let name = id.host_link();
-    let Some(found) = state::interface(node, &name)? else { return Ok(false) };
-    if !found.is_pods() {
-        return Err(Error::Foreign {
+    match state::interface(node, &name)? {
+        Some(found) if !found.is_pods() => Err(Error::Foreign {
             what: format!("remove link {name} of pod interface {id}"),
             obstacle: format!("a link of that name with alias \"{}\"", found.alias),
             remedy: format!("see what it is with \"ip -d link show {name}\", and rename or remove it"),
-        });
+        }),
+        found => Ok(found),
     }
-    remove(node, &found)
 }
 
 /// Removes an interface of the node's namespace; whether it was still there.

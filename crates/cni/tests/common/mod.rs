@@ -16,7 +16,11 @@ use model::{Cluster, Encapsulation, NetworkConfig, Node, NodeName, PerFamily, Vx
 use plan::Facts;
 use serde_json::{Value, json};
 
-pub const PLUGIN: &str = env!("CARGO_BIN_EXE_cambric-cni");
+/// The plugin as cargo built it for a test.
+pub const PLUGIN: &str = match option_env!("CARGO_BIN_EXE_cambric-cni") {
+    Some(path) => path,
+    None => "cambric-cni",
+};
 pub const DUAL: &[&str] = &["10.244.1.0/24", "fd00:10:244:1::/64"];
 pub const V4: &[&str] = &["10.244.1.0/24"];
 pub const V6: &[&str] = &["fd00:10:244:1::/64"];
@@ -65,6 +69,14 @@ pub fn succeeded(what: &str, output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{what}: {}: {out}{err}", output.status);
     out.into_owned()
+}
+
+/// Runs a program with a text on its standard input.
+pub fn converse(command: &mut Command, input: &str) -> Output {
+    let mut child = command.spawn().unwrap();
+    // One that is killed reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
 }
 
 /// A node as the agent leaves it: bridge, tables and node file, from a plan.
@@ -152,13 +164,7 @@ impl TestNode {
 
     /// Runs a program in the node's namespace with a configuration on its standard input.
     pub fn feed(&self, command: &mut Command, config: &Value) -> Output {
-        netns::run_in(&self.ns.ns, || {
-            let mut child = command.spawn().unwrap();
-            // One that is killed reads nothing.
-            let _ = child.stdin.take().unwrap().write_all(config.to_string().as_bytes());
-            child.wait_with_output().unwrap()
-        })
-        .unwrap()
+        netns::run_in(&self.ns.ns, || converse(command, &config.to_string())).unwrap()
     }
 
     /// Calls the plugin; its result, or its error.
