@@ -77,13 +77,13 @@ pub(super) fn daemon_set<'a>(
             })
     };
     let wanted: Vec<&str> = nodes.iter().filter(|node| runs_on(node)).map(|node| super::object::name(node)).collect();
-    let on = |node: &str| own.iter().filter(move |pod| pod["spec"]["nodeName"] == node && is_active(pod));
-    let is_new = |pod: &&&Value| pod["metadata"]["labels"][REVISION] == hash.as_str();
+    let is_new = |pod: &Value| pod["metadata"]["labels"][REVISION] == hash.as_str();
     let (mut current, mut ready, mut updated, mut unavailable) = (0, 0, 0, 0);
     let mut writes = Vec::new();
     let mut outdated = Vec::new();
     for node in &wanted {
-        let here: Vec<&&Value> = on(node).collect();
+        let here: Vec<&Value> =
+            own.iter().filter(|pod| pod["spec"]["nodeName"] == *node && is_active(pod)).copied().collect();
         let good = here.iter().any(|pod| is_true(pod, "Ready"));
         current += usize::from(!here.is_empty());
         ready += usize::from(good);
@@ -98,7 +98,7 @@ pub(super) fn daemon_set<'a>(
             let namespace = text(&set["metadata"]["namespace"]).to_owned();
             writes.push(Write::Create { resource: "pods", namespace, object });
         }
-        outdated.extend(here.iter().filter(|pod| !is_new(pod)).map(|pod| (good, **pod)));
+        outdated.extend(here.iter().filter(|pod| !is_new(pod)).map(|pod| (good, *pod)));
         writes.extend(here.iter().skip(1).map(|pod| Write::delete("pods", pod)));
     }
     let misplaced: Vec<&&Value> =
