@@ -12,7 +12,7 @@ use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
 use crate::state::{self, Lab, ProcessRole};
-use crate::{Error, Result, capture, check, demo, down, echo, enter, kubelet, list, process, up};
+use crate::{Error, Result, capture, check, control, demo, down, echo, enter, kubelet, list, process, up};
 
 /// A whole cluster network on this machine: nodes, routers and hosts as network namespaces.
 #[derive(Debug, Subcommand)]
@@ -54,6 +54,29 @@ pub enum LabCommand {
         #[arg(last = true, value_name = "ARGS")]
         arguments: Vec<OsString>,
     },
+    /// Prove the rows of the network model on a running lab, with captured packets
+    Check {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// How to report
+        #[command(flatten)]
+        options: check::Options,
+    },
+    /// Bring a lab up, run pods in it, check it, and take it down
+    Demo(demo::Options),
+    /// Show the packets on the links of a node, router, outside host or pod
+    #[command(after_help = CAPTURE_EXAMPLES)]
+    Capture {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// The node, router, NAT gateway, outside host, or pod ([NAMESPACE/]POD)
+        member: String,
+        /// What to capture
+        #[command(flatten)]
+        options: capture::Options,
+    },
     /// Restart a process of the lab; returns when the API server or the kubelet is ready, at once for an agent
     #[command(after_help = TARGET_HELP)]
     Restart {
@@ -75,35 +98,15 @@ pub enum LabCommand {
         /// api, agent/NODE or kubelet/NODE
         target: Target,
     },
-    /// Prove on the running lab, with captured packets, that its network is as it should be
-    #[command(after_help = CHECK_HELP)]
-    Check {
-        /// Which lab
-        #[command(flatten)]
-        lab: Name,
-        /// How to report
-        #[command(flatten)]
-        options: check::Options,
-    },
-    /// Bring a lab up, run pods in it, check it, and take it down again
-    #[command(
-        after_help = "It leaves nothing behind, also if it fails or is interrupted. Exit status as of check."
-    )]
-    Demo(demo::Options),
-    /// Show the packets on the links of a node, router, outside host or pod, through all tunnels
-    #[command(after_help = CAPTURE_EXAMPLES)]
-    Capture {
-        /// Which lab
-        #[command(flatten)]
-        lab: Name,
-        /// The node, router, NAT gateway, outside host, or pod ([NAMESPACE/]POD)
-        member: String,
-        /// What, and where to
-        #[command(flatten)]
-        options: capture::Options,
-    },
     /// Serve who answers and whom it sees, over HTTP, TCP and UDP, as pods do that have no program of their own
     Echo(echo::Options),
+    /// The API server and the controllers of a lab
+    #[command(hide = true)]
+    Serve {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+    },
     /// The kubelet of a node, in the node's namespace
     #[command(hide = true)]
     Kubelet {
@@ -128,18 +131,11 @@ Examples:
   cambric lab exec client -- ping -c1 192.0.2.11
   cambric lab exec default/web-0 -- ip -6 address";
 
-const CHECK_HELP: &str = "\
-Examples:
-  cambric lab check             a line per row of the network model
-  cambric lab check -v          and before it everything that was tried, predicted and captured
-  cambric lab check --json      the same for programs
-Exit status: 0 if everything is as it should be, 1 if something is not or the lab could not be checked.";
-
 const CAPTURE_EXAMPLES: &str = "\
 Examples:
   cambric lab capture node-1 -i eth0
   cambric lab capture default/web-0 -c 10
-  cambric lab capture node-1 -w - | wireshark -k -i -";
+  cambric lab capture router -w - | wireshark -k -i -";
 
 const TARGET_HELP: &str = "\
 Examples:
@@ -229,6 +225,17 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
         }
         LabCommand::Shell { lab, member } => return Err(enter::shell(&lab.name, &member)),
         LabCommand::Kubectl { lab, arguments } => return Err(kubectl(&lab.name, &arguments)),
+        LabCommand::Check { lab, options } => {
+            state::State::read(&lab.name)?;
+            return verdict(check::run(&lab.name, &options, &Interrupts::hold()?, &mut Progress::new()));
+        }
+        LabCommand::Demo(options) => {
+            return verdict(demo::run(&options, &Interrupts::hold()?, &mut Progress::new()));
+        }
+        LabCommand::Capture { lab, member, options } => {
+            let namespace = enter::namespace(&lab.name, &member)?;
+            capture::run(&lab.name, &namespace, &options, &Interrupts::hold()?)?;
+        }
         LabCommand::Restart { lab, kill, target } => restart(&lab.name, kill, &target)?,
         LabCommand::Kill { lab, target } => {
             let lab = Lab::open(&lab.name)?;
@@ -236,18 +243,11 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
             components::stop(&lab, &target.0, libc::SIGKILL)?;
             lab.release()?;
         }
-        LabCommand::Check { lab, options } => {
-            state::State::read(&lab.name)?;
-            return Ok(verdict(check::run(&lab.name, &options, &Interrupts::hold()?, &mut Progress::new())?));
-        }
-        LabCommand::Demo(options) => {
-            return Ok(verdict(demo::run(&options, &Interrupts::hold()?, &mut Progress::new())?));
-        }
-        LabCommand::Capture { lab, member, options } => {
-            let namespace = enter::namespace(&lab.name, &member)?;
-            capture::run(&lab.name, &namespace, &options, &Interrupts::hold()?)?;
-        }
         LabCommand::Echo(options) => echo::run(&options).map_err(|error| Error::Other(error.to_string()))?,
+        LabCommand::Serve { lab } => {
+            log();
+            control::serve(&lab.name)?;
+        }
         LabCommand::Kubelet { lab, node } => {
             log();
             kubelet::run(&lab.name, &node)?;
@@ -256,14 +256,15 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The exit status of a check.
+fn verdict(so: Result<bool>) -> Result<ExitCode> {
+    so.map(|so| if so { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Lets a process of the lab log to standard error, which is its log file.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-}
-
-fn verdict(proved: bool) -> ExitCode {
-    if proved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn all_down() -> Result<()> {

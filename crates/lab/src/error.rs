@@ -94,7 +94,7 @@ pub enum Error {
         /// The machine or subnet of the topology.
         member: String,
         /// What the kernel said.
-        source: kernel::Error,
+        source: Box<kernel::Error>,
     },
     /// The address translation of a NAT gateway.
     #[error("NAT gateway {gateway}: {why}")]
@@ -160,7 +160,7 @@ impl Error {
 
     pub(crate) fn kernel(member: impl Into<String>) -> impl FnOnce(kernel::Error) -> Error {
         let member = member.into();
-        move |source| Error::Kernel { member, source }
+        move |source| Error::Kernel { member, source: Box::new(source) }
     }
 }
 

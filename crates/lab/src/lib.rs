@@ -4,6 +4,7 @@ pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod components;
+pub mod control;
 pub mod demo;
 pub mod down;
 pub mod echo;

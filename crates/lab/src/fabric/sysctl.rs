@@ -49,10 +49,8 @@ pub(super) fn no_duplicate_detection(member: &str, link: &str) -> Result<()> {
 pub(super) fn write(member: &str, settings: &[(&str, &str)]) -> Result<()> {
     for (name, value) in settings {
         let path = Path::new("/proc/sys/net").join(name);
-        std::fs::write(&path, value).map_err(|source| Error::Kernel {
-            member: member.to_owned(),
-            source: kernel::Error::File { what: "write", path, source },
-        })?;
+        std::fs::write(&path, value)
+            .map_err(|source| Error::kernel(member)(kernel::Error::File { what: "write", path, source }))?;
     }
     Ok(())
 }
