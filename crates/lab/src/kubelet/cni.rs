@@ -22,7 +22,7 @@ const TRY_AGAIN: u64 = 11;
 
 /// A network configuration list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NetworkList {
+pub(super) struct NetworkList {
     name: String,
     version: String,
     plugins: Vec<Map<String, Value>>,
@@ -31,34 +31,34 @@ pub struct NetworkList {
 
 /// What is attached to the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attachment {
+pub(super) struct Attachment {
     /// `CNI_CONTAINERID`.
-    pub container_id: String,
+    pub(super) container_id: String,
     /// `CNI_NETNS`, the path of the namespace.
-    pub netns: PathBuf,
+    pub(super) netns: PathBuf,
     /// `CNI_IFNAME`.
-    pub interface: String,
+    pub(super) interface: String,
     /// `CNI_ARGS`, in their order.
-    pub args: Vec<(String, String)>,
+    pub(super) args: Vec<(String, String)>,
     /// The host ports of the containers, for plugins with the capability `portMappings`.
-    pub port_mappings: Vec<PortMapping>,
+    pub(super) port_mappings: Vec<PortMapping>,
 }
 
 /// One host port (section "portMappings" of the CNI conventions).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PortMapping {
+pub(super) struct PortMapping {
     /// The node's port, host byte order.
-    pub host_port: u16,
+    pub(super) host_port: u16,
     /// The pod's port, host byte order.
-    pub container_port: u16,
+    pub(super) container_port: u16,
     /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
+    pub(super) protocol: String,
 }
 
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
-pub enum CniError {
+pub(super) enum CniError {
     /// The directory of configurations cannot be read.
     #[error("cannot read the CNI configurations in {path}: {source}")]
     Directory {
@@ -113,7 +113,7 @@ pub enum CniError {
 
 impl CniError {
     /// Whether the plugin asks to be called again later.
-    pub fn is_try_again(&self) -> bool {
+    pub(super) fn is_try_again(&self) -> bool {
         matches!(self, Self::Plugin { code: TRY_AGAIN, .. })
     }
 }
@@ -134,7 +134,7 @@ impl NetworkList {
     ///
     /// # Errors
     /// [`CniError`] if the directory or that file cannot be read.
-    pub fn load(directory: &Path) -> Result<Option<Self>, CniError> {
+    pub(super) fn load(directory: &Path) -> Result<Option<Self>, CniError> {
         let failed = |source| CniError::Directory { path: directory.into(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(directory).map_err(failed)? {
@@ -212,9 +212,9 @@ fn plugin_type(plugin: &Map<String, Value>) -> &str {
 
 /// Runs the plugins of networks.
 #[derive(Debug, Clone)]
-pub struct Runtime {
+pub(super) struct Runtime {
     /// `CNI_PATH`: the directory with the plugins.
-    pub bin: PathBuf,
+    pub(super) bin: PathBuf,
 }
 
 impl Runtime {
@@ -222,7 +222,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`CniError`] of the first plugin that fails; what the others did remains until [`Runtime::del`].
-    pub async fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<Value, CniError> {
+    pub(super) async fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<Value, CniError> {
         let mut result = Value::Null;
         for index in 0..network.plugins.len() {
             let previous = (index > 0).then_some(&result);
@@ -236,7 +236,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The first [`CniError`].
-    pub async fn del(
+    pub(super) async fn del(
         &self,
         network: &NetworkList,
         attachment: &Attachment,
@@ -255,7 +255,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The [`CniError`] of the first plugin that is not ready.
-    pub async fn status(&self, network: &NetworkList) -> Result<(), CniError> {
+    pub(super) async fn status(&self, network: &NetworkList) -> Result<(), CniError> {
         if network.has_version(Version(1, 1, 0)) {
             for index in 0..network.plugins.len() {
                 self.call(network, index, "STATUS", None, &network.request(index, None, None)).await?;
@@ -268,7 +268,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The first [`CniError`]; all plugins are called.
-    pub async fn gc(&self, network: &NetworkList, valid: &[(String, String)]) -> Result<(), CniError> {
+    pub(super) async fn gc(&self, network: &NetworkList, valid: &[(String, String)]) -> Result<(), CniError> {
         let mut outcome = Ok(());
         if network.disable_gc || !network.has_version(Version(1, 1, 0)) {
             return outcome;

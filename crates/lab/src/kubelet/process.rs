@@ -80,7 +80,7 @@ impl Process {
         };
         let child = match place.namespace {
             Some(namespace) => netns::run_in(namespace, move || command.spawn())
-                .map_err(|source| Error::Kernel { member: namespace.path().display().to_string(), source })?,
+                .map_err(|source| Error::Kernel { member: namespace.path().display().to_string(), source: Box::new(source) })?,
             None => command.spawn(),
         };
         let child = child.map_err(failed)?;
@@ -165,7 +165,7 @@ fn find(search: Search<'_>, spared: &[ProcessId]) -> Result<Vec<PidFd>> {
         Search::Marked(uid) => (uid, None),
         Search::Inside(uid, namespace) => {
             let id = namespace.id();
-            (uid, Some(id.map_err(|source| Error::Kernel { member: uid.into(), source })?))
+            (uid, Some(id.map_err(|source| Error::Kernel { member: uid.into(), source: Box::new(source) })?))
         }
     };
     let mark = format!("{MARK}={uid}");

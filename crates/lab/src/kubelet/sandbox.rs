@@ -29,7 +29,7 @@ pub(super) fn uids(lab: &LabName, node: &str) -> Vec<String> {
 
 /// Makes a pod's namespace, with the loopback interface up.
 pub(super) fn create(path: &Path) -> Result<NetNs> {
-    let failed = |source| Error::Kernel { member: path.display().to_string(), source };
+    let failed = |source| Error::Kernel { member: path.display().to_string(), source: Box::new(source) };
     let namespace = netns::create_named(path).map_err(failed)?;
     netns::run_in(&namespace, || {
         let mut message = LinkMessage::default();
@@ -50,5 +50,5 @@ pub(super) fn open(path: &Path) -> Option<NetNs> {
 
 /// Takes the namespace away. One that is not there is no error.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    netns::remove_named(path).map_err(|source| Error::Kernel { member: path.display().to_string(), source })
+    netns::remove_named(path).map_err(|source| Error::Kernel { member: path.display().to_string(), source: Box::new(source) })
 }
