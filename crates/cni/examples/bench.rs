@@ -90,9 +90,9 @@ impl Side {
         });
         let times = calls.iter().map(|(start, end, _)| *end - *start);
         if command == "ADD" {
-            self.add.extend(times)
+            self.add.extend(times);
         } else {
-            self.del.extend(times)
+            self.del.extend(times);
         }
         let start = calls.iter().map(|(start, ..)| *start).min().unwrap();
         let end = calls.iter().map(|(_, end, _)| *end).max().unwrap();

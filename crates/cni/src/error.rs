@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// The spec version of errors that are about the version, or come before it is known.
 use crate::version::Version;
 
 /// Numbers of errors: those below 100 are the spec's.

@@ -178,3 +178,33 @@ fn published(node: &TestNode, pod: &TestNs) {
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+#[test]
+fn addresses_are_shared_with_the_reference() {
+    let (node, pod) = (TestNode::new("node", V4), TestNs::new("pod"));
+    let host_local = |command: &str, id: &str| {
+        let mut config = node.config("1.0.0");
+        config["ipam"] = json!({
+            "type": "host-local", "dataDir": node.data_dir(), "ranges": [[{ "subnet": V4[0] }]],
+        });
+        let program = format!("{OTHERS}/host-local");
+        let output = node.feed(&mut node.plugin(&[&program], command, id, &pod.path), &config);
+        let text = succeeded("host-local", &output);
+        serde_json::from_str::<Value>(&text).unwrap_or_default()["ips"][0]["address"].clone()
+    };
+    // A node moves from the reference to us and back with its pods running.
+    assert_eq!(host_local("ADD", "theirs"), "10.244.1.2/24");
+    let ours = node.add("ours", &pod).unwrap();
+    assert_eq!(ours["ips"][0]["address"], "10.244.1.3/24");
+    assert_eq!(host_local("ADD", "later"), "10.244.1.4/24");
+    let store = node.store();
+    assert_eq!(store.lock().unwrap().attachments().unwrap().len(), 3);
+
+    // Either takes back what the other gave.
+    node.call("DEL", "theirs", Path::new(""), &node.config("1.1.0")).unwrap();
+    host_local("DEL", "ours");
+    let left = store.lock().unwrap().attachments().unwrap();
+    assert_eq!(left.iter().map(|each| each.id.container_id.as_str()).collect::<Vec<_>>(), ["later"]);
+    node.gc(&[]).unwrap();
+    assert_eq!(node.traces(), [] as [String; 0]);
+}
