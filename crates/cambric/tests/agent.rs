@@ -6,7 +6,7 @@ mod agent_common;
 
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_common::{Node, SOON, START};
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ fn what_others_break_is_repaired_within_a_second() {
     same(&before, &node.kernel_state());
     assert!(node.metric("cambric_repairs_total{kind=\"route\"}") >= 3.0);
     assert!(
-        node.log().contains("repaired: added kind=\"route\" entry=\"10.244.2.0/24\" origin=\"Node b\""),
+        node.log().contains("kind=\"route\" entry=\"10.244.2.0/24\" origin=\"Node b\""),
         "{}",
         node.log()
     );
@@ -350,6 +350,47 @@ fn cleanup_leaves_nothing_and_is_refused_while_an_agent_runs() {
     assert_eq!(std::fs::read_dir(node.dir.path().join("net.d")).unwrap().count(), 0);
     let (done, said) = cleanup(&node);
     assert!(done, "{said}");
+}
+
+#[test]
+fn many_nodes_are_small_and_a_change_among_them_is_quick() {
+    // Enough to see a cost per node; more only takes longer.
+    const NODES: u32 = 1000;
+    let mut node = Node::new();
+    for number in 0..NODES {
+        let (high, low) = (number / 250, number % 250 + 1);
+        let name = format!("n{number}");
+        let spec = json!({"podCIDRs": [format!("10.{}.{low}.0/24", 100 + high), format!("fd00:10:{high:x}:{low:x}::/64")]});
+        node.api().create("nodes", "", json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+        node.put_status(&name, &[&format!("172.16.{high}.{low}"), &format!("2001:db8:1::{high:x}:{low:x}")]);
+    }
+    let start = Instant::now();
+    node.start_agent();
+    node.eventually(START * 3, "the agent is ready", || {
+        node.get("/readyz").is_some_and(|body| body == "ok\n")
+    });
+    let ready = start.elapsed();
+    assert_eq!(node.metric("cambric_nodes"), f64::from(NODES + 1));
+    assert_eq!(node.ip("route show proto 203").lines().count(), NODES as usize);
+
+    // Tests are not optimised and run beside each other: the times are for the reader, the bounds are generous.
+    let shows = |text: &'static str, command: &'static str| {
+        let start = Instant::now();
+        node.eventually(START, command, || node.shows(command, text));
+        start.elapsed()
+    };
+    node.put_node("late", 200);
+    let added = shows("vxlan.cambric", "ip route show 10.244.200.0/24");
+    node.exec("ip route del 10.244.200.0/24");
+    let repaired = shows("vxlan.cambric", "ip route show 10.244.200.0/24");
+    node.exec("nft delete element ip cambric nodes { 192.0.2.200 }");
+    let restored = shows("192.0.2.200 ", "nft list set ip cambric nodes");
+    let resident = node.metric("cambric_resident_memory_bytes") / f64::from(1 << 20);
+    println!(
+        "ready {ready:?}, added {added:?}, route repaired {repaired:?}, set repaired {restored:?}, resident \
+         {resident:.1} MiB"
+    );
+    assert!(resident < 60.0, "{resident} MiB resident");
 }
 
 /// What `ip monitor` and `nft monitor` tell about one namespace.

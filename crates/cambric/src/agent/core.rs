@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube_source::{Event, Object, Watched};
 use model::{Attachment, NetworkConfig, Node, NodeFile, NodeName, PerFamily};
-use plan::{Change, Entry, Input, Key, NodePlan, Planner};
+use plan::{Change, Input, Key, NodePlan, Planned, Planner};
 
 /// The cluster as the agent sees it, and the plan of this node.
 #[derive(Debug)]
@@ -136,8 +136,8 @@ impl Core {
     }
 
     /// What is planned under a key.
-    pub(crate) fn planned(&self, key: &Key) -> Option<&Entry> {
-        self.planner.planned(key).map(|planned| &planned.entry)
+    pub(crate) fn planned(&self, key: &Key) -> Option<&Planned> {
+        self.planner.planned(key)
     }
 
     /// The plan as it stands.

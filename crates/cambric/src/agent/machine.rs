@@ -61,12 +61,13 @@ pub(crate) trait Ear {
 }
 
 /// What was heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Nothing, or the worker was woken.
     Nothing,
-    /// Something that can concern the plan has changed.
-    Change,
+    /// Something that can concern the plan has changed. Keys are of entries that are known not to be as planned, and
+    /// that can be put right one by one.
+    Change(Vec<Key>),
     /// There were more events than fit: anything can have changed.
     Overrun,
 }

@@ -1,6 +1,6 @@
 //! What the agent leaves for others: the node file and the CNI configuration, its status, and its state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ use super::persist;
 use super::words::kind;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
+
+/// How many problems that begin or end at once get a line of the log each; all are in the status.
+const LINES: usize = 20;
 
 /// What `cambric status` reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,11 +217,12 @@ impl Publisher {
     /// What is wrong is logged when it begins and when it ends.
     fn log_news(&self, status: &Status) {
         let before = self.shown.as_ref();
-        let old = before.map_or(&[][..], |shown| &shown.problems[..]);
-        for problem in status.problems.iter().filter(|problem| !old.contains(problem)) {
+        let old: BTreeSet<&String> = before.iter().flat_map(|shown| &shown.problems).collect();
+        let new: BTreeSet<&String> = status.problems.iter().collect();
+        for problem in new.difference(&old).take(LINES) {
             tracing::warn!(problem, "problem");
         }
-        for problem in old.iter().filter(|problem| !status.problems.contains(problem)) {
+        for problem in old.difference(&new).take(LINES) {
             tracing::info!(problem, "problem solved");
         }
         match (&status.not_ready, before.map(|shown| &shown.not_ready)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cni::ipam::Store;
-use kernel::{Event, Kernel, Monitor, Op, Report, diff};
+use kernel::{Event, Found, Kernel, Monitor, Op, Report, diff};
 use model::{Family, PerFamily};
 use plan::{Change, Entry, Key, NodePlan, Planned};
 
@@ -113,7 +113,22 @@ impl Ear for News {
             Event::Address { .. } => true,
             event => event.contradicts(planned),
         };
-        if events.iter().any(concerns) { Heard::Change } else { Heard::Nothing }
+        let news: Vec<&Event> = events.iter().filter(|event| concerns(event)).collect();
+        match news.iter().map(|event| single(event)).collect::<Option<Vec<Key>>>() {
+            Some(keys) if keys.is_empty() => Heard::Nothing,
+            Some(keys) => Heard::Change(keys),
+            None => Heard::Change(Vec::new()),
+        }
+    }
+}
+
+/// The entry that an event is about, if it can be put right by itself: it stands on nothing that the event says is
+/// gone, and nobody else's is in its place.
+fn single(event: &Event) -> Option<Key> {
+    match event {
+        Event::Entry { found: Some(Found::Other(_)), .. } => None,
+        Event::Entry { key, .. } => Some(key.clone()),
+        _ => None,
     }
 }
 

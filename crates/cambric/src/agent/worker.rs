@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use kube_source::Event;
-use plan::{Change, Input};
+use plan::{Change, Input, Key};
 
 use super::core::{Core, Todo};
 use super::debounce::Debounce;
@@ -26,6 +26,8 @@ pub(crate) enum Message {
 
 /// The worker shows at least this often that it lives.
 const BEAT: Duration = Duration::from_secs(5);
+/// With more entries than this the comparison is as quick.
+const MOST_SINGLES: usize = 1000;
 /// The first delay before what the kernel refused is tried again; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
@@ -105,9 +107,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.show();
         loop {
             let patience = self.patience(Instant::now());
-            match self.ear.wait(patience, &|key| self.core.planned(key).cloned()) {
+            match self.ear.wait(patience, &|key| self.core.planned(key).map(|planned| planned.entry.clone()))
+            {
                 Heard::Nothing => {}
-                Heard::Change => self.debounce.note(Instant::now()),
+                Heard::Change(keys) => {
+                    self.put_right(keys);
+                    self.debounce.note(Instant::now());
+                }
                 Heard::Overrun => {
                     tracing::warn!("kernel events were lost; comparing everything");
                     self.metrics.overruns.inc();
@@ -223,6 +229,23 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.publish();
         self.publisher.save(&self.core, self.times.sync_period);
         self.report.fresh = true;
+    }
+
+    /// Puts single entries right at once. The comparison that follows finds what the kernel did not tell: routes that
+    /// went with an address, for instance. What cannot be put right by itself is left to it too.
+    fn put_right(&mut self, keys: Vec<Key>) {
+        if !self.compared || keys.is_empty() || keys.len() > MOST_SINGLES {
+            return;
+        }
+        let planned = |key: Key| {
+            let planned = self.core.planned(&key).cloned();
+            (key, planned)
+        };
+        let change = Change { keys: keys.into_iter().map(planned).collect() };
+        let outcome = self.machine.apply(&change);
+        if outcome.failed.is_empty() && !outcome.reconcile_needed {
+            journal::done(&outcome, Why::Drift, &self.metrics);
+        }
     }
 
     fn failed(&mut self, outcome: &Outcome, now: Instant) {

@@ -118,10 +118,13 @@ impl Node {
     }
 
     pub fn put_addresses(&self, name: &str, number: u16) {
-        let patch = json!({"status": {"addresses": [
-            {"type": "InternalIP", "address": format!("192.0.2.{number}")},
-            {"type": "InternalIP", "address": format!("2001:db8::{number:x}")},
-        ]}});
+        self.put_status(name, &[&format!("192.0.2.{number}"), &format!("2001:db8::{number:x}")]);
+    }
+
+    pub fn put_status(&self, name: &str, addresses: &[&str]) {
+        let entry = |address: &&str| json!({"type": "InternalIP", "address": address});
+        let addresses: Vec<Value> = addresses.iter().map(entry).collect();
+        let patch = json!({"status": {"addresses": addresses}});
         self.api().patch_status("nodes", "", name, &merge(patch)).unwrap();
     }
 

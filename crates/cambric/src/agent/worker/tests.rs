@@ -195,7 +195,7 @@ fn cluster() -> Vec<Event> {
 #[test]
 fn nothing_is_touched_before_the_cluster_is_known() {
     let mut bench = Bench::new();
-    bench.turn(|_| Heard::Change);
+    bench.turn(|_| Heard::Change(Vec::new()));
     bench.turn(|_| Heard::Overrun);
     bench.events(vec![node("a", 1), Event::Synced]);
     bench.turn(|_| Heard::Overrun);
@@ -216,11 +216,27 @@ fn a_change_is_applied_and_not_compared() {
 }
 
 #[test]
+fn a_single_entry_is_put_right_before_all_is_compared() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    let kernel = bench.kernel.clone();
+    let key = Key::Route("10.244.2.0/24".parse().unwrap());
+    let lost = key.clone();
+    bench.turn(move |_| {
+        kernel.with(|state| state.entries.remove(&lost)).unwrap();
+        Heard::Change(vec![lost.clone(), Key::Route("10.9.0.0/24".parse().unwrap())])
+    });
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile", "apply", "reconcile"]);
+    assert!(bench.kernel.with(|state| state.entries.contains_key(&key)));
+}
+
+#[test]
 fn events_of_the_kernel_are_compared_together() {
     let mut bench = Bench::new();
     bench.events(cluster());
     for _ in 0..3 {
-        bench.turn(|_| Heard::Change);
+        bench.turn(|_| Heard::Change(Vec::new()));
     }
     bench.turn(|_| Heard::Overrun);
     bench.run();
@@ -243,7 +259,7 @@ fn the_files_are_published_when_all_is_in_place() {
         assert!(!path.exists());
         assert!(health.ready().unwrap_err().contains("no such device"));
         kernel.with(|state| state.refuse = false);
-        Heard::Change
+        Heard::Change(Vec::new())
     });
     bench.run();
     let file: serde_json::Value = serde_json::from_str(&bench.read("run/node.json").unwrap()).unwrap();
