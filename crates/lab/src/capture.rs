@@ -50,7 +50,7 @@ pub fn run(lab: &LabName, namespace: &str, options: &Options, interrupts: &Inter
         netns::run_in(&space, || Ok((Capture::open(&wanted)?, links()))).map_err(Error::kernel(namespace))?;
     let (mut capture, links) = opened.map_err(failed)?;
     let mut output = Output::open(options, tunnels, links)?;
-    until_signalled(capture.stop_handle(), interrupts, || {
+    let result = until_signalled(capture.stop_handle(), interrupts, || {
         let mut left = options.count.unwrap_or(u64::MAX);
         while left > 0
             && let Some(captured) = capture.next().map_err(failed)?
@@ -59,7 +59,12 @@ pub fn run(lab: &LabName, namespace: &str, options: &Options, interrupts: &Inter
             left -= 1;
         }
         output.flush().map_err(|error| Error::system("write the packets", error))
-    })
+    });
+    // A signal is how a capture ends. It is taken, so that it does not end the process as well.
+    match interrupts.check() {
+        Err(Error::Interrupted(_)) | Ok(()) => result,
+        Err(error) => result.and(Err(error)),
+    }
 }
 
 /// Does something that ends when it is told to stop, and tells it so when a signal comes.

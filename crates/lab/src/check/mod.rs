@@ -26,6 +26,7 @@ use crate::{Error, Result};
 
 /// How a check reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+#[group(id = "report")]
 pub struct Options {
     /// Print every single thing that was tried: what was expected, predicted, seen and captured
     #[arg(short, long)]
