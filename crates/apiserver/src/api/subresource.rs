@@ -30,6 +30,17 @@ impl Api {
         self.write(dry_run, |work| work.write_scale(target, write))
     }
 
+    /// Puts a pod on a node, as a scheduler does, and returns it as stored.
+    ///
+    /// # Errors
+    /// 404 if there is no such pod, 409 if it has a node.
+    pub fn bind_pod(&self, namespace: &str, name: &str, node: &str) -> Result<Value, ApiError> {
+        let kind = self.kind("pods")?;
+        let target = Target { kind: &kind, namespace, name };
+        self.bind(target, &json!({"target": {"name": node}}), false)?;
+        self.read_target(target)
+    }
+
     /// Puts a pod on a node (`pods/binding`).
     pub(crate) fn bind(&self, target: Target<'_>, binding: &Value, dry_run: bool) -> Result<(), ApiError> {
         self.write(dry_run, |work| work.bind(target, binding))
