@@ -145,7 +145,10 @@ fn pod(world: &World, key: &Key) -> Vec<Write> {
     }
     let nodes: Vec<&Value> = world.all(Resource::Nodes).collect();
     match node_for(pod, &nodes, world.all(Resource::Pods)) {
-        Ok(node) => vec![Write::patch("pods", pod, json!({"spec": {"nodeName": node}}))],
+        Ok(node) => {
+            let (namespace, name) = (namespace(pod).into(), name(pod).into());
+            vec![Write::Bind { namespace, name, node: node.into() }]
+        }
         Err(why) => {
             let conditions = list(&pod["status"]["conditions"]);
             let known = conditions.iter().any(|one| one["type"] == "PodScheduled" && one["message"] == why.as_str());
@@ -167,7 +170,7 @@ fn carry_out(api: &Api, world: &mut World, writes: Vec<Write>) -> bool {
         match apply(api, world, write) {
             Ok(()) => {}
             // Somebody else was first, or the namespace is going: the watch brings what there is to know.
-            Err(error) if matches!(error.code, 404) => {}
+            Err(error) if matches!(error.code, 404 | 409) => {}
             Err(error) => {
                 tracing::warn!(%error, target, "a controller's write failed; trying again");
                 all = false;
@@ -186,6 +189,7 @@ fn target(write: &Write) -> String {
         Write::Patch { resource, namespace, name, .. }
         | Write::Status { resource, namespace, name, .. }
         | Write::Delete { resource, namespace, name, .. } => format!("{resource} {namespace}/{name}"),
+        Write::Bind { namespace, name, .. } => format!("pods {namespace}/{name}"),
     }
 }
 
@@ -198,6 +202,7 @@ fn apply(api: &Api, world: &mut World, write: Write) -> Result<(), ApiError> {
         Write::Status { resource, namespace, name, patch } => {
             (resource, api.patch_status(resource, &namespace, &name, &Patch::Merge(patch))?)
         }
+        Write::Bind { namespace, name, node } => ("pods", api.bind_pod(&namespace, &name, &node)?),
         Write::Delete { resource, namespace, name, uid, now } => {
             let options =
                 DeleteOptions { uid: Some(uid), grace_period: now.then_some(0), ..Default::default() };

@@ -184,7 +184,7 @@ mod tests {
                     slice["endpoints"] = patch["endpoints"].clone();
                 }
                 Write::Delete { name: gone, .. } => slices.retain(|slice| name(slice) != gone),
-                Write::Status { .. } => panic!("slices have no status"),
+                other => panic!("{other:?} is no write of a slice"),
             }
         }
         slices

@@ -122,6 +122,8 @@ pub(super) enum Write {
     Patch { resource: &'static str, namespace: String, name: String, patch: Value },
     /// A JSON merge patch of the status.
     Status { resource: &'static str, namespace: String, name: String, patch: Value },
+    /// A pod's assignment to a node.
+    Bind { namespace: String, name: String, node: String },
     /// A deletion of the object with the UID; `now` does without a grace period.
     Delete { resource: &'static str, namespace: String, name: String, uid: String, now: bool },
 }

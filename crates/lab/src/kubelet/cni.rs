@@ -17,9 +17,6 @@ const CALL_TIME: Duration = Duration::from_secs(60);
 /// The newest version of the specification that is spoken here.
 const NEWEST: Version = Version(1, 1, 0);
 
-/// CNI error code 11: try again later (section 5, "Error").
-const TRY_AGAIN: u64 = 11;
-
 /// A network configuration list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct NetworkList {
@@ -109,13 +106,6 @@ pub(super) enum CniError {
         /// `details`.
         details: Option<String>,
     },
-}
-
-impl CniError {
-    /// Whether the plugin asks to be called again later.
-    pub(super) fn is_try_again(&self) -> bool {
-        matches!(self, Self::Plugin { code: TRY_AGAIN, .. })
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -457,10 +447,11 @@ exit 0
         let fixture = Fixture::new();
         let Fixture { runtime, network, attachment, .. } = &fixture;
         fixture.answer("first", "ADD", r#"{"cniVersion":"1.1.0","code":11,"msg":"not yet"}"#);
-        assert!(runtime.add(network, attachment).await.unwrap_err().is_try_again());
+        let error = runtime.add(network, attachment).await.unwrap_err();
+        assert_eq!(error.to_string(), "CNI plugin \"first\": ADD: not yet (code 11)");
         fixture.answer("first", "ADD", "oops");
         let error = runtime.add(network, attachment).await.unwrap_err();
-        assert!(!error.is_try_again() && error.to_string().contains("exit status: 1"), "{error}");
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
         std::fs::remove_file(fixture.dir.path().join("first")).unwrap();
         let error = runtime.add(network, attachment).await.unwrap_err().to_string();
         assert!(error.starts_with("CNI plugin \"first\" of network \"pods\" is not in /"), "{error}");
