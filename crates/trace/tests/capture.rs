@@ -187,6 +187,24 @@ fn a_stop_ends_a_waiting_capture_and_limits_hold() {
     assert_eq!(recording.frames.len(), 1);
 }
 
+/// The kernel begins to stamp frames a moment after the first socket has asked for it. What comes before that must not
+/// be taken for something from after the stop.
+#[test]
+fn what_was_sent_before_the_stop_is_in_the_recording() {
+    let (a, b) = pair();
+    for _ in 0..50 {
+        let mut capture = a.with(|| Capture::open(&eth0())).unwrap();
+        let port = exchange(&a, &b, "192.0.2.2");
+        capture.stop_handle().stop();
+        exchange(&a, &b, "192.0.2.2");
+        let mut recording = Recording::default();
+        while let Some(captured) = capture.next().unwrap() {
+            recording.frames.push(captured);
+        }
+        assert_eq!(with_port(&recording, port).len(), 2);
+    }
+}
+
 #[test]
 fn long_frames_are_cut_and_their_length_told() {
     let (a, b) = pair();

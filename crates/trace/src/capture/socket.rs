@@ -111,8 +111,13 @@ pub struct Capture {
     socket: OwnedFd,
     stop: Stop,
     snap_length: usize,
-    /// When the stop was seen: what the kernel stamped later is not wanted any more.
-    stopped: Option<SystemTime>,
+    /// How many frames the kernel has put in the queue, and how many were fetched from it.
+    queued: u64,
+    fetched: u64,
+    /// How many frames the kernel had to drop.
+    dropped: u64,
+    /// Whether the stop was seen: then what `queued` counts is all that is wanted.
+    stopped: bool,
 }
 
 /// Stops a capture, from any thread.
@@ -150,7 +155,8 @@ impl Capture {
         attach(&socket, &options.filter)?;
         bind(&socket, index)?;
         let snap_length = options.snap_length;
-        Ok(Capture { socket, stop: Stop(Arc::new(stop)), snap_length, stopped: None })
+        let stop = Stop(Arc::new(stop));
+        Ok(Capture { socket, stop, snap_length, queued: 0, fetched: 0, dropped: 0, stopped: false })
     }
 
     /// A handle to stop the capture with.
@@ -165,25 +171,37 @@ impl Capture {
     #[allow(clippy::should_implement_trait)] // an iterator of results would go on past an error
     pub fn next(&mut self) -> Result<Option<Captured>, CaptureError> {
         loop {
-            let (readable, stop) = self.wait()?;
-            if stop && self.stopped.is_none() {
-                self.stopped = Some(SystemTime::now());
+            if !self.stopped && self.wait()? {
+                self.count()?;
+                self.stopped = true;
             }
-            if !readable && self.stopped.is_some() {
+            // The time stamps would not do to tell what is from before the stop: frames that come before the kernel has
+            // got around to stamping any are stamped when they are fetched.
+            if self.stopped && self.fetched >= self.queued {
                 return Ok(None);
             }
-            if let Some(captured) = self.receive()? {
-                let late = self.stopped.is_some_and(|stopped| captured.time > stopped);
-                return Ok((!late).then_some(captured));
+            match self.receive()? {
+                Some(captured) => {
+                    self.fetched += 1;
+                    return Ok(Some(captured));
+                }
+                None if self.stopped => return Ok(None),
+                None => {}
             }
         }
     }
 
-    /// How many frames the kernel had to drop since the last call, because they were not fetched in time.
+    /// How many frames the kernel had to drop, because they were not fetched in time.
     ///
     /// # Errors
     /// [`CaptureError::System`] if the kernel does not tell.
-    pub fn dropped(&self) -> Result<u32, CaptureError> {
+    pub fn dropped(&mut self) -> Result<u64, CaptureError> {
+        self.count()?;
+        Ok(self.dropped)
+    }
+
+    /// Takes in the kernel's counters, which begin anew with that.
+    fn count(&mut self) -> Result<(), CaptureError> {
         // SAFETY: all-zero is a valid tpacket_stats, which is plain integers.
         let mut stats: libc::tpacket_stats = unsafe { mem::zeroed() };
         let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
@@ -200,17 +218,20 @@ impl Capture {
         if result < 0 {
             return Err(system("read PACKET_STATISTICS")(io::Error::last_os_error()));
         }
-        Ok(stats.tp_drops)
+        // tp_packets counts those that were dropped too (packet_getsockopt in net/packet/af_packet.c).
+        self.queued += u64::from(stats.tp_packets.saturating_sub(stats.tp_drops));
+        self.dropped += u64::from(stats.tp_drops);
+        Ok(())
     }
 
-    /// Waits until there is a frame or the stop; says which.
-    fn wait(&self) -> Result<(bool, bool), CaptureError> {
+    /// Waits until there is a frame or the stop; true if it is the stop.
+    fn wait(&self) -> Result<bool, CaptureError> {
         let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let mut fds = [poll(&self.socket), poll(&self.stop.0)];
         loop {
             // SAFETY: the array is valid for the length given.
             if unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) } >= 0 {
-                return Ok((fds[0].revents != 0, fds[1].revents != 0));
+                return Ok(fds[1].revents != 0);
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
