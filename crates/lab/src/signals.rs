@@ -43,6 +43,17 @@ impl Interrupts {
     }
 }
 
+/// Lets the signals through that whoever started this process held back, for a process inherits that. To be called
+/// before other threads are started.
+///
+/// # Errors
+/// [`Error::System`] if the kernel does not let it.
+pub fn let_through() -> Result<()> {
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&signals), None)
+        .map_err(|error| Error::system("let signals through", error))
+}
+
 impl AsFd for Interrupts {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

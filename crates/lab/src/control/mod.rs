@@ -33,6 +33,7 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error`] if the topology cannot be read, a port is taken, or the state cannot be opened.
 pub fn serve(lab: &LabName) -> Result<()> {
+    crate::signals::let_through()?;
     let paths = lab.paths();
     let topology = topology::load(&paths.topology())?;
     private_directory(&paths.api(), true)?;

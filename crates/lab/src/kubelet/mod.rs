@@ -66,6 +66,7 @@ struct Shared {
 /// # Errors
 /// [`Error`] if it cannot start: no kubeconfig, no API client, no place for its records.
 pub fn run(lab: &LabName, node: &str) -> Result<()> {
+    crate::signals::let_through()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Error::system("start the event loop", error))?;
     runtime.block_on(async {
