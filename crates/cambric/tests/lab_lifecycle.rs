@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Output, Stdio};
@@ -97,8 +97,27 @@ fn signal(child: &Child, signal: &str) {
     assert!(status.success());
 }
 
+/// The network of the namespace that the tests are run in.
+fn own_network() -> Vec<String> {
+    let commands: [&[&str]; 6] = [
+        &["ip", "-d", "link"],
+        &["ip", "-br", "address"],
+        &["ip", "-4", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["nft", "list", "ruleset"],
+        &[
+            "sysctl",
+            "-a",
+            "--pattern",
+            r"^net\.(ipv4|ipv6|bridge)\..*(forward|rp_filter|disable_ipv6|nf-call)",
+        ],
+    ];
+    commands.iter().map(|command| succeed(Command::new(command[0]).args(&command[1..]))).collect()
+}
+
 #[test]
 fn a_lab_comes_up_works_and_goes() {
+    let before = own_network();
     let lab = Lab::new();
     let shown = succeed(&mut lab.up());
     assert!(shown.contains("3 nodes ready"), "{shown}");
@@ -122,8 +141,10 @@ fn a_lab_comes_up_works_and_goes() {
     let error = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert!(error.contains("has no \"node-9\"; it has router, node-1, node-2, node-3, client"), "{error}");
 
+    assert_eq!(own_network(), before);
     succeed(&mut lab.command("down"));
     lab.assert_gone("after down");
+    assert_eq!(own_network(), before);
     let error = String::from_utf8_lossy(&lab.down().stderr).into_owned();
     assert!(error.contains(&format!("there is no lab \"{}\"", lab.0)), "{error}");
 }
@@ -148,6 +169,38 @@ fn down_ends_what_others_run_in_the_lab() {
     for sleeper in &mut sleepers {
         assert_eq!(sleeper.wait().unwrap().signal(), Some(9));
     }
+    lab.assert_gone("after down");
+}
+
+const DEPLOYMENT: &str = r#"{
+    "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+    "spec": {"replicas": 4, "selector": {"matchLabels": {"app": "web"}}, "template": {
+        "metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "web", "image": "echo", "ports": [{"containerPort": 80}]}]}}}}"#;
+
+#[test]
+fn pods_are_entered_by_name_and_go_with_the_lab() {
+    let lab = Lab::new();
+    succeed(&mut lab.up());
+    let mut apply =
+        lab.command("kubectl").args(["--", "apply", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    apply.stdin.take().unwrap().write_all(DEPLOYMENT.as_bytes()).unwrap();
+    assert!(apply.wait().unwrap().success());
+    let wait = ["--", "wait", "--for=condition=Available", "--timeout=30s", "deployment/web"];
+    succeed(lab.command("kubectl").args(wait));
+    assert_eq!(lab.namespaces().len(), 6 + 4);
+
+    let pods = succeed(lab.command("kubectl").args(["--", "get", "pods", "-o", "json"]));
+    let pods: serde_json::Value = serde_json::from_str(&pods).unwrap();
+    let pods = pods["items"].as_array().unwrap();
+    let name = |index: usize| pods[index]["metadata"]["name"].as_str().unwrap();
+    let address = pods[1]["status"]["podIP"].as_str().unwrap();
+    succeed(lab.command("exec").args([name(0), "--", "ping", "-c1", "-W2", address]));
+    let own =
+        succeed(lab.command("exec").args([&format!("default/{}", name(1)), "--", "ip", "-br", "address"]));
+    assert!(own.contains(address), "{address}: {own}");
+
+    succeed(&mut lab.command("down"));
     lab.assert_gone("after down");
 }
 

@@ -82,9 +82,9 @@ pub fn start(lab: &mut Lab, role: &ProcessRole) -> Result<Launched> {
         log,
     };
     launch.start(|id| {
-        lab.record(|state| {
-            state.processes.retain(|process| process.role != *role);
-            state.processes.push(Process { role: role.clone(), id });
+        lab.record(|state| match state.processes.iter_mut().find(|process| process.role == *role) {
+            Some(process) => process.id = id,
+            None => state.processes.push(Process { role: role.clone(), id }),
         })
     })
 }

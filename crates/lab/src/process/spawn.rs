@@ -162,10 +162,10 @@ impl Child {
             if libc::setsid() < 0 || libc::fcntl(self.ready.as_raw_fd(), libc::F_SETFD, 0) < 0 {
                 return Err(io::Error::last_os_error());
             }
-            if let Some(namespace) = &self.namespace {
-                if libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) < 0 {
-                    return Err(io::Error::last_os_error());
-                }
+            if let Some(namespace) = &self.namespace
+                && libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) < 0
+            {
+                return Err(io::Error::last_os_error());
             }
         }
         Ok(())

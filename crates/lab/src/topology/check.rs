@@ -178,11 +178,9 @@ fn drafts<'a>(file: &'a source::File, subnets: &[Subnet]) -> Result<Vec<Draft<'a
         let name = label(draft.name, draft.role.noun())?;
         let earlier = drafts.iter().take(index).find(|other| other.name.value == name);
         if let Some(other) = earlier {
-            let message = format!(
-                "there are a {} and a {} with the name \"{name}\"; give each its own",
-                other.role.noun(),
-                draft.role.noun()
-            );
+            let (first, second) = (other.role.noun(), draft.role.noun());
+            let message =
+                format!("there are two machines \"{name}\" ({first} and {second}); give each its own name");
             return Err(TopologyError::at(draft.name, message));
         }
     }
@@ -263,10 +261,10 @@ fn assign(drafts: &[Draft<'_>], subnets: &[Subnet]) -> Result<Vec<Vec<PerFamily<
     let mut all = Vec::new();
     for draft in drafts {
         let mut interfaces = vec![PerFamily::default(); draft.subnets.len()];
-        if let (Some(first), Some(index)) = (interfaces.first_mut(), draft.subnets.first()) {
-            if let (Some(subnet), Some(allocator)) = (subnets.get(*index), allocators.get_mut(*index)) {
-                *first = given(draft, subnet, allocator)?;
-            }
+        if let (Some(first), Some(index)) = (interfaces.first_mut(), draft.subnets.first())
+            && let (Some(subnet), Some(allocator)) = (subnets.get(*index), allocators.get_mut(*index))
+        {
+            *first = given(draft, subnet, allocator)?;
         }
         all.push(interfaces);
     }

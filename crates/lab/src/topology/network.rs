@@ -60,7 +60,7 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
         NetworkError::ServiceRange { index, .. } => network.service_ranges.get(*index),
         NetworkError::Overlap { second, .. } => {
             let ranges = network.pod_ranges.iter().chain(&network.service_ranges);
-            ranges.filter(|text| range(text) == Some(*second)).last()
+            ranges.filter(|text| range(text) == Some(*second)).next_back()
         }
         NetworkError::Mtu { .. } => network.mtu.as_ref(),
         NetworkError::NoPodRange | NetworkError::Vni(_) | NetworkError::Port(_) => None,

@@ -23,10 +23,10 @@ fn of(machine: &Machine, machines: &[Machine], subnets: &[Subnet]) -> Vec<Route>
         routes.extend(everywhere.map(|gateway| Route { destination: all(family), gateway }));
         for (subnet, hop) in &hops {
             let prefix = subnets.get(*subnet).and_then(|subnet| subnet.prefixes.of(family));
-            if let (Some(destination), Some(gateway)) = (prefix, gateway(*hop)) {
-                if everywhere != Some(gateway) {
-                    routes.push(Route { destination: *destination, gateway });
-                }
+            if let (Some(destination), Some(gateway)) = (prefix, gateway(*hop))
+                && everywhere != Some(gateway)
+            {
+                routes.push(Route { destination: *destination, gateway });
             }
         }
     }

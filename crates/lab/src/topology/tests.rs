@@ -197,7 +197,7 @@ const ERRORS: &[(&str, &str, &str)] = &[
     (
         "name: h1",
         "name: n2",
-        "26:11: there are a node and a outside host with the name \"n2\"; give each its own",
+        "26:11: there are two machines \"n2\" (node and outside host); give each its own",
     ),
     ("    subnet: home", "", "23:5: the field \"subnet\" is missing"),
     ("    subnet: home", "    subnet: hom", "24:13: there is no subnet \"hom\""),
