@@ -55,6 +55,7 @@ fn a_node_becomes_ready_and_says_so() {
 fn what_others_break_is_repaired_within_a_second() {
     let node = Node::ready();
     let fdb = "bridge fdb show dev vxlan.cambric";
+    let mut times = Vec::new();
     for (breaks, shows, text) in [
         ("ip route del 10.244.2.0/24", "ip route", "10.244.2.0/24 via 10.244.2.1"),
         ("ip -6 route del fd00:10:244:2::/64", "ip -6 route", "fd00:10:244:2::/64 via"),
@@ -76,8 +77,12 @@ fn what_others_break_is_repaired_within_a_second() {
         ("nft delete element ip cambric nodes { 192.0.2.2 }", "nft list set ip cambric nodes", "192.0.2.2"),
     ] {
         node.exec(breaks);
-        node.comes(shows, text);
+        times.push(node.comes(shows, text));
     }
+    times.sort_unstable();
+    println!("repaired after {times:?}");
+    // The median: one that the machine held up is not ours.
+    assert!(times[times.len() / 2] < Duration::from_secs(1), "{times:?}");
     // All of it, and not only what was looked at: nothing is left to repair.
     let before = node.kernel_state();
     node.eventually(SOON, "the agent is content", || node.metric("cambric_problems") == 0.0);
@@ -286,7 +291,7 @@ fn lost_kernel_events_are_made_up_for() {
     node.exec("ip route del 10.244.2.0/24");
     node.exec("nft delete table ip cambric");
     node.signal("CONT");
-    node.eventually(SOON * 5, "the route is back", || node.shows("ip route", "10.244.2.0/24 via 10.244.2.1"));
+    node.eventually(START, "the route is back", || node.shows("ip route", "10.244.2.0/24 via 10.244.2.1"));
     node.comes("nft list set ip cambric nodes", "192.0.2.2");
     assert!(node.metric("cambric_kernel_event_overruns_total") >= 1.0, "{}", node.log());
 }

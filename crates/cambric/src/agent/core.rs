@@ -269,13 +269,14 @@ impl Core {
         let facts = self.planner.facts().clone();
         let mut planner = Planner::new(self.local.clone());
         planner.update(Input::UnderlayMtu(facts.underlay_mtu));
-        // The local node first: every other is planned from it, and would be planned twice if it came after them.
+        // One by one, and what all depend on first: the other way round everything would be planned twice, and the
+        // change of the last step would hold a copy of all of it.
+        if let Some(network) = network {
+            planner.update(Input::Network(network));
+        }
         let local = nodes.get(&self.local).into_iter();
         for node in local.chain(nodes.values().filter(|node| node.name != self.local)) {
             planner.update(Input::Node(node.clone()));
-        }
-        if let Some(network) = network {
-            planner.update(Input::Network(network));
         }
         planner.update(Input::Attachments(facts.attachments));
         self.planner = planner;

@@ -1,12 +1,9 @@
 //! What is done to the kernel, in the log.
 
-use std::collections::BTreeMap;
-
-use super::machine::{Outcome, Step};
+use super::machine::{Done, Outcome, Step};
 use super::metrics::{Kind, Metrics};
 
-/// How many repairs and failures of one comparison get a line each. A flushed table of 5,000 nodes is a line per
-/// kind and not 20,000.
+/// How many failures at once get a line each.
 const LINES: usize = 20;
 
 /// Why something was done.
@@ -22,30 +19,30 @@ pub(crate) enum Why {
 
 /// Something was done, or was to be.
 pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
-    let entries = summary(&outcome.done);
+    let done = &outcome.done;
     match why {
-        Why::Start => tracing::info!(entries, "compared the kernel with the plan for the first time"),
-        Why::Change if !outcome.done.is_empty() => tracing::info!(entries, "applied a change of the cluster"),
+        Why::Start => tracing::info!(entries = %done, "compared the kernel with the plan for the first time"),
+        Why::Change if !done.is_empty() => tracing::info!(entries = %done, "applied a change of the cluster"),
         Why::Change => {}
-        Why::Drift => repairs(&outcome.done, metrics),
+        Why::Drift => repairs(done, metrics),
     }
     if why != Why::Drift {
-        for step in &outcome.done {
-            tracing::debug!(kind = step.kind, entry = step.entry, origin = step.origin, "{}", step.action);
+        for Step { kind, action, entry, origin } in &done.first {
+            tracing::debug!(kind, entry, origin, "{action}");
         }
     }
     failures(outcome);
 }
 
-fn repairs(steps: &[Step], metrics: &Metrics) {
-    for step in steps {
-        metrics.repairs.get_or_create(&Kind { kind: step.kind.to_owned() }).inc();
+fn repairs(done: &Done, metrics: &Metrics) {
+    for ((kind, _), count) in &done.counts {
+        metrics.repairs.get_or_create(&Kind { kind: (*kind).to_owned() }).inc_by(*count as u64);
     }
-    for Step { kind, action, entry, origin } in steps.iter().take(LINES) {
+    for Step { kind, action, entry, origin } in &done.first {
         tracing::info!(kind, entry, origin, "repaired: {action}");
     }
-    if let Some(more) = steps.get(LINES..).filter(|more| !more.is_empty()) {
-        tracing::info!(entries = summary(more), "repaired more");
+    if done.unnamed() > 0 {
+        tracing::info!(entries = %done, "repaired in all");
     }
 }
 
@@ -55,32 +52,5 @@ fn failures(outcome: &Outcome) {
     }
     if outcome.failed.len() > LINES {
         tracing::error!(count = outcome.failed.len() - LINES, "more was refused by the kernel");
-    }
-}
-
-/// How many of which kind.
-fn summary(steps: &[Step]) -> String {
-    if steps.is_empty() {
-        return "none".to_owned();
-    }
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for step in steps {
-        *counts.entry((step.kind, step.action)).or_default() += 1;
-    }
-    let texts: Vec<String> =
-        counts.into_iter().map(|((kind, action), count)| format!("{count} {kind} {action}")).collect();
-    texts.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_summary_counts_by_kind_and_action() {
-        let step = |kind, action| Step { kind, action, entry: String::new(), origin: String::new() };
-        let steps = [step("route", "added"), step("link", "added"), step("route", "added")];
-        assert_eq!(summary(&steps), "1 link added, 2 route added");
-        assert_eq!(summary(&[]), "none");
     }
 }

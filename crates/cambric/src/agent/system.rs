@@ -10,7 +10,7 @@ use kernel::{Event, Found, Kernel, Monitor, Op, Report, diff};
 use model::{Family, PerFamily};
 use plan::{Change, Entry, Key, NodePlan, Planned};
 
-use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome, Step};
+use super::machine::{AttachmentWork, Done, Ear, Failure, Heard, Machine, Outcome};
 use super::words::{entry, kind};
 use crate::paths;
 
@@ -46,19 +46,22 @@ pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
 
 impl Machine for System {
     fn apply(&mut self, change: &Change) -> Outcome {
-        let done = change.keys.iter().map(|(key, planned)| match planned {
-            Some(planned) => step("set", key, planned.origin.to_string()),
-            None => step("removed", key, String::new()),
-        });
-        outcome(done.collect(), self.kernel.apply(change))
+        let mut done = Done::default();
+        for (key, planned) in &change.keys {
+            let origin = || planned.as_ref().map(|planned| planned.origin.to_string()).unwrap_or_default();
+            let action = if planned.is_some() { "set" } else { "removed" };
+            done.add(kind(key), action, || (entry(key), origin()));
+        }
+        outcome(done, self.kernel.apply(change))
     }
 
     fn reconcile(&mut self, plan: &NodePlan) -> Outcome {
         // Looked at first for the sake of the log: mostly nothing is to be done, and then that was all.
-        let done = match self.kernel.observe(plan) {
-            Ok(observed) => diff(plan, &observed).iter().map(intended).collect::<Vec<_>>(),
+        let mut done = Done::default();
+        match self.kernel.observe(plan) {
+            Ok(observed) => diff(plan, &observed).iter().for_each(|op| intended(op, &mut done)),
             Err(error) => return unreadable(&error),
-        };
+        }
         if done.is_empty() {
             return Outcome::default();
         }
@@ -132,7 +135,7 @@ fn single(event: &Event) -> Option<Key> {
     }
 }
 
-fn outcome(done: Vec<Step>, report: kernel::Result<Report>) -> Outcome {
+fn outcome(done: Done, report: kernel::Result<Report>) -> Outcome {
     match report {
         Ok(report) => Outcome {
             done,
@@ -155,20 +158,24 @@ fn unreadable(error: &kernel::Error) -> Outcome {
     Outcome { failed: vec![failure], ..Outcome::default() }
 }
 
-fn intended(op: &Op<'_>) -> Step {
-    let planned = |action, planned: &Planned| step(action, &planned.entry.key(), planned.origin.to_string());
-    let ours = |action, kind, entry: String| Step { kind, action, entry, origin: String::new() };
+fn intended(op: &Op<'_>, done: &mut Done) {
+    let mut planned = |action, planned: &Planned| {
+        let key = planned.entry.key();
+        done.add(kind(&key), action, || (entry(&key), planned.origin.to_string()));
+    };
     match op {
         Op::Make(entry) => planned("added", entry),
         Op::Change(entry) => planned("changed", entry),
         Op::Rebuild(entry) => planned("rebuilt", entry),
-        Op::Remove(key) => step("removed", key, String::new()),
-        Op::RemoveRoute(_) => ours("removed", "route", "a route of ours that no plan can have".to_owned()),
-        Op::RemoveLink(link) => ours("removed", "link", link.name.to_string()),
-        Op::RemoveTable(family) => ours("removed", "table", format!("{family:?}").to_lowercase()),
+        Op::Remove(key) => done.add(kind(key), "removed", || (entry(key), String::new())),
+        Op::RemoveRoute(_) => {
+            done.add("route", "removed", || {
+                ("a route of ours that no plan can have".to_owned(), String::new())
+            });
+        }
+        Op::RemoveLink(link) => done.add("link", "removed", || (link.name.to_string(), String::new())),
+        Op::RemoveTable(family) => {
+            done.add("table", "removed", || (entry(&Key::Table(*family)), String::new()));
+        }
     }
-}
-
-fn step(action: &'static str, key: &Key, origin: String) -> Step {
-    Step { kind: kind(key), action, entry: entry(key), origin }
 }

@@ -22,8 +22,9 @@ const CAMBRIC: &str = env!("CARGO_BIN_EXE_cambric");
 const API_PORT: u16 = 6443;
 const AGENT: &str = "127.0.0.1:9469";
 
-/// How long a repair or a change may take.
-pub const SOON: Duration = Duration::from_secs(1);
+/// How long a repair or a change may take on a machine that has a lot else to do. What it takes otherwise is checked
+/// where repairs are.
+pub const SOON: Duration = Duration::from_secs(5);
 /// How long anything may take that has to start first.
 pub const START: Duration = Duration::from_secs(20);
 
@@ -63,6 +64,7 @@ impl Node {
         ] {
             node.ip(command);
         }
+        node.settle();
         node.start_api();
         let crd = serde_json::to_value(kube_source::crd()).unwrap();
         node.api().create("customresourcedefinitions.apiextensions.k8s.io", "", crd).unwrap();
@@ -163,6 +165,12 @@ impl Node {
         self.eventually(START, "the agent is ready", || {
             self.get("/readyz").is_some_and(|body| body == "ok\n")
         });
+        self.settle();
+    }
+
+    /// Waits until the kernel has finished with addresses that it makes itself.
+    fn settle(&self) {
+        self.eventually(START, "no address is tentative", || !self.shows("ip -6 address", "tentative"));
     }
 
     pub fn pid(&self) -> u32 {
@@ -236,9 +244,11 @@ impl Node {
         }
     }
 
-    /// Waits until a command's output has a text in it.
-    pub fn comes(&self, command: &str, text: &str) {
+    /// Waits until a command's output has a text in it; how long that took.
+    pub fn comes(&self, command: &str, text: &str) -> Duration {
+        let start = Instant::now();
         self.eventually(SOON, &format!("{command} shows {text}"), || self.shows(command, text));
+        start.elapsed()
     }
 
     /// Waits until a command's output does not have a text in it any more.
