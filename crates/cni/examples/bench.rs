@@ -32,8 +32,8 @@ struct Side {
     pods: Vec<TestNs>,
     add: Vec<Duration>,
     del: Vec<Duration>,
-    /// From the first start to the last end, for each round.
-    whole: Vec<Duration>,
+    /// From the first start to the last end of a round's ADDs, and of its DELs.
+    whole: [Vec<Duration>; 2],
     failures: usize,
     duplicates: usize,
 }
@@ -96,9 +96,7 @@ impl Side {
         }
         let start = calls.iter().map(|(start, ..)| *start).min().unwrap();
         let end = calls.iter().map(|(_, end, _)| *end).max().unwrap();
-        if command == "ADD" {
-            self.whole.push(end - start);
-        }
+        self.whole[usize::from(command == "DEL")].push(end - start);
         self.failures += calls.iter().filter(|(.., value)| value.is_none()).count();
         let mut seen = BTreeSet::new();
         for value in calls.iter().filter_map(|(.., value)| value.as_ref()) {
@@ -175,11 +173,15 @@ fn compare(what: &str, program: &Path, ranges: &[&str], count: usize, rounds: us
         del / del_reference
     );
     if count > 1 {
-        let (whole, whole_reference) = (median(&mut ours.whole), median(&mut reference.whole));
+        let [mut there, mut gone] = std::mem::take(&mut ours.whole);
+        let [mut there_reference, mut gone_reference] = std::mem::take(&mut reference.whole);
+        let (add, add_reference) = (median(&mut there), median(&mut there_reference));
+        let (del, del_reference) = (median(&mut gone), median(&mut gone_reference));
         println!(
-            "{:<28} {whole:>9.2} {whole_reference:>9.2} {:>7.3}",
-            "  until all are there",
-            whole / whole_reference
+            "{:<28} {add:>9.2} {add_reference:>9.2} {:>7.3}   {del:>9.2} {del_reference:>9.2} {:>7.3}",
+            "  until all are done",
+            add / add_reference,
+            del / del_reference
         );
     }
     let mut sound = true;
