@@ -16,8 +16,8 @@ use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt,
+    socket, sockopt,
 };
 use tokio::task::JoinSet;
 
@@ -221,24 +221,24 @@ fn udp_socket(port: u16) -> io::Result<tokio::net::UdpSocket> {
 /// A socket for both families, or for IPv4 alone where the kernel has no IPv6.
 fn bound(kind: SockType, port: u16) -> io::Result<std::os::fd::OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let (fd, address): (_, SocketAddr) =
-        match socket(AddressFamily::Inet6, kind, flags, None::<SockProtocol>) {
-            Ok(fd) => {
-                setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
-                if kind == SockType::Datagram {
-                    setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
-                }
-                (fd, (Ipv6Addr::UNSPECIFIED, port).into())
+    let (fd, address): (_, SocketAddr) = match socket(AddressFamily::Inet6, kind, flags, None::<SockProtocol>)
+    {
+        Ok(fd) => {
+            setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+            if kind == SockType::Datagram {
+                setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
             }
-            Err(Errno::EAFNOSUPPORT) => {
-                let fd = socket(AddressFamily::Inet, kind, flags, None::<SockProtocol>)?;
-                if kind == SockType::Datagram {
-                    setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
-                }
-                (fd, (Ipv4Addr::UNSPECIFIED, port).into())
+            (fd, (Ipv6Addr::UNSPECIFIED, port).into())
+        }
+        Err(Errno::EAFNOSUPPORT) => {
+            let fd = socket(AddressFamily::Inet, kind, flags, None::<SockProtocol>)?;
+            if kind == SockType::Datagram {
+                setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
             }
-            Err(error) => return Err(error.into()),
-        };
+            (fd, (Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        Err(error) => return Err(error.into()),
+    };
     if kind == SockType::Stream {
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }

@@ -29,12 +29,15 @@ impl Admission for NodeRanges {
         }
         let mut taken = HashSet::new();
         request.for_each("", "nodes", |node| {
-            taken.extend(list(&node["spec"]["podCIDRs"]).iter().filter_map(|one| text(one).parse::<IpNet>().ok()));
+            taken.extend(
+                list(&node["spec"]["podCIDRs"]).iter().filter_map(|one| text(one).parse::<IpNet>().ok()),
+            );
         })?;
         let mut ranges = Vec::new();
         for (range, part) in self.cluster.iter().zip(node_ranges(&self.cluster, &taken)) {
             let part = part.ok_or_else(|| {
-                let why = format!("the pod range {range} of the ClusterNetwork has no part left for another node");
+                let why =
+                    format!("the pod range {range} of the ClusterNetwork has no part left for another node");
                 ApiError::forbidden(request.kind, name(request.object), &why)
             })?;
             ranges.push(part.to_string());
@@ -161,7 +164,12 @@ fn stored(request: &Request<'_, '_>) -> Result<Taken, ApiError> {
     Ok(taken)
 }
 
-fn give(service: &mut Value, old: Option<&Value>, pools: &mut [Pool], taken: &mut Taken) -> Result<(), Cause> {
+fn give(
+    service: &mut Value,
+    old: Option<&Value>,
+    pools: &mut [Pool],
+    taken: &mut Taken,
+) -> Result<(), Cause> {
     if service["spec"]["type"] == "ExternalName" {
         if let Some(spec) = service["spec"].as_object_mut() {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -191,8 +199,11 @@ fn give_addresses(
     if asked.is_empty() && !first.is_empty() {
         asked.push(first.into());
     }
-    let had: Vec<String> =
-        old.into_iter().flat_map(|old| list(&old["spec"]["clusterIPs"])).map(|ip| text(ip).to_owned()).collect();
+    let had: Vec<String> = old
+        .into_iter()
+        .flat_map(|old| list(&old["spec"]["clusterIPs"]))
+        .map(|ip| text(ip).to_owned())
+        .collect();
     if asked.is_empty() {
         asked.clone_from(&had);
     }
@@ -233,7 +244,9 @@ fn one_address(
     pools: &mut [Pool],
     taken: &HashSet<IpAddr>,
 ) -> Result<IpAddr, Cause> {
-    let full = || Cause::forbidden("spec.clusterIPs", &format!("the service range has no {family_name} address left"));
+    let full = || {
+        Cause::forbidden("spec.clusterIPs", &format!("the service range has no {family_name} address left"))
+    };
     let pool = pools.iter_mut().find(|pool| family(&pool.range().addr()) == family_name).ok_or_else(full)?;
     let Some(ip) = wanted else { return pool.take(taken).ok_or_else(full) };
     let why = if !pool.range().contains(&ip) {
@@ -247,7 +260,12 @@ fn one_address(
 }
 
 /// The families of a service, by what it asks for and what the cluster has.
-fn families(spec: &Value, asked: &[String], policy: &str, pools: &[Pool]) -> Result<Vec<&'static str>, Cause> {
+fn families(
+    spec: &Value,
+    asked: &[String],
+    policy: &str,
+    pools: &[Pool],
+) -> Result<Vec<&'static str>, Cause> {
     let has: Vec<&'static str> = pools.iter().map(|pool| family(&pool.range().addr())).collect();
     let by_field = list(&spec["ipFamilies"]).iter().map(text).map(str::to_owned);
     let by_address = asked.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).map(|ip| family(&ip).to_owned());
@@ -304,8 +322,10 @@ fn give_ports(service: &mut Value, old: Option<&Value>, taken: &mut Taken) -> Re
             }
             own.push((key.0, protocol, number));
         } else if needs {
-            let before = old_ports.iter().find(|old| old["port"] == number && old["protocol"] == protocol.as_str());
-            let before = before.and_then(|old| u16::try_from(old["nodePort"].as_u64()?).ok()).filter(|p| *p != 0);
+            let before =
+                old_ports.iter().find(|old| old["port"] == number && old["protocol"] == protocol.as_str());
+            let before =
+                before.and_then(|old| u16::try_from(old["nodePort"].as_u64()?).ok()).filter(|p| *p != 0);
             // Both protocols of one port have the same node port, as far as it is free.
             let twin = own.iter().find(|(_, _, other)| *other == number).map(|(port, _, _)| *port);
             let twin = twin.filter(|port| !taken.ports.contains(&(*port, protocol.clone())));

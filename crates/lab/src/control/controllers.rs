@@ -151,7 +151,8 @@ fn pod(world: &World, key: &Key) -> Vec<Write> {
         }
         Err(why) => {
             let conditions = list(&pod["status"]["conditions"]);
-            let known = conditions.iter().any(|one| one["type"] == "PodScheduled" && one["message"] == why.as_str());
+            let known =
+                conditions.iter().any(|one| one["type"] == "PodScheduled" && one["message"] == why.as_str());
             if known {
                 return Vec::new();
             }
@@ -195,7 +196,9 @@ fn target(write: &Write) -> String {
 
 fn apply(api: &Api, world: &mut World, write: Write) -> Result<(), ApiError> {
     let (resource, object) = match write {
-        Write::Create { resource, namespace, object } => (resource, api.create(resource, &namespace, object)?),
+        Write::Create { resource, namespace, object } => {
+            (resource, api.create(resource, &namespace, object)?)
+        }
         Write::Patch { resource, namespace, name, patch } => {
             (resource, api.patch(resource, &namespace, &name, &Patch::Merge(patch))?)
         }
@@ -325,7 +328,8 @@ mod tests {
         api.create("nodes", "", fast).unwrap();
         settle(api);
         assert_eq!(api.read("pods", "default", "lonely").unwrap()["spec"]["nodeName"], "b");
-        let daemons = listed(api, "pods").into_iter().filter(|pod| pod["metadata"]["labels"]["app"] == "client");
+        let daemons =
+            listed(api, "pods").into_iter().filter(|pod| pod["metadata"]["labels"]["app"] == "client");
         let mut nodes: Vec<String> = daemons.map(|pod| text(&pod["spec"]["nodeName"]).to_owned()).collect();
         nodes.sort();
         assert_eq!(nodes, ["a", "b"]);

@@ -181,13 +181,19 @@ fn status(deployment: &Value, new: Option<&Value>, old: &[&Value], now: &str) ->
     let wanted = deployment["spec"]["replicas"].as_i64().unwrap_or(1);
     let (replicas, available) = (total("replicas"), total("availableReplicas"));
     let updated = new.map_or(0, |set| count(&set["status"]["replicas"]));
-    let unavailable = share(&deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], wanted, false);
+    let unavailable =
+        share(&deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], wanted, false);
     let enough = available >= wanted - unavailable;
     let complete = updated == wanted && replicas == wanted && available == wanted;
     let set_name = new.map_or("", name);
     let conditions = [
         match enough {
-            true => ("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".into()),
+            true => (
+                "Available",
+                "True",
+                "MinimumReplicasAvailable",
+                "Deployment has minimum availability.".into(),
+            ),
             false => (
                 "Available",
                 "False",
@@ -202,9 +208,12 @@ fn status(deployment: &Value, new: Option<&Value>, old: &[&Value], now: &str) ->
                 "NewReplicaSetAvailable",
                 format!("ReplicaSet \"{set_name}\" has successfully progressed."),
             ),
-            false => {
-                ("Progressing", "True", "ReplicaSetUpdated", format!("ReplicaSet \"{set_name}\" is progressing."))
-            }
+            false => (
+                "Progressing",
+                "True",
+                "ReplicaSetUpdated",
+                format!("ReplicaSet \"{set_name}\" is progressing."),
+            ),
         },
     ];
     let conditions = conditions.map(|(kind, status, reason, message)| {
@@ -273,7 +282,11 @@ mod tests {
             let new = new.map(|(replicas, available)| set(replicas, available));
             let old = set(old.0, old.1);
             let rollout = Rollout::of(&deployment, new.as_ref(), &[&old]);
-            assert_eq!(rollout, Rollout { new: Some(expected.0), old: vec![expected.1] }, "{wanted} {new:?} {old}");
+            assert_eq!(
+                rollout,
+                Rollout { new: Some(expected.0), old: vec![expected.1] },
+                "{wanted} {new:?} {old}"
+            );
         }
     }
 

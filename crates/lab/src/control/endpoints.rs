@@ -223,7 +223,10 @@ mod tests {
         let writes = endpoint_slices(&service, pods.iter(), slices.iter());
         assert!(matches!(writes.as_slice(), [Write::Patch { .. }]), "{writes:?}");
         let slices = applied(slices, writes);
-        assert_eq!(applied(slices.clone(), endpoint_slices(&service, [].iter(), slices.iter())), Vec::<Value>::new());
+        assert_eq!(
+            applied(slices.clone(), endpoint_slices(&service, [].iter(), slices.iter())),
+            Vec::<Value>::new()
+        );
     }
 
     #[test]

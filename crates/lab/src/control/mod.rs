@@ -38,7 +38,8 @@ pub fn serve(lab: &LabName) -> Result<()> {
     let topology = topology::load(&paths.topology())?;
     private_directory(&paths.api(), true)?;
     let mut listeners = vec![root_listener(&paths)?];
-    let root_port = listeners.first().and_then(|listener| listener.local_addr().ok()).map_or(0, |own| own.port());
+    let root_port =
+        listeners.first().and_then(|listener| listener.local_addr().ok()).map_or(0, |own| own.port());
     for node in topology.nodes() {
         listeners.push(node_listener(lab, &node.name)?);
     }
@@ -46,7 +47,8 @@ pub fn serve(lab: &LabName) -> Result<()> {
     let runtime = runtime.map_err(|error| Error::system("start the event loop", error))?;
     let failed = |error: apiserver::ServerError| Error::Other(format!("API server: {error}"));
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::system("wait for SIGTERM", e))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|e| Error::system("wait for SIGTERM", e))?;
         let server = Server::open(config(&paths, &topology)).map_err(failed)?;
         register::register(server.api(), &topology)?;
         write_kubeconfigs(&server, &paths, &topology, root_port)?;
@@ -94,7 +96,8 @@ fn node_listener(lab: &LabName, node: &str) -> Result<TcpListener> {
     let namespace = NetNs::open(namespace_path(&lab.namespace(node))).map_err(Error::kernel(node))?;
     let listener = netns::run_in(&namespace, || TcpListener::bind((Ipv4Addr::LOCALHOST, NODE_API_PORT)));
     let listener = listener.map_err(Error::kernel(node))?;
-    listener.map_err(|error| Error::system(format!("listen on 127.0.0.1:{NODE_API_PORT} of node {node}"), error))
+    listener
+        .map_err(|error| Error::system(format!("listen on 127.0.0.1:{NODE_API_PORT} of node {node}"), error))
 }
 
 fn write_kubeconfigs(server: &Server, paths: &LabPaths, topology: &Topology, root_port: u16) -> Result<()> {

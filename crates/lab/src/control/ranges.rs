@@ -58,7 +58,8 @@ impl Pool {
     fn at(&self, offset: u128) -> IpAddr {
         match self.range.network() {
             IpAddr::V4(first) => {
-                Ipv4Addr::from(u32::from(first).wrapping_add(u32::try_from(offset).unwrap_or(u32::MAX))).into()
+                Ipv4Addr::from(u32::from(first).wrapping_add(u32::try_from(offset).unwrap_or(u32::MAX)))
+                    .into()
             }
             IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(offset)).into(),
         }

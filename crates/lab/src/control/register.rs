@@ -11,7 +11,8 @@ use crate::{Error, Result};
 
 /// Puts into the API what a topology has. What is there already keeps what others have changed of it.
 pub(super) fn register(api: &Api, topology: &Topology) -> Result<()> {
-    let failed = |what: &'static str| move |error: ApiError| Error::Other(format!("cannot register {what}: {error}"));
+    let failed =
+        |what: &'static str| move |error: ApiError| Error::Other(format!("cannot register {what}: {error}"));
     let definition = value(&crd())?;
     let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     ensure(api, "customresourcedefinitions.apiextensions.k8s.io", definition.clone())

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::object::{
-    Write, controller, count, has_labels, is_active, is_deleting, is_true, list, pod_of, template_hash, text, uid,
+    Write, controller, count, has_labels, is_active, is_deleting, is_true, list, pod_of, template_hash, text,
+    uid,
 };
 use super::schedule::tolerates;
 
@@ -76,7 +77,8 @@ pub(super) fn daemon_set<'a>(
                 own || tolerates(spec, taint)
             })
     };
-    let wanted: Vec<&str> = nodes.iter().filter(|node| runs_on(node)).map(|node| super::object::name(node)).collect();
+    let wanted: Vec<&str> =
+        nodes.iter().filter(|node| runs_on(node)).map(|node| super::object::name(node)).collect();
     let is_new = |pod: &Value| pod["metadata"]["labels"][REVISION] == hash.as_str();
     let (mut current, mut ready, mut updated, mut unavailable) = (0, 0, 0, 0);
     let mut writes = Vec::new();
@@ -101,8 +103,10 @@ pub(super) fn daemon_set<'a>(
         outdated.extend(here.iter().filter(|pod| !is_new(pod)).map(|pod| (good, *pod)));
         writes.extend(here.iter().skip(1).map(|pod| Write::delete("pods", pod)));
     }
-    let misplaced: Vec<&&Value> =
-        own.iter().filter(|pod| is_active(pod) && !wanted.contains(&text(&pod["spec"]["nodeName"]))).collect();
+    let misplaced: Vec<&&Value> = own
+        .iter()
+        .filter(|pod| is_active(pod) && !wanted.contains(&text(&pod["spec"]["nodeName"])))
+        .collect();
     writes.extend(misplaced.iter().map(|pod| Write::delete("pods", pod)));
     if set["spec"]["updateStrategy"]["type"] != "OnDelete" {
         // Those that do not work cost nothing; of the others one at a time.

@@ -117,7 +117,10 @@ mod tests {
         let nodes = [&down, &cordoned, &tainted];
         let mut wanting = pod("web", "");
         let why = node_for(&wanting, &nodes, [].iter()).unwrap_err();
-        assert!(why.starts_with("0/3 nodes are available: 1 node(s) had untolerated taints, 1 node(s) were"), "{why}");
+        assert!(
+            why.starts_with("0/3 nodes are available: 1 node(s) had untolerated taints, 1 node(s) were"),
+            "{why}"
+        );
         wanting["spec"]["tolerations"] = json!([{"key": "gpu", "operator": "Exists"}]);
         wanting["spec"]["nodeSelector"] = json!({"disk": "fast"});
         assert_eq!(node_for(&wanting, &nodes, [].iter()), Ok("c"));

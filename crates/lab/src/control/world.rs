@@ -77,7 +77,11 @@ impl World {
     }
 
     /// The objects of a resource in a namespace.
-    pub(super) fn within<'a>(&'a self, resource: Resource, namespace: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(super) fn within<'a>(
+        &'a self,
+        resource: Resource,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Value> {
         let first = (namespace.to_owned(), String::new());
         let objects = self.objects.get(&resource).into_iter().flat_map(move |map| map.range(first.clone()..));
         objects.take_while(move |((own, _), _)| own == namespace).map(|(_, object)| object)
@@ -150,7 +154,9 @@ impl World {
                     return;
                 }
                 due.extend(self.all(Resource::Pods).map(|pod| Task::Pod(key(pod))));
-                due.extend(self.all(Resource::DaemonSets).map(|set| Task::Object(Resource::DaemonSets, key(set))));
+                due.extend(
+                    self.all(Resource::DaemonSets).map(|set| Task::Object(Resource::DaemonSets, key(set))),
+                );
             }
             Resource::Pods => {
                 due.insert(Task::Pod(key(object)));
@@ -199,7 +205,9 @@ fn version(object: &Value) -> u64 {
 
 /// What counts of a node for its pods.
 fn schedulable(node: &Value) -> (Option<&Value>, &Value, bool) {
-    let ready = list(&node["status"]["conditions"]).iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+    let ready = list(&node["status"]["conditions"])
+        .iter()
+        .any(|one| one["type"] == "Ready" && one["status"] == "True");
     (node["metadata"].get("labels"), &node["spec"], ready)
 }
 

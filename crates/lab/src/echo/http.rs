@@ -46,7 +46,8 @@ pub(super) async fn serve(
             return writer.shutdown().await;
         }
         if !is_request(&line) {
-            return respond(&mut writer, BAD_REQUEST, "text/plain", b"not an HTTP request\n", true, true).await;
+            return respond(&mut writer, BAD_REQUEST, "text/plain", b"not an HTTP request\n", true, true)
+                .await;
         }
     }
 }
@@ -137,7 +138,10 @@ async fn route(writer: &mut OwnedWriteHalf, request: &Request, answer: &Answer) 
         "/healthz" => respond(writer, OK, "text/plain", b"ok\n", with_body, close).await,
         path if path.starts_with("/bytes/") => match path["/bytes/".len()..].parse() {
             Ok(count) if count <= MAX_BYTES => bytes(writer, count, with_body).await,
-            _ => respond(writer, BAD_REQUEST, "text/plain", b"/bytes/N: N is 0 to 1073741824\n", true, close).await,
+            _ => {
+                respond(writer, BAD_REQUEST, "text/plain", b"/bytes/N: N is 0 to 1073741824\n", true, close)
+                    .await
+            }
         },
         _ if request.json => {
             let body = answer.to_json() + "\n";
@@ -170,9 +174,8 @@ async fn respond(
 }
 
 async fn bytes(writer: &mut OwnedWriteHalf, count: u64, with_body: bool) -> io::Result<()> {
-    let head = format!(
-        "HTTP/1.1 {OK}\r\nContent-Type: application/octet-stream\r\nContent-Length: {count}\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.1 {OK}\r\nContent-Type: application/octet-stream\r\nContent-Length: {count}\r\n\r\n");
     writer.write_all(head.as_bytes()).await?;
     let block = [b'.'; 16 * 1024];
     let mut left = if with_body { usize::try_from(count).unwrap_or(usize::MAX) } else { 0 };

@@ -98,9 +98,11 @@ fn receive(socket: RawFd, buffer: &mut [u8]) -> nix::Result<Option<Datagram>> {
         _ => None,
     });
     let address = message.address.and_then(|raw| Some(Peer { address: socket_address(&raw)?, raw }));
-    Ok(address
-        .zip(destination)
-        .map(|(source, destination)| Datagram { length: message.bytes, source, destination }))
+    Ok(address.zip(destination).map(|(source, destination)| Datagram {
+        length: message.bytes,
+        source,
+        destination,
+    }))
 }
 
 fn send(socket: RawFd, bytes: &[u8], asked: &Datagram) -> nix::Result<usize> {

@@ -212,7 +212,11 @@ impl Runtime {
     ///
     /// # Errors
     /// [`CniError`] of the first plugin that fails; what the others did remains until [`Runtime::del`].
-    pub(super) async fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<Value, CniError> {
+    pub(super) async fn add(
+        &self,
+        network: &NetworkList,
+        attachment: &Attachment,
+    ) -> Result<Value, CniError> {
         let mut result = Value::Null;
         for index in 0..network.plugins.len() {
             let previous = (index > 0).then_some(&result);
@@ -295,7 +299,8 @@ impl Runtime {
             process.env_remove(name);
         }
         if let Some(attachment) = attachment {
-            let args: Vec<String> = attachment.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let args: Vec<String> =
+                attachment.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
             process
                 .env("CNI_CONTAINERID", &attachment.container_id)
                 .env("CNI_NETNS", &attachment.netns)
@@ -383,8 +388,15 @@ exit 0
                 container_id: "c1".into(),
                 netns: "/run/netns/x".into(),
                 interface: "eth0".into(),
-                args: vec![("K8S_POD_NAMESPACE".into(), "default".into()), ("K8S_POD_NAME".into(), "web".into())],
-                port_mappings: vec![PortMapping { host_port: 8080, container_port: 80, protocol: "tcp".into() }],
+                args: vec![
+                    ("K8S_POD_NAMESPACE".into(), "default".into()),
+                    ("K8S_POD_NAME".into(), "web".into()),
+                ],
+                port_mappings: vec![PortMapping {
+                    host_port: 8080,
+                    container_port: 80,
+                    protocol: "tcp".into(),
+                }],
             };
             let runtime = Runtime { bin: dir.path().into() };
             Self { runtime, network: NetworkList::parse(LIST.as_bytes()).unwrap(), attachment, dir }

@@ -220,12 +220,17 @@ mod tests {
 
     fn planned(containers: Value, init: bool) -> Plan {
         let pod = pod(containers);
-        let given = Given { pod_ips: vec!["10.244.0.2".into(), "fd00::2".into()], host_ips: vec!["192.0.2.1".into()] };
+        let given = Given {
+            pod_ips: vec!["10.244.0.2".into(), "fd00::2".into()],
+            host_ips: vec!["192.0.2.1".into()],
+        };
         plan(&pod, &pod.spec.as_ref().unwrap().containers[0], init, &given)
     }
 
     fn ports(containers: Value) -> Vec<String> {
-        let Program::Echo { arguments } = planned(containers, false).program else { panic!("no echo server") };
+        let Program::Echo { arguments } = planned(containers, false).program else {
+            panic!("no echo server")
+        };
         let words: Vec<String> = arguments.into_iter().map(|word| word.into_string().unwrap()).collect();
         words.windows(2).filter(|pair| pair[0] == "--port").map(|pair| pair[1].clone()).collect()
     }

@@ -70,7 +70,8 @@ pub fn run(lab: &LabName, node: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Error::system("start the event loop", error))?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|e| Error::system("wait for SIGTERM", e))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|e| Error::system("wait for SIGTERM", e))?;
         tokio::select! {
             result = kubelet(lab, node) => result,
             _ = terminate.recv() => Ok(()),
@@ -235,7 +236,7 @@ async fn sweep(shared: &Arc<Shared>, known: &HashMap<String, watch::Sender<Wante
         let path = sandbox::path(&shared.lab, &shared.node, &uid);
         let removed = tokio::task::spawn_blocking(move || {
             if let Some(namespace) = sandbox::open(&path) {
-                process::kill_all(process::Search::Inside(&uid, &namespace), &[])?;
+                process::kill_all(process::Search::Inside(&namespace), &[])?;
             }
             sandbox::remove(&path)
         });

@@ -1,6 +1,7 @@
 //! One pod, from the namespace to the last file.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(super) struct Live {
     pub(super) shared: Arc<Shared>,
     record: Mutex<Record>,
     changed: Notify,
+    /// Whether nothing of the pod runs and nothing of it is attached.
+    clear: AtomicBool,
     /// When everything must have stopped, if it has to.
     pub(super) stop: watch::Sender<Option<Instant>>,
 }
@@ -72,7 +75,13 @@ pub(super) async fn run(shared: Arc<Shared>, record: Option<Record>, mut wanted:
     let known = record.is_some();
     let Some(record) = record.or_else(|| first.pod().and_then(|pod| Record::new(pod))) else { return };
     let stop = watch::Sender::new(first.deadline());
-    let live = Arc::new(Live { shared, record: Mutex::new(record), changed: Notify::new(), stop });
+    let live = Arc::new(Live {
+        shared,
+        record: Mutex::new(record),
+        changed: Notify::new(),
+        clear: AtomicBool::new(false),
+        stop,
+    });
     let mut relayed = wanted.clone();
     let mut reported = wanted.clone();
     let whole = async {
@@ -82,12 +91,15 @@ pub(super) async fn run(shared: Arc<Shared>, record: Option<Record>, mut wanted:
             if known || !matches!(ended, Some("Succeeded" | "Failed")) {
                 live.clone().life(pod.clone()).await;
                 live.detach().await;
+                live.clear.store(true, Ordering::Relaxed);
                 live.changed.notify_one();
             }
             // Stopping may have had other reasons than the pod's deletion.
             let _ = wanted.wait_for(|wanted| wanted.deadline().is_some()).await;
         }
-        live.detach().await;
+        if !live.clear.load(Ordering::Relaxed) {
+            live.detach().await;
+        }
         live.forget().await;
     };
     tokio::select! {
@@ -200,7 +212,8 @@ impl Live {
     async fn end_unrecorded(&self) -> Result<()> {
         let (uid, recorded) = {
             let record = self.record();
-            let recorded = record.containers.keys().filter_map(|name| record.process(name)).collect::<Vec<_>>();
+            let recorded =
+                record.containers.keys().filter_map(|name| record.process(name)).collect::<Vec<_>>();
             (record.uid.clone(), recorded)
         };
         // A container's recorded process may have started others, which then belong to it.
@@ -233,7 +246,11 @@ impl Live {
             match self.attach_once(sandbox).await {
                 Ok(()) => return true,
                 Err(why) => {
-                    tracing::warn!(pod = self.record().name, why, "the pod could not be attached; trying again");
+                    tracing::warn!(
+                        pod = self.record().name,
+                        why,
+                        "the pod could not be attached; trying again"
+                    );
                     self.explain(pod, &why);
                 }
             }
@@ -285,11 +302,13 @@ impl Live {
 
     /// Shows in the status why the pod's containers do not run yet.
     fn explain(&self, pod: &Pod, why: &str) {
-        let names: Vec<String> = pod.spec.iter().flat_map(|s| &s.containers).map(|c| c.name.clone()).collect();
+        let names: Vec<String> =
+            pod.spec.iter().flat_map(|s| &s.containers).map(|c| c.name.clone()).collect();
         self.update(|record| {
             for name in names {
                 let (reason, message) = ("ContainerCreating".into(), why.to_owned());
-                record.containers.entry(name).or_default().state = ContainerState::Waiting { reason, message };
+                record.containers.entry(name).or_default().state =
+                    ContainerState::Waiting { reason, message };
             }
         });
     }
@@ -312,7 +331,7 @@ impl Live {
         let netns: Option<PathBuf> = sandbox.as_ref().map(|sandbox| sandbox.attachment.netns.clone());
         let (searched, path) = (uid, netns.clone());
         let ended = blocking(move || match path.as_deref().and_then(sandbox::open) {
-            Some(namespace) => kill_all(Search::Inside(&searched, &namespace), &[]),
+            Some(namespace) => kill_all(Search::Inside(&namespace), &[]),
             None => kill_all(Search::Marked(&searched), &[]),
         });
         ended.await.map_err(|error| error.to_string())?;
@@ -351,7 +370,9 @@ impl Live {
                 Ok(_) => return,
                 // Gone, or another pod of that name.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
-                Err(error) => tracing::warn!(%error, pod = name, "the pod could not be deleted; trying again"),
+                Err(error) => {
+                    tracing::warn!(%error, pod = name, "the pod could not be deleted; trying again")
+                }
             }
             sleep(delay).await;
             delay = (delay * 2).min(RETRY.1);

@@ -42,7 +42,10 @@ impl Readiness {
         } else if let Some(tcp) = &probe.tcp_socket {
             (Check::Connect, tcp.host.clone(), &tcp.port)
         } else {
-            tracing::warn!(container = container.name, "only httpGet and tcpSocket are probed; taken as ready");
+            tracing::warn!(
+                container = container.name,
+                "only httpGet and tcpSocket are probed; taken as ready"
+            );
             return None;
         };
         let seconds = |value: Option<i32>, default: u32, least: u32| {
@@ -135,7 +138,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_is_ready_when_it_answers() {
-        for (answer, good) in [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 500 Oh\r\n\r\n", false)] {
+        for (answer, good) in [("HTTP/1.1 204 No Content\r\n\r\n", true), ("HTTP/1.1 500 Oh\r\n\r\n", false)]
+        {
             let listener = TcpListener::bind("[::1]:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
             let probe = json!({"httpGet": {"port": port, "path": "/ready"}});

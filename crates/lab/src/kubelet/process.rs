@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -79,8 +80,9 @@ impl Process {
             }
         };
         let child = match place.namespace {
-            Some(namespace) => netns::run_in(namespace, move || command.spawn())
-                .map_err(|source| Error::Kernel { member: namespace.path().display().to_string(), source: Box::new(source) })?,
+            Some(namespace) => netns::run_in(namespace, move || command.spawn()).map_err(|source| {
+                Error::Kernel { member: namespace.path().display().to_string(), source: Box::new(source) }
+            })?,
             None => command.spawn(),
         };
         let child = child.map_err(failed)?;
@@ -137,8 +139,8 @@ impl Process {
 pub(super) enum Search<'a> {
     /// Those that were started by the kubelet for the pod of the UID, and what they started.
     Marked(&'a str),
-    /// And all others in the namespace.
-    Inside(&'a str, &'a NetNs),
+    /// All in the namespace.
+    Inside(&'a NetNs),
 }
 
 /// Kills all processes that are found, except `spared`, and waits for their end.
@@ -160,34 +162,42 @@ pub(super) fn kill_all(search: Search<'_>, spared: &[ProcessId]) -> Result<()> {
     }
 }
 
+/// What tells the processes that are looked for.
+enum Wanted {
+    /// A variable of the environment, with its value.
+    Variable(String),
+    /// The inode of the network namespace: all of them are on one file system (nsfs).
+    Namespace(u64),
+}
+
 fn find(search: Search<'_>, spared: &[ProcessId]) -> Result<Vec<PidFd>> {
-    let (uid, inside) = match search {
-        Search::Marked(uid) => (uid, None),
-        Search::Inside(uid, namespace) => {
-            let id = namespace.id();
-            (uid, Some(id.map_err(|source| Error::Kernel { member: uid.into(), source: Box::new(source) })?))
+    let wanted = match search {
+        Search::Marked(uid) => Wanted::Variable(format!("{MARK}={uid}")),
+        Search::Inside(namespace) => {
+            let member = namespace.path().display().to_string();
+            Wanted::Namespace(namespace.id().map_err(Error::kernel(member))?.inode)
         }
     };
-    let mark = format!("{MARK}={uid}");
-    let is_meant = |pid: i32| {
-        let path = format!("/proc/{pid}");
-        let marked = fs::read(format!("{path}/environ"))
-            .is_ok_and(|environment| environment.split(|&b| b == 0).any(|variable| variable == mark.as_bytes()));
-        marked
-            || inside.is_some_and(|inside| {
-                NetNs::open(format!("{path}/ns/net")).and_then(|own| own.id()).is_ok_and(|own| own == inside)
-            })
+    let is_meant = |pid: i32| match &wanted {
+        Wanted::Variable(mark) => fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|all| all.split(|&b| b == 0).any(|variable| variable == mark.as_bytes())),
+        Wanted::Namespace(inode) => {
+            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|own| own.ino() == *inode)
+        }
     };
     let mut found = Vec::new();
     let entries = fs::read_dir("/proc").map_err(|e| Error::io("read", "/proc", e))?;
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         if !is_meant(pid) {
             continue;
         }
         let Ok(id) = ProcessId::of(pid) else { continue };
         // Held first and looked at again: the number may have passed to another process meanwhile.
-        if let Some(held) = id.hold()?.filter(|held| !held.ended() && is_meant(pid) && !spared.contains(&id)) {
+        if let Some(held) = id.hold()?.filter(|held| !held.ended() && is_meant(pid) && !spared.contains(&id))
+        {
             found.push(held);
         }
     }

@@ -50,5 +50,6 @@ pub(super) fn open(path: &Path) -> Option<NetNs> {
 
 /// Takes the namespace away. One that is not there is no error.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    netns::remove_named(path).map_err(|source| Error::Kernel { member: path.display().to_string(), source: Box::new(source) })
+    netns::remove_named(path)
+        .map_err(|source| Error::Kernel { member: path.display().to_string(), source: Box::new(source) })
 }

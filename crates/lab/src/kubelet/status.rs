@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::record::{ContainerRecord, ContainerState, Ended, Record};
 
 /// The condition types that are the kubelet's.
-const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// Whether a container that ended with the code is started again.
 pub(super) fn restarts(pod: &Pod, code: i32) -> bool {
@@ -48,7 +49,8 @@ fn phase(pod: &Pod, record: &Record) -> &'static str {
     }
     let records: Vec<ContainerRecord> = records.collect();
     let ended = |one: &ContainerRecord| matches!(one.state, ContainerState::Ended(_));
-    let waiting = |one: &ContainerRecord| matches!(one.state, ContainerState::Waiting { .. }) && one.last.is_none();
+    let waiting =
+        |one: &ContainerRecord| matches!(one.state, ContainerState::Waiting { .. }) && one.last.is_none();
     if records.iter().all(ended) {
         return if containers(pod).any(failed) { "Failed" } else { "Succeeded" };
     }
@@ -140,7 +142,8 @@ fn condition_value(pod: &Pod, kind: &str, fault: Option<(&str, String)>, now: &s
     let before = condition(pod, kind).filter(|before| before.status == status);
     let since = before.and_then(|before| before.last_transition_time.as_ref());
     let since = since.and_then(|since| serde_json::to_value(since).ok()).unwrap_or_else(|| now.into());
-    let mut value = json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since});
+    let mut value =
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since});
     if let Some((reason, message)) = fault {
         value["reason"] = reason.into();
         if !message.is_empty() {
@@ -182,8 +185,12 @@ fn container_status(pod: &Pod, container: &Container, record: &Record, init: boo
 
 fn state(state: &ContainerState, uid: &str) -> Value {
     match state {
-        ContainerState::Waiting { reason, message } if message.is_empty() => json!({"waiting": {"reason": reason}}),
-        ContainerState::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+        ContainerState::Waiting { reason, message } if message.is_empty() => {
+            json!({"waiting": {"reason": reason}})
+        }
+        ContainerState::Waiting { reason, message } => {
+            json!({"waiting": {"reason": reason, "message": message}})
+        }
         ContainerState::Running { since, .. } => json!({"running": {"startedAt": since}}),
         ContainerState::Ended(end) => ended(end, uid),
     }

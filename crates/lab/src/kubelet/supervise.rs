@@ -188,7 +188,8 @@ async fn stop(live: &Live, container: &Container, process: &mut Process) {
     let over = until(live.stop.subscribe());
     tokio::pin!(over);
     let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
-    let seconds = hook.and_then(|hook| hook.sleep.as_ref()).and_then(|sleep| u64::try_from(sleep.seconds).ok());
+    let seconds =
+        hook.and_then(|hook| hook.sleep.as_ref()).and_then(|sleep| u64::try_from(sleep.seconds).ok());
     if let Some(seconds) = seconds {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(seconds)) => {}

@@ -12,7 +12,8 @@ fn pools() -> Vec<Pool> {
 
 fn given(spec: Value, old: Option<&Value>, taken: &mut Taken) -> Result<Value, String> {
     let mut service = json!({"metadata": {"name": "web"}, "spec": spec});
-    give(&mut service, old, &mut pools(), taken).map_err(|cause| format!("{}: {}", cause.field, cause.message))?;
+    give(&mut service, old, &mut pools(), taken)
+        .map_err(|cause| format!("{}: {}", cause.field, cause.message))?;
     Ok(service)
 }
 
@@ -21,7 +22,11 @@ fn family_policies() {
     for (spec, ips, families) in [
         (json!({}), json!(["10.96.0.1"]), json!(["IPv4"])),
         (json!({"ipFamilies": ["IPv6"]}), json!(["fd00:96::1"]), json!(["IPv6"])),
-        (json!({"ipFamilyPolicy": "PreferDualStack"}), json!(["10.96.0.1", "fd00:96::1"]), json!(["IPv4", "IPv6"])),
+        (
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            json!(["10.96.0.1", "fd00:96::1"]),
+            json!(["IPv4", "IPv6"]),
+        ),
         (
             json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}),
             json!(["fd00:96::1", "10.96.0.1"]),
@@ -36,15 +41,19 @@ fn family_policies() {
         assert_eq!(service["spec"]["clusterIP"], ips[0], "{spec}");
         assert_eq!(service["spec"]["ipFamilies"], families, "{spec}");
     }
-    let service = given(json!({"type": "ExternalName", "clusterIP": "x"}), None, &mut Taken::default()).unwrap();
+    let service =
+        given(json!({"type": "ExternalName", "clusterIP": "x"}), None, &mut Taken::default()).unwrap();
     assert!(service["spec"].get("clusterIP").is_none());
 }
 
 #[test]
 fn what_cannot_be_given_is_named() {
     let mut taken = Taken::default();
-    taken.add(&json!({"spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"nodePort": 30080, "protocol": "TCP"}]}}));
-    let node_port = |port: u16| json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": port}]});
+    taken.add(
+        &json!({"spec": {"clusterIPs": ["10.96.0.9"], "ports": [{"nodePort": 30080, "protocol": "TCP"}]}}),
+    );
+    let node_port =
+        |port: u16| json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": port}]});
     for (spec, expected) in [
         (json!({"clusterIP": "10.96.0.9"}), "another service has it"),
         (json!({"clusterIP": "10.97.0.9"}), "not in the service range 10.96.0.0/24"),
