@@ -4,8 +4,9 @@
 
 mod lab_common;
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use lab_common::{CAMBRIC, Lab, succeed};
 use serde_json::Value;
@@ -85,15 +86,38 @@ fn what_somebody_broke_is_noticed() {
     assert!(text.lines().take(14).all(|line| line.chars().count() <= 80), "{text}");
 }
 
+/// Both in one test, for there is only one lab of that name.
 #[test]
 fn the_demonstration_proves_everything_and_leaves_nothing() {
     let plugin = std::env::var("CAMBRIC_CNI")
         .unwrap_or_else(|_| Path::new(CAMBRIC).with_file_name("cambric-cni").display().to_string());
-    let text = succeed(Command::new(CAMBRIC).args(["lab", "demo", "--plugin", &plugin]));
+    let mut command = Command::new(CAMBRIC);
+    command.args(["lab", "demo", "--plugin", &plugin]);
+
+    let mut interrupted = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(interrupted.stderr.take().unwrap()).lines();
+    let waits = lines.find(|line| line.as_ref().unwrap().starts_with("waiting for 9 pods"));
+    assert!(waits.is_some(), "the demonstration never waited for its pods");
+    interrupt(&interrupted);
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(interrupted.wait().unwrap().code(), Some(128 + libc::SIGINT), "{rest:?}");
+    assert_no_demo();
+
+    let text = succeed(&mut command);
     assert!(text.contains("proved") && !text.contains("FAILED"), "{text}");
+    assert_no_demo();
+}
+
+fn assert_no_demo() {
     assert!(!Path::new("/run/cambric-lab/demo").exists());
     let namespaces = succeed(Command::new("ip").args(["netns", "list"]));
     assert!(!namespaces.contains("cambric-demo-"), "{namespaces}");
+}
+
+fn interrupt(child: &Child) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: the child has not been waited for, so the number is still its own.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
 }
 
 #[test]
@@ -101,14 +125,12 @@ fn a_capture_reads_through_the_overlay() {
     let lab = Lab::up("vxlan-v4.yaml");
     let capture = lab
         .command("capture", &["node-1", "--link", "eth0", "--count", "4000"])
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let (success, ..) = check(&lab);
     assert!(success);
-    let pid = i32::try_from(capture.id()).unwrap();
-    // SAFETY: the child has not been waited for, so the number is still its own.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    interrupt(&capture);
     let output = capture.wait_with_output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
