@@ -1,5 +1,6 @@
 //! Defaults of the built-in kinds, as far as clients rely on them.
 
+use base64::Engine;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
@@ -15,7 +16,7 @@ pub(crate) fn set(kind: &Kind, object: &mut Value) {
         ("", "pods") => pod_spec(map_mut(object, "spec")),
         ("", "services") => service(map_mut(object, "spec")),
         ("", "namespaces") => namespace(object),
-        ("", "secrets") => absent(as_map(object), "type", "Opaque"),
+        ("", "secrets") => secret(as_map(object)),
         ("", "events") => absent(as_map(object), "type", "Normal"),
         ("apps", "deployments") => deployment(map_mut(object, "spec")),
         ("apps", "replicasets") => {
@@ -55,6 +56,18 @@ fn absent(map: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
     let slot = map.entry(key).or_insert(Value::Null);
     if slot.is_null() {
         *slot = value.into();
+    }
+}
+
+/// `stringData` is for writing only: it is encoded into `data`.
+fn secret(secret: &mut Map<String, Value>) {
+    absent(secret, "type", "Opaque");
+    if let Some(Value::Object(plain)) = secret.remove("stringData") {
+        let encoded = plain.into_iter().map(|(key, value)| {
+            let text = value.as_str().unwrap_or_default();
+            (key, base64::engine::general_purpose::STANDARD.encode(text).into())
+        });
+        as_map(secret.entry("data").or_insert(Value::Null)).extend(encoded);
     }
 }
 
@@ -241,6 +254,12 @@ mod tests {
         assert_eq!(spec["template"]["spec"]["restartPolicy"], "Always");
         assert_eq!(spec["template"]["spec"]["containers"][0]["ports"][0]["protocol"], "TCP");
         assert_eq!(spec["template"]["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
+    }
+
+    #[test]
+    fn plain_data_of_secrets_is_encoded() {
+        let secret = completed("secrets", json!({"data": {"a": "eA=="}, "stringData": {"b": "y"}}));
+        assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "eA==", "b": "eQ=="}}));
     }
 
     #[test]

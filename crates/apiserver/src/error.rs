@@ -238,7 +238,15 @@ impl ApiError {
 
     /// 422: a patch that is well-formed but cannot be applied.
     pub fn unprocessable(message: impl Into<String>) -> Self {
-        Self::new(422, "Invalid", message)
+        // Clients show the causes of an invalid request and not its message.
+        let mut error = Self::new(422, "Invalid", message);
+        let cause = Cause {
+            reason: "UnexpectedServerResponse",
+            message: error.message.clone(),
+            field: String::new(),
+        };
+        error.details = Some(Box::new(Details { causes: vec![cause], ..Details::default() }));
+        error
     }
 
     /// 500: the fault is the server's.

@@ -16,6 +16,7 @@ pub mod api;
 mod defaults;
 mod discovery;
 pub mod error;
+mod fuzz;
 mod http;
 pub mod kinds;
 mod names;
@@ -34,6 +35,7 @@ mod validate;
 
 pub use self::api::Api;
 pub use self::error::ApiError;
+pub use self::fuzz::fuzz_body;
 pub use self::server::{Config, Server, ServerError};
 pub use self::store::Durability;
 pub use self::tls::{Pki, PkiError};

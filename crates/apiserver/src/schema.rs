@@ -244,7 +244,7 @@ impl Schema {
     fn check_number(&self, value: &Value, number: f64, path: &str, causes: &mut Vec<Cause>) {
         let Limits { minimum, maximum, exclusive_minimum, exclusive_maximum, .. } = self.limits;
         let mut refuse = |why: String| {
-            causes.push(Cause::invalid(path, value, &format!("{path} in body should be {why}")))
+            causes.push(Cause::invalid(path, value, &format!("{path} in body should be {why}")));
         };
         match minimum {
             Some(least) if exclusive_minimum && number <= least => refuse(format!("greater than {least}")),

@@ -78,7 +78,9 @@ impl FieldTerm {
         let matches = match at(object, &path) {
             Some(Value::String(text)) => *text == self.value,
             Some(Value::Null) | None => self.value.is_empty() || self.value == "false",
-            Some(other) => other.to_string() == self.value,
+            Some(Value::Bool(flag)) => self.value.parse() == Ok(*flag),
+            Some(Value::Number(number)) => self.value.parse() == Ok(number.as_i64().unwrap_or(i64::MIN)),
+            Some(Value::Array(_) | Value::Object(_)) => false,
         };
         matches == self.equal
     }

@@ -229,7 +229,7 @@ fn service(spec: &Value, causes: &mut Vec<Cause>) {
     for (field, index, address) in
         addresses.flat_map(|f| array(spec, &[f]).iter().enumerate().map(move |(index, a)| (f, index, a)))
     {
-        if address != "None" && !address.as_str().is_some_and(|a| a.parse::<IpAddr>().is_ok()) {
+        if address != "None" && address.as_str().is_none_or(|a| a.parse::<IpAddr>().is_err()) {
             let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
             causes.push(Cause::invalid(format!("spec.{field}[{index}]"), address, why));
         }
@@ -309,7 +309,8 @@ fn definition(object: &Value, causes: &mut Vec<Cause>) {
         match at(version, &["schema", "openAPIV3Schema"]) {
             Some(root) => schema::problems(root, &format!("{path}.schema.openAPIV3Schema"), causes),
             None => {
-                causes.push(Cause::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"))
+                causes
+                    .push(Cause::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required"));
             }
         }
     }

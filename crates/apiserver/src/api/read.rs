@@ -145,6 +145,9 @@ fn revision_at(at: Match, snapshot: &Snapshot) -> Result<u64, ApiError> {
     }
 }
 
+/// Is called with the key and the JSON of an object as it was.
+type Visit<'a> = dyn FnMut(&str, &[u8]) -> Result<ControlFlow<()>, ApiError> + 'a;
+
 type Past = BTreeMap<String, Option<Bytes>>;
 
 /// How the objects differed at `revision`; empty if that is now.
@@ -167,7 +170,7 @@ fn scan_past(
     prefix: &str,
     after: Option<&str>,
     mut then: Past,
-    visit: &mut dyn FnMut(&str, &[u8]) -> Result<ControlFlow<()>, ApiError>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), ApiError> {
     if let Some(after) = after {
         then.retain(|key, _| key.as_str() > after);

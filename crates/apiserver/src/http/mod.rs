@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 mod body;
 pub(crate) mod negotiate;
+mod protobuf;
 pub(crate) mod resource;
 pub(crate) mod route;
 mod stream;

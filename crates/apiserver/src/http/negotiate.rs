@@ -52,14 +52,16 @@ fn form(range: &str) -> Option<Form> {
     }
 }
 
-/// Reads a body that is an object: JSON, or YAML if the media type says so.
+/// Reads a body that is an object: JSON, or YAML or the binary form if the media type says so.
 ///
 /// # Errors
-/// 400 for what does not parse (with line and column), 415 for other media types.
+/// 400 for what does not parse (with line and column), 415 for other media types and for what is not read in the
+/// binary form.
 pub(crate) fn object(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
     match essence(content_type).as_str() {
         "" | "application/json" => json(body),
         "application/yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => super::protobuf::object(body),
         other => Err(ApiError::unsupported_media_type(other, "application/json, application/yaml")),
     }
 }
@@ -117,6 +119,6 @@ mod tests {
         assert!(error.message.contains("line 2 column"), "{}", error.message);
         assert_eq!(object("application/yaml", b"a: [1, 2]").unwrap(), serde_json::json!({"a": [1, 2]}));
         assert_eq!(object("application/yaml", b"a: [1,").unwrap_err().code, 400);
-        assert_eq!(object("application/vnd.kubernetes.protobuf", b"k8s\0").unwrap_err().code, 415);
+        assert_eq!(object("application/cbor", b"").unwrap_err().code, 415);
     }
 }

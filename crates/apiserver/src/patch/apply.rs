@@ -42,7 +42,7 @@ pub(crate) fn apply(
     let fields = fields_of(kind, &wanted);
     let mut conflicts = Vec::new();
     for (other, theirs, _) in &mut others {
-        let found = conflicting(kind, &fields, theirs, live, &wanted);
+        let found = conflicting(&fields, theirs, live, &wanted);
         if force {
             for path in &found {
                 disown(theirs, path);
@@ -174,7 +174,7 @@ fn step<'a>(value: &'a Value, id: &str) -> Option<&'a Value> {
 }
 
 /// The fields (as paths of steps) that both want, and for which `wanted` has another value than `live`.
-fn conflicting(kind: &Kind, mine: &Value, theirs: &Value, live: &Value, wanted: &Value) -> Vec<Vec<String>> {
+fn conflicting(mine: &Value, theirs: &Value, live: &Value, wanted: &Value) -> Vec<Vec<String>> {
     let (Some(mine), Some(theirs)) = (mine.as_object(), theirs.as_object()) else { return Vec::new() };
     let mut found = Vec::new();
     for (id, mine) in mine.iter().filter(|(id, _)| *id != ".") {
@@ -187,7 +187,7 @@ fn conflicting(kind: &Kind, mine: &Value, theirs: &Value, live: &Value, wanted: 
             continue;
         }
         let (Some(live), Some(wanted)) = (live, wanted) else { continue };
-        for mut path in conflicting(kind, mine, theirs, live, wanted) {
+        for mut path in conflicting(mine, theirs, live, wanted) {
             path.insert(0, id.clone());
             found.push(path);
         }

@@ -24,10 +24,16 @@ use self::history::Ring;
 pub(crate) use self::txn::Txn;
 use crate::error::ApiError;
 
+/// Verb, key, object, the object before (empty if there was none).
+type Record = (u8, &'static str, &'static [u8], &'static [u8]);
+
+/// Is called with the key and the JSON of an object; goes on as long as it returns true.
+pub(crate) type Visitor<'a> = dyn FnMut(&str, &[u8]) -> Result<bool, ApiError> + 'a;
+
 /// Storage key to object (JSON).
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
-/// Revision to what happened in it: verb, key, object, the object before (empty if there was none).
-const HISTORY: TableDefinition<'_, u64, (u8, &str, &[u8], &[u8])> = TableDefinition::new("history");
+/// Revision to what happened in it.
+const HISTORY: TableDefinition<'_, u64, Record> = TableDefinition::new("history");
 /// Counters by name.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// UID to storage key.
@@ -149,7 +155,7 @@ pub(crate) struct Snapshot {
     pub(crate) revision: u64,
     pub(crate) compacted: u64,
     objects: ReadOnlyTable<&'static str, &'static [u8]>,
-    history: ReadOnlyTable<u64, (u8, &'static str, &'static [u8], &'static [u8])>,
+    history: ReadOnlyTable<u64, Record>,
 }
 
 /// Reading objects by key, from a snapshot or inside a transaction.
@@ -159,12 +165,7 @@ pub(crate) trait Read {
 
     /// Calls `each` with the key and the JSON of every object whose key starts with `prefix` and comes after
     /// `after`, in order, until it returns false.
-    fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<bool, ApiError>,
-    ) -> Result<(), ApiError>;
+    fn scan(&self, prefix: &str, after: Option<&str>, each: &mut Visitor<'_>) -> Result<(), ApiError>;
 
     /// Whether there is an object whose key starts with `prefix`.
     fn any(&self, prefix: &str) -> Result<bool, ApiError> {
@@ -191,7 +192,7 @@ fn scan_in(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     prefix: &str,
     after: Option<&str>,
-    each: &mut dyn FnMut(&str, &[u8]) -> Result<bool, ApiError>,
+    each: &mut Visitor<'_>,
 ) -> Result<(), ApiError> {
     let start = after.filter(|after| *after > prefix).unwrap_or(prefix);
     for entry in table.range::<&str>(start..)? {
@@ -212,12 +213,7 @@ impl Read for Snapshot {
         read_from(&self.objects, key)
     }
 
-    fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<bool, ApiError>,
-    ) -> Result<(), ApiError> {
+    fn scan(&self, prefix: &str, after: Option<&str>, each: &mut Visitor<'_>) -> Result<(), ApiError> {
         scan_in(&self.objects, prefix, after, each)
     }
 }

@@ -6,7 +6,9 @@ use redb::{MultimapTable, ReadableMultimapTable, ReadableTable, Table, WriteTran
 use serde_json::Value;
 
 use super::history::{Event, Verb};
-use super::{COMPACTED, DEPENDENTS, HISTORY, META, OBJECTS, REVISION, Read, UIDS, read_from, scan_in};
+use super::{
+    COMPACTED, DEPENDENTS, HISTORY, META, OBJECTS, REVISION, Read, Record, UIDS, Visitor, read_from, scan_in,
+};
 use crate::error::ApiError;
 use crate::object::{meta, meta_mut, owner_uids};
 use crate::time;
@@ -20,7 +22,7 @@ const MAX_OBJECT: usize = 3 * 1024 * 1024;
 /// One write transaction; see [`super::Store::write`].
 pub(crate) struct Txn<'t> {
     objects: Table<'t, &'static str, &'static [u8]>,
-    history: Table<'t, u64, (u8, &'static str, &'static [u8], &'static [u8])>,
+    history: Table<'t, u64, Record>,
     meta: Table<'t, &'static str, u64>,
     uids: Table<'t, &'static str, &'static str>,
     dependents: MultimapTable<'t, &'static str, &'static str>,
@@ -36,12 +38,7 @@ impl Read for Txn<'_> {
         read_from(&self.objects, key)
     }
 
-    fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        each: &mut dyn FnMut(&str, &[u8]) -> Result<bool, ApiError>,
-    ) -> Result<(), ApiError> {
+    fn scan(&self, prefix: &str, after: Option<&str>, each: &mut Visitor<'_>) -> Result<(), ApiError> {
         scan_in(&self.objects, prefix, after, each)
     }
 }
