@@ -182,8 +182,13 @@ const DEPLOYMENT: &str = r#"{
 fn pods_are_entered_by_name_and_go_with_the_lab() {
     let lab = Lab::new();
     succeed(&mut lab.up());
-    let mut apply =
-        lab.command("kubectl").args(["--", "apply", "-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut apply = lab
+        .command("kubectl")
+        .args(["--", "apply", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     apply.stdin.take().unwrap().write_all(DEPLOYMENT.as_bytes()).unwrap();
     assert!(apply.wait().unwrap().success());
     let wait = ["--", "wait", "--for=condition=Available", "--timeout=30s", "deployment/web"];

@@ -59,8 +59,8 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
         NetworkError::PodRange { index, .. } => network.pod_ranges.get(*index),
         NetworkError::ServiceRange { index, .. } => network.service_ranges.get(*index),
         NetworkError::Overlap { second, .. } => {
-            let ranges = network.pod_ranges.iter().chain(&network.service_ranges);
-            ranges.filter(|text| range(text) == Some(*second)).next_back()
+            let mut ranges = network.pod_ranges.iter().chain(&network.service_ranges);
+            ranges.rfind(|text| range(text) == Some(*second))
         }
         NetworkError::Mtu { .. } => network.mtu.as_ref(),
         NetworkError::NoPodRange | NetworkError::Vni(_) | NetworkError::Port(_) => None,
