@@ -196,7 +196,7 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
                         to: pod_party(to, *destination),
                         transport,
                         expected: Expected { source: *source, carried: between(view, &from.node, &to.node) },
-                        predicted: Some(predictor.from_pod(from, *source, *destination, transport, port)),
+                        predicted: Some(predictor.sent_by_pod(from, *source, *destination, transport, port)),
                         heard,
                         wire: Vec::new(),
                     },
@@ -242,7 +242,7 @@ fn nodes(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> Resu
                 continue;
             };
             for transport in Transport::BOTH {
-                let predict = |port| predictor.from_node(from, source, destination, transport, port);
+                let predict = |port| predictor.sent_by_node(from, source, destination, transport, port);
                 let from = (machine_party(&one.name, source), view.machine_namespace(&one.name)?);
                 tried.push(to_machine(
                     view,
@@ -273,7 +273,7 @@ fn outbound(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> R
                 continue;
             };
             for transport in Transport::BOTH {
-                let predict = |port| predictor.from_pod(pod, source, destination, transport, port);
+                let predict = |port| predictor.sent_by_pod(pod, source, destination, transport, port);
                 let from = (pod_party(pod, source), view::open(&pod.netns)?);
                 tried.push(to_machine(
                     view,

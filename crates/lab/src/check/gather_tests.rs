@@ -2,6 +2,7 @@
 //! by hand must be noticed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -284,6 +285,32 @@ fn is_noticed(commands: &[&str], titles: &[&str], words: &str) {
     assert!(titles.iter().all(|title| found.contains(title)), "{commands:?}: {all}");
     assert!(all.contains(words), "{commands:?}: {all}");
     assert!(!found.contains(&"containers of one pod") && !found.contains(&"node to node"), "{all}");
+}
+
+/// A program that somebody runs in a pod cannot say whom it sees, and must not be taken for a fault.
+#[test]
+fn other_servers_are_not_asked() {
+    let harness = Harness::up(TWO_NODES);
+    let mut pod = harness.view.pods[0].clone();
+    let namespace = view::open(&pod.netns).unwrap();
+    let listener = netns::run_in(&namespace, || TcpListener::bind(("127.0.0.1", 0))).unwrap().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"220 ready\n").unwrap();
+    });
+    let container = |name: &str, port| Container {
+        name: name.to_owned(),
+        ports: vec![(port, Transport::Tcp)],
+        pid: None,
+    };
+    pod.containers.push(container("mail", port));
+    pod.containers.push(container("silent", 9));
+    view::forget_other_servers(&mut pod).unwrap();
+    server.join().unwrap();
+    let left: Vec<&str> =
+        pod.containers.iter().filter(|one| !one.ports.is_empty()).map(|one| one.name.as_str()).collect();
+    assert_eq!(left, ["left", "right", "silent"]);
 }
 
 /// Nothing may be left in the file system.

@@ -29,7 +29,7 @@ impl<'v> Predictor<'v> {
     }
 
     /// What becomes of a packet that a pod sends from an address of its own.
-    pub(super) fn from_pod(
+    pub(super) fn sent_by_pod(
         &self,
         pod: &Pod,
         source: IpAddr,
@@ -42,7 +42,7 @@ impl<'v> Predictor<'v> {
     }
 
     /// What becomes of a packet that a node sends.
-    pub(super) fn from_node(
+    pub(super) fn sent_by_node(
         &self,
         node: &NodeName,
         source: IpAddr,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod as ApiPod};
@@ -12,6 +12,7 @@ use kube_source::{ClusterNetwork, SINGLETON};
 use model::{Cluster, Family, NetworkConfig, Node, NodeName, PerFamily};
 
 use super::evidence::Transport;
+use super::probe;
 use crate::paths::LabName;
 use crate::topology::{self, Machine, Role, Topology};
 use crate::{Error, Result};
@@ -84,6 +85,9 @@ impl View {
             }
             None => false,
         });
+        for pod in &mut ready {
+            forget_other_servers(pod)?;
+        }
         Ok(View { lab: lab.clone(), topology, cluster, pods: ready })
     }
 
@@ -226,6 +230,27 @@ fn pod_namespaces(lab: &LabName, pods: &[Pod]) -> Result<BTreeMap<String, PathBu
         found.extend(owner.map(|pod| (pod.full_name(), path.clone())));
     }
     Ok(found)
+}
+
+/// Takes the ports from containers that run a program of their own: they cannot say whom they see. One that does not
+/// answer at all keeps them, for that is something to be noticed.
+pub(super) fn forget_other_servers(pod: &mut Pod) -> Result<()> {
+    let namespace = open(&pod.netns)?;
+    let loopback: IpAddr = match pod.addresses.v4 {
+        Some(_) => Ipv4Addr::LOCALHOST.into(),
+        None => Ipv6Addr::LOCALHOST.into(),
+    };
+    for container in &mut pod.containers {
+        let other =
+            container.ports.iter().filter(|(_, transport)| *transport == Transport::Tcp).any(|(port, _)| {
+                let asked = probe::ask(&namespace, (loopback, *port).into(), Transport::Tcp);
+                asked.local.is_some() && asked.result.is_err()
+            });
+        if other {
+            container.ports.clear();
+        }
+    }
+    Ok(())
 }
 
 /// Whether all addresses of a pod are in the calling thread's namespace.
