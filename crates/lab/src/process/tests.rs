@@ -40,7 +40,7 @@ fn a_process_is_not_taken_for_another_with_its_number() {
 fn names_with_parentheses_and_spaces_are_read_over() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("a) b (c");
-    fs::copy("/bin/sleep", &program).unwrap();
+    std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let mut child = std::process::Command::new(&program).arg("100").spawn().unwrap();
     let id = ProcessId::of(child.id() as i32);
     child.kill().unwrap();
@@ -104,7 +104,7 @@ fn it_says_that_it_is_ready_or_ends() {
 fn it_is_in_a_session_of_its_own_with_no_signal_blocked() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
-    let script = "cut -d' ' -f1,6 /proc/$$/stat; grep SigBlk /proc/$$/status";
+    let script = "cut -d' ' -f1,6 /proc/$$/stat; exec grep SigBlk /proc/self/status";
     let interrupts = crate::signals::Interrupts::hold().unwrap();
     let launched = shell(script, &log).start(|_| Ok(())).unwrap();
     drop(interrupts);
