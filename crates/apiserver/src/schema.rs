@@ -53,7 +53,7 @@ struct Limits {
 }
 
 impl Schema {
-    /// Reads an `openAPIV3Schema`; parts that make no sense are left out (see [`problems`]).
+    /// Reads an `openAPIV3Schema`; parts that make no sense are left out.
     pub fn parse(schema: &Value) -> Self {
         let flag = |name: &str| schema.get(name) == Some(&Value::Bool(true));
         let number = |name: &str| schema.get(name).and_then(Value::as_f64);
