@@ -38,8 +38,8 @@ test: setup ## run every test (root; all traffic stays in namespaces of the test
 bench: setup build ## measure: CNI against bridge + host-local, 5,000 nodes
 	@scripts/bench.sh $(TARGET)/release
 
-soak: setup build ## the long runs: workloads up and down, faults under load, again and again
-	@scripts/soak.sh $(TARGET)/release
+soak: setup ## whole labs and crashes, again and again (SOAK_ROUNDS=10)
+	@scripts/soak.sh
 
 fuzz: setup ## run each fuzz target for FUZZ_SECONDS (600)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
