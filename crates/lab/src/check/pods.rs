@@ -18,8 +18,8 @@ pub(super) const NAMESPACE: &str = "cambric-check";
 
 /// How long a pod may take to be ready, or to be gone.
 const POD_TIME: Duration = Duration::from_secs(30);
-/// How many nodes get pods, and how many pods each.
-const PLACES: (usize, usize) = (2, 2);
+/// The most nodes that get pods, and how many pods each.
+const PLACES: (usize, usize) = (4, 2);
 
 /// Makes pods with two echo containers each, and waits until they are ready.
 ///
