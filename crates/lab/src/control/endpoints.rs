@@ -99,8 +99,8 @@ fn wanted<'a>(service: &Value, pods: impl Iterator<Item = &'a Value>) -> BTreeMa
             if !list(&spec["ipFamilies"]).iter().any(|one| one == family) {
                 continue;
             }
-            let ips = list(&pod["status"]["podIPs"]).iter().map(|ip| text(&ip["ip"]));
-            let Some(ip) = ips.filter(|ip| ip.contains(':') == (family == "IPv6")).next() else { continue };
+            let mut ips = list(&pod["status"]["podIPs"]).iter().map(|ip| text(&ip["ip"]));
+            let Some(ip) = ips.find(|ip| ip.contains(':') == (family == "IPv6")) else { continue };
             let group = wanted.entry((family, ports.to_string())).or_default();
             group.insert(uid(pod).to_owned(), endpoint(service, pod, ip));
         }

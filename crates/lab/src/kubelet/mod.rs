@@ -266,5 +266,5 @@ async fn collect_garbage(shared: &Arc<Shared>) {
             Err(error) => tracing::warn!(%error, "the records of the pods cannot be read"),
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -371,7 +371,7 @@ impl Live {
                 // Gone, or another pod of that name.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
                 Err(error) => {
-                    tracing::warn!(%error, pod = name, "the pod could not be deleted; trying again")
+                    tracing::warn!(%error, pod = name, "the pod could not be deleted; trying again");
                 }
             }
             sleep(delay).await;
