@@ -1,5 +1,7 @@
 //! Ordinary manifests in a lab: pods that answer, spread over the nodes, and nothing left of those that are gone.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
 mod lab_common;
 
 use std::fs;

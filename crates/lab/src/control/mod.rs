@@ -27,7 +27,8 @@ use crate::state::{private_directory, replace};
 use crate::topology::{self, Topology};
 use crate::{Error, Result};
 
-/// Serves a lab's API and runs its controllers, until SIGTERM. State is kept in the lab's directory: a later start goes on
+/// Serves a lab's API and runs its controllers, until SIGTERM. State is kept in the lab's directory: a later start
+/// goes on
 /// with the same objects, credentials and ports.
 ///
 /// # Errors

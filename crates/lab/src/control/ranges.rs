@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// The pod ranges of a node: of each cluster range the first part that is not taken; `None` for a range that is used up.
+/// The pod ranges of a node: of each cluster range the first part that is not taken; `None` for a range that is used
+/// up.
 pub(super) fn node_ranges(cluster: &[IpNet], taken: &HashSet<IpNet>) -> Vec<Option<IpNet>> {
     let of = |range: &IpNet| range.subnets(node_length(range)).ok()?.find(|part| !taken.contains(part));
     cluster.iter().map(of).collect()
 }
 
-/// The prefix length of a node's part of a range: 24 and 64, and longer if that would leave room for fewer than 16 nodes.
+/// The prefix length of a node's part of a range: 24 and 64, and longer if that would leave room for fewer than 16
+/// nodes.
 fn node_length(range: &IpNet) -> u8 {
     match range {
         IpNet::V4(net) => (net.prefix_len() + 4).clamp(24, 30).max(net.prefix_len()),
@@ -35,7 +37,8 @@ impl Pool {
         self.range
     }
 
-    /// The next address that is not taken; `None` if there is none. The first address of the range and, in IPv4, the last are no host's.
+    /// The next address that is not taken; `None` if there is none. The first address of the range and, in IPv4, the
+    /// last are no host's.
     pub(super) fn take(&mut self, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
         let (bits, length) = (u32::from(self.range.max_prefix_len()), u32::from(self.range.prefix_len()));
         let size = 1_u128.checked_shl(bits - length).unwrap_or(u128::MAX);

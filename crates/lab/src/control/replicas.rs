@@ -40,7 +40,8 @@ pub(super) fn replica_set<'a>(set: &Value, pods: impl Iterator<Item = &'a Value>
     writes
 }
 
-/// The pods in the order in which they are given up: those that do the least, then those of the fullest node, then the youngest.
+/// The pods in the order in which they are given up: those that do the least, then those of the fullest node, then
+/// the youngest.
 fn victims<'a>(pods: &[&'a Value]) -> Vec<&'a Value> {
     let mut per_node: BTreeMap<&str, usize> = BTreeMap::new();
     for pod in pods {

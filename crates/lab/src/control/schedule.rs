@@ -13,7 +13,8 @@ struct Load {
     all: usize,
 }
 
-/// The node for a pod that has none: the one that fits with the fewest pods of the same controller, then the fewest pods.
+/// The node for a pod that has none: the one that fits with the fewest pods of the same controller, then the fewest
+/// pods.
 ///
 /// # Errors
 /// Why none fits, in words for the pod's condition.

@@ -120,7 +120,8 @@ impl Version {
 }
 
 impl NetworkList {
-    /// The network of a node: the first configuration in the directory by the name of its file; `None` while there is none.
+    /// The network of a node: the first configuration in the directory by the name of its file; `None` while there is
+    /// none.
     ///
     /// # Errors
     /// [`CniError`] if the directory or that file cannot be read.
@@ -226,7 +227,8 @@ impl Runtime {
         Ok(result)
     }
 
-    /// Detaches: every plugin in reverse order, with the result of the attachment if there was one. All are called, whatever the others say.
+    /// Detaches: every plugin in reverse order, with the result of the attachment if there was one. All are called,
+    /// whatever the others say.
     ///
     /// # Errors
     /// The first [`CniError`].
@@ -357,7 +359,8 @@ mod tests {
 
     use super::*;
 
-    /// A plugin that appends its command, variables and input to `<dir>/log`, and answers with `<dir>/answer-<type>-<command>` or a result with its name added.
+    /// A plugin that appends its command, variables and input to `<dir>/log`, and answers with
+    /// `<dir>/answer-<type>-<command>` or a result with its name added.
     const FAKE: &str = r#"#!/bin/sh
 dir=$(dirname "$0"); me=$(basename "$0")
 printf '%s %s id=%s ns=%s if=%s args=%s in=%s\n' "$me" "$CNI_COMMAND" "$CNI_CONTAINERID" "$CNI_NETNS" "$CNI_IFNAME" "$CNI_ARGS" "$(cat)" >> "$dir/log"

@@ -21,7 +21,8 @@ use crate::{Error, Result};
 
 /// How often the node's state is looked at and reported without a reason.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How soon a network that is not ready is asked again. There is no event to wait for: the plugin answers only when asked.
+/// How soon a network that is not ready is asked again. There is no event to wait for: the plugin answers only when
+/// asked.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Keeps the network of the node and the node's condition `Ready` up to date, for ever.

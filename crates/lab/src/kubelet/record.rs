@@ -127,7 +127,8 @@ impl Records {
         Ok(Self { directory: directory.into() })
     }
 
-    /// All records. One that cannot be read is removed: nothing can be done with it, and what it spoke of is found by its namespace.
+    /// All records. One that cannot be read is removed: nothing can be done with it, and what it spoke of is found by
+    /// its namespace.
     pub(super) fn load(&self) -> Result<Vec<Record>> {
         let entries = fs::read_dir(&self.directory).map_err(|e| Error::io("read", &self.directory, e))?;
         let mut records = Vec::new();
