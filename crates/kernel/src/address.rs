@@ -51,14 +51,19 @@ pub(crate) fn decode(message: &AddressMessage, links: &Links) -> Option<(Key, Fo
     if is_link_local(&net) {
         return None;
     }
-    let permanent = message.attributes.iter().any(
-        |attribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Permanent)),
-    );
+    let flags = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let has = |flag| flags.is_some_and(|flags| flags.contains(flag));
     let name = link.name.clone();
-    let found = if permanent {
-        Found::Entry(Entry::Address { link: name.clone(), net })
-    } else {
+    let found = if !has(AddressFlags::Permanent) {
         Found::Other(format!("address {net} on {name} with a lifetime"))
+    } else if net.addr().is_ipv6() && !has(AddressFlags::Nodad) {
+        // Somebody else has made it, and on a bridge without ports it can never be used.
+        Found::Other(format!("address {net} on {name} that waits for duplicate address detection"))
+    } else {
+        Found::Entry(Entry::Address { link: name.clone(), net })
     };
     Some((Key::Address(name, net), found))
 }

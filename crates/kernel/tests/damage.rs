@@ -60,6 +60,23 @@ fn damage() -> impl Strategy<Value = String> {
     ]
 }
 
+/// An address that somebody has put back by hand looks like ours, and waits for duplicate address detection.
+#[test]
+fn an_address_put_back_by_hand_becomes_ours() {
+    let test = TestNs::underlay("byhand");
+    let _guard = test.enter();
+    let plan = cluster::plan(&cluster::cluster(2, Stack::Dual), vec![]);
+    let mut kernel = Kernel::open().unwrap();
+    kernel.reconcile(&plan).unwrap();
+    let good = state(&test);
+    test.run("ip addr del fd00:10::1/64 dev cbr0");
+    test.run("ip addr add fd00:10::1/64 dev cbr0");
+    let report = kernel.reconcile(&plan).unwrap();
+    assert!(report.failures.is_empty(), "{}", report.failures[0]);
+    assert_same(&state(&test), &good, "the address was put back by hand");
+    assert!(kernel.reconcile(&plan).unwrap().is_quiet());
+}
+
 #[test]
 fn from_any_damage_back_to_the_plan() {
     let test = TestNs::underlay("random");
