@@ -85,6 +85,11 @@ impl LinkName {
         LinkName("vxlan6.cambric".into())
     }
 
+    /// The link by which a machine reaches itself.
+    pub fn loopback() -> LinkName {
+        LinkName("lo".into())
+    }
+
     /// What the name of the node's end of every pod's veth pair begins with.
     pub const POD_PREFIX: &'static str = "cbv";
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
+use crate::services::ServicePlan;
 use crate::{Problem, SetName, Table, TableFamily, Value};
 
 /// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
@@ -18,6 +19,8 @@ pub const ROUTE_PROTOCOL: u8 = 203;
 pub struct NodePlan {
     /// The entries by key. The order of keys is the order in which entries can be made.
     pub entries: BTreeMap<Key, Planned>,
+    /// What connections to services become.
+    pub services: ServicePlan,
     /// What could not be planned, and why.
     pub problems: Vec<Problem>,
 }
