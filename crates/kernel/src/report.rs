@@ -19,6 +19,8 @@ pub struct Report {
     pub blocked: usize,
     /// What could not be done. It does not keep the rest from being done.
     pub failures: Vec<Failure>,
+    /// Why the services could not be programmed. They come into force together or not at all.
+    pub services: Option<Error>,
     /// Whether something under the entries was gone or has to change, so that only
     /// [`Kernel::reconcile`](crate::Kernel::reconcile) leads to the plan.
     pub reconcile_needed: bool,
@@ -38,7 +40,7 @@ pub struct Failure {
 impl Report {
     /// Whether nothing was done and nothing failed.
     pub fn is_quiet(&self) -> bool {
-        self.writes() == 0 && self.failures.is_empty() && self.blocked == 0
+        self.writes() == 0 && self.failures.is_empty() && self.services.is_none() && self.blocked == 0
     }
 
     /// How many entries were made, changed or removed.
@@ -53,6 +55,7 @@ impl Report {
         self.removed += later.removed;
         self.blocked = later.blocked;
         self.failures = later.failures;
+        self.services = later.services;
         self.reconcile_needed = later.reconcile_needed;
     }
 }
@@ -65,6 +68,9 @@ impl fmt::Display for Report {
         }
         if !self.failures.is_empty() {
             write!(f, ", {} failed", self.failures.len())?;
+        }
+        if let Some(error) = &self.services {
+            write!(f, ", services failed: {error}")?;
         }
         Ok(())
     }

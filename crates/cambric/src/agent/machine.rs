@@ -101,6 +101,8 @@ pub(crate) trait Machine {
     fn apply(&mut self, change: &Change) -> Outcome;
     /// Compares all with the plan and applies the difference.
     fn reconcile(&mut self, plan: &NodePlan) -> Outcome;
+    /// Has the services' tables listed at the next comparison, as somebody else may have changed them.
+    fn doubt_services(&mut self);
     /// The MTU in bytes of the links that have these addresses.
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String>;
     /// Hands over the pods' interfaces. They stay as they are for as long as `work` does.
@@ -121,6 +123,8 @@ pub(crate) enum Heard {
     /// Something that can concern the plan has changed. Keys are of entries that are known not to be as planned, and
     /// that can be put right one by one.
     Change(Vec<Key>),
+    /// The same, and somebody else has changed the services' tables.
+    Services(Vec<Key>),
     /// There were more events than fit: anything can have changed.
     Overrun,
 }

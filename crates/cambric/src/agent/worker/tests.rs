@@ -59,6 +59,8 @@ impl Machine for Pretended {
         })
     }
 
+    fn doubt_services(&mut self) {}
+
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
         let mtu = self.with(|state| state.mtu);
         let v4 = addresses.v4.and(mtu);
