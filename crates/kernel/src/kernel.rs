@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::LinkName;
-use plan::{Change, Entry, Key, NodePlan};
+use plan::{Change, Entries, Entry, Key};
 
 use crate::Result;
 use crate::apply::Apply;
@@ -44,7 +44,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be read, or changes during each attempt.
-    pub fn observe(&mut self, plan: &NodePlan) -> Result<Observed> {
+    pub fn observe(&mut self, plan: &Entries) -> Result<Observed> {
         Observed::read(&mut self.socket, &mut self.tables, plan)
     }
 
@@ -52,7 +52,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be read. What cannot be written is in the report.
-    pub fn reconcile(&mut self, plan: &NodePlan) -> Result<Report> {
+    pub fn reconcile(&mut self, plan: &Entries) -> Result<Report> {
         let mut report = Report::default();
         for _ in 0..ROUNDS {
             let observed = self.observe(plan)?;

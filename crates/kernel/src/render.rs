@@ -1,6 +1,7 @@
 //! Tables of a plan in the terms of nftables.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use model::{LinkName, MacAddr};
@@ -130,12 +131,12 @@ fn link(name: &str) -> nft::Value {
 pub(crate) fn set_of(member: &Member) -> nft::Set {
     let key: Vec<Type> = member.key.iter().map(|each| value(each).ty()).collect();
     let set = nft::Set::new(&table(member.family), member.set.0, key);
-    if matches!(member.key.as_slice(), [Value::Prefix(_)]) { set.interval() } else { set }
+    if matches!(&*member.key, [Value::Prefix(_)]) { set.interval() } else { set }
 }
 
 /// The element of a member.
 pub(crate) fn element(member: &Member) -> nft::Element {
-    match member.key.as_slice() {
+    match &*member.key {
         [Value::Prefix(net)] => nft::Element::prefix(net.network(), net.prefix_len()),
         key => nft::Element::new(nft::Key::new(key.iter().map(value).collect::<Vec<_>>())),
     }
@@ -156,11 +157,11 @@ pub(crate) fn member(family: TableFamily, set: &Set, element: &nft::Element) -> 
             Some(last) => *last.values(&types)?.first()?,
             None => first,
         };
-        vec![Value::Prefix(prefix(first.as_ip()?, last.as_ip()?)?)]
+        [Value::Prefix(prefix(first.as_ip()?, last.as_ip()?)?)].into()
     } else if element.last.is_some() {
         return None;
     } else {
-        values.iter().map(unrender).collect::<Option<Vec<_>>>()?
+        values.iter().map(unrender).collect::<Option<Arc<[Value]>>>()?
     };
     Some(Member { family, set: set.name, key })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube_source::{Event, Object, Watched};
 use model::{Attachment, NetworkConfig, Node, NodeFile, NodeName, PerFamily};
-use plan::{Change, Input, Key, NodePlan, Planned, Planner};
+use plan::{Change, Entries, Input, Key, Planned, Planner};
 
 /// The cluster as the agent sees it, and the plan of this node.
 #[derive(Debug)]
@@ -140,9 +140,9 @@ impl Core {
         self.planner.planned(key)
     }
 
-    /// The plan as it stands.
-    pub(crate) fn plan(&self) -> NodePlan {
-        self.planner.plan()
+    /// What the kernel should hold.
+    pub(crate) fn entries(&self) -> &Entries {
+        self.planner.entries()
     }
 
     /// What the CNI plugin is to be told; `None` while the node has no pod range.

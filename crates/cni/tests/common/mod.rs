@@ -119,7 +119,8 @@ impl TestNode {
         let cluster = Cluster { network, nodes: BTreeMap::from([(name.clone(), node)]) };
         let attachments = self.store().lock().unwrap().attachments().unwrap();
         let plan = plan::plan(&cluster, &name, &Facts { underlay_mtu, attachments });
-        let report = netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan)).unwrap().unwrap();
+        let report =
+            netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan.entries)).unwrap().unwrap();
         assert!(report.failures.is_empty(), "{report}");
     }
 
