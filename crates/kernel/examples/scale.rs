@@ -42,14 +42,14 @@ fn measure(nodes: u32) {
 
     let mut kernel = Kernel::open().unwrap();
     let start = Instant::now();
-    let outcome = kernel.reconcile(&plan).unwrap();
+    let outcome = kernel.reconcile(&plan.entries).unwrap();
     let applied = start.elapsed();
     assert!(outcome.failures.is_empty(), "{}", outcome.failures[0]);
     report("apply from nothing", applied, &outcome.to_string());
     report("plan and apply", planned + applied, &format!("{:?} of processor time", processor_time()));
 
     let start = Instant::now();
-    let outcome = kernel.reconcile(&plan).unwrap();
+    let outcome = kernel.reconcile(&plan.entries).unwrap();
     assert!(outcome.is_quiet(), "{outcome}");
     report("find it right", start.elapsed(), &outcome.to_string());
     println!("{:<20} {:>9} KiB (before: {before} KiB)", "memory, most", memory());

@@ -8,13 +8,15 @@ use plan::{Entry, Key, Link, Origin, Planned};
 
 use crate::diff::Op;
 use crate::link::{LinkState, Links};
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, Verb};
 use crate::rtnl::{Request, RouteSocket};
 use crate::tables::{Tables, Work};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
 
 /// The names of links that only we have a use for.
 const LINKS: [&str; 3] = ["cbr0", "vxlan.cambric", "vxlan6.cambric"];
+/// How many messages are made before they are sent: those of 5,000 nodes at once would take as much memory as all else.
+const JOBS: usize = 1024;
 
 /// Carries out steps and keeps account of them.
 pub(crate) struct Apply<'a> {
@@ -30,7 +32,8 @@ pub(crate) struct Apply<'a> {
 struct Job<'a> {
     request: Request,
     subject: Subject<'a>,
-    count: Count,
+    /// What it does; `None` for a part of what another message is counted for.
+    verb: Option<Verb>,
 }
 
 enum Subject<'a> {
@@ -38,15 +41,6 @@ enum Subject<'a> {
     Planned(&'a Planned),
     /// Something that is in no plan.
     Gone(Key),
-}
-
-#[derive(Clone, Copy)]
-enum Count {
-    Made,
-    Changed,
-    Removed,
-    /// A part of what another message is counted for.
-    Nothing,
 }
 
 impl<'a> Apply<'a> {
@@ -78,14 +72,15 @@ impl<'a> Apply<'a> {
     }
 
     fn link(&mut self, op: &Op<'_>) {
-        let (planned, count) = match op {
-            Op::Make(planned) => (*planned, Count::Made),
-            Op::Change(planned) | Op::Rebuild(planned) => (*planned, Count::Changed),
+        let (planned, verb) = match op {
+            Op::Make(planned) => (*planned, Verb::Made),
+            Op::Change(planned) => (*planned, Verb::Changed),
+            Op::Rebuild(planned) => (*planned, Verb::Rebuilt),
             _ => return,
         };
         let Entry::Link(wanted) = &planned.entry else { return };
         match self.make_link(op, wanted) {
-            Ok(()) => self.count(count),
+            Ok(()) => self.report.done(verb, planned.entry.key(), Some(&planned.origin)),
             Err(error) => {
                 self.barred.insert(wanted.name().clone());
                 self.fail(planned.entry.key(), Some(&planned.origin), error);
@@ -132,7 +127,7 @@ impl<'a> Apply<'a> {
         let (Op::Make(planned) | Op::Change(planned)) = op else { return };
         let Entry::Sysctl { path, value } = &planned.entry else { return };
         match sysctl::write(path, value) {
-            Ok(()) => self.count(Count::Changed),
+            Ok(()) => self.report.done(Verb::Changed, planned.entry.key(), Some(&planned.origin)),
             Err(error) => self.fail(planned.entry.key(), Some(&planned.origin), error),
         }
     }
@@ -140,13 +135,17 @@ impl<'a> Apply<'a> {
     /// What is on links: added or changed where it is, many messages at a time.
     fn additions(&mut self, ops: &[Op<'_>]) {
         let mut jobs = Vec::new();
+        let mut held = Vec::new();
         let mut missing: BTreeSet<IpAddr> = BTreeSet::new();
         for op in ops {
-            let (planned, count) = match op {
-                Op::Make(planned) => (*planned, Count::Made),
-                Op::Change(planned) => (*planned, Count::Changed),
+            let (planned, verb) = match op {
+                Op::Make(planned) => (*planned, Verb::Made),
+                Op::Change(planned) => (*planned, Verb::Changed),
                 _ => continue,
             };
+            if jobs.len() >= JOBS {
+                held.extend(self.send(std::mem::take(&mut jobs)));
+            }
             let request = match &planned.entry {
                 Entry::Address { link, net } => {
                     let index = self.on(planned, link);
@@ -165,8 +164,8 @@ impl<'a> Apply<'a> {
                     self.report.blocked += 1;
                     None
                 }
-                Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match count {
-                    Count::Changed => route::replace(wanted, index),
+                Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match verb {
+                    Verb::Changed => route::replace(wanted, index),
                     _ => route::add(wanted, index),
                 }),
                 Entry::Port { link, bridge } => {
@@ -175,9 +174,13 @@ impl<'a> Apply<'a> {
                 }
                 _ => continue,
             };
-            jobs.extend(request.map(|request| Job { request, subject: Subject::Planned(planned), count }));
+            jobs.extend(request.map(|request| Job {
+                request,
+                subject: Subject::Planned(planned),
+                verb: Some(verb),
+            }));
         }
-        let held = self.send(jobs);
+        held.extend(self.send(jobs));
         self.settle_routes(held);
     }
 
@@ -218,8 +221,8 @@ impl<'a> Apply<'a> {
         }
         let Some(index) = self.on(planned, bridge) else { return Vec::new() };
         let [join, mode] = link::attach(&port, bridge, index);
-        let job = |request, count| Job { request, subject: Subject::Planned(planned), count };
-        vec![job(join, Count::Changed), job(mode, Count::Nothing)]
+        let job = |request, verb| Job { request, subject: Subject::Planned(planned), verb };
+        vec![job(join, Some(Verb::Changed)), job(mode, None)]
     }
 
     /// What nobody wants any more.
@@ -240,7 +243,7 @@ impl<'a> Apply<'a> {
                 }
                 _ => continue,
             };
-            jobs.push(Job { request, subject: Subject::Gone(key), count: Count::Removed });
+            jobs.push(Job { request, subject: Subject::Gone(key), verb: Some(Verb::Removed) });
         }
         self.send(jobs);
     }
@@ -259,13 +262,21 @@ impl<'a> Apply<'a> {
 
     /// Sends many messages at a time and counts what came of them. The result are the routes whose place is held.
     fn send<'o>(&mut self, jobs: Vec<Job<'o>>) -> Vec<(&'o Planned, Error)> {
-        let (requests, subjects): (Vec<Request>, Vec<(Subject<'o>, Count)>) =
-            jobs.into_iter().map(|job| (job.request, (job.subject, job.count))).unzip();
+        let (requests, subjects): (Vec<Request>, Vec<(Subject<'o>, Option<Verb>)>) =
+            jobs.into_iter().map(|job| (job.request, (job.subject, job.verb))).unzip();
         let mut held = Vec::new();
-        for (result, (subject, count)) in self.socket.batch(&requests).into_iter().zip(subjects) {
+        for (result, (subject, verb)) in self.socket.batch(&requests).into_iter().zip(subjects) {
             match (result, subject) {
-                (Ok(()), _) => self.count(count),
-                (Err(error), Subject::Gone(_)) if already_gone(&error, count) => {}
+                (Ok(()), subject) => {
+                    let (key, origin) = match subject {
+                        Subject::Planned(planned) => (planned.entry.key(), Some(&planned.origin)),
+                        Subject::Gone(key) => (key, None),
+                    };
+                    if let Some(verb) = verb {
+                        self.report.done(verb, key, origin);
+                    }
+                }
+                (Err(error), Subject::Gone(_)) if already_gone(&error) => {}
                 (Err(error), Subject::Planned(planned @ Planned { entry: Entry::Route(_), .. }))
                     if matches!(error.errno(), Some(libc::EEXIST | libc::EINVAL)) =>
                 {
@@ -288,16 +299,16 @@ impl<'a> Apply<'a> {
             let Some(index) = self.links.named(&wanted.link).map(|link| link.index) else { continue };
             let exists = error.errno() == Some(libc::EEXIST);
             let disputed = if exists { wanted.destination.network() } else { wanted.via };
-            let job = |request, count| Job { request, subject: Subject::Planned(planned), count };
+            let job = |request, verb| Job { request, subject: Subject::Planned(planned), verb };
             match route::holder(self.socket, wanted, disputed, &self.links) {
                 Ok(holder) if exists && holder.ours => {
-                    jobs.push(job(route::replace(wanted, index), Count::Changed));
+                    jobs.push(job(route::replace(wanted, index), Some(Verb::Changed)));
                 }
                 // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. The
                 // messages go in one datagram, so the gap is short.
                 Ok(holder) if holder.ours && holder.elsewhere => jobs.extend([
-                    job(route::remove(&wanted.destination), Count::Nothing),
-                    job(route::add(wanted, index), Count::Changed),
+                    job(route::remove(&wanted.destination), None),
+                    job(route::add(wanted, index), Some(Verb::Changed)),
                 ]),
                 Ok(holder) if exists || (holder.elsewhere && wanted.via.is_ipv6()) => {
                     self.fail(planned.entry.key(), Some(&planned.origin), holder.error);
@@ -307,15 +318,6 @@ impl<'a> Apply<'a> {
         }
         for (planned, error) in self.send(jobs) {
             self.fail(planned.entry.key(), Some(&planned.origin), error);
-        }
-    }
-
-    fn count(&mut self, count: Count) {
-        match count {
-            Count::Made => self.report.made += 1,
-            Count::Changed => self.report.changed += 1,
-            Count::Removed => self.report.removed += 1,
-            Count::Nothing => {}
         }
     }
 
@@ -340,9 +342,8 @@ fn describe(entry: &Entry) -> String {
 }
 
 /// Whether a removal failed because there was nothing to remove.
-fn already_gone(error: &Error, count: Count) -> bool {
-    matches!(count, Count::Removed)
-        && matches!(error.errno(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::EADDRNOTAVAIL))
+fn already_gone(error: &Error) -> bool {
+    matches!(error.errno(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::EADDRNOTAVAIL))
 }
 
 const REMEDY: &str = "rename or remove it; if it was ours, give it back its alias \"cambric\"";

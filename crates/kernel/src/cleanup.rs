@@ -4,7 +4,7 @@ use model::Family;
 use plan::Key;
 
 use crate::link::{self, Links};
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, Verb};
 use crate::rtnl::Request;
 use crate::{Kernel, Result, route};
 
@@ -34,7 +34,7 @@ impl Kernel {
         let (keys, requests): (Vec<Key>, Vec<Request>) = jobs.into_iter().unzip();
         for (result, key) in self.socket.batch(&requests).into_iter().zip(keys) {
             match result {
-                Ok(()) => report.removed += 1,
+                Ok(()) => report.done(Verb::Removed, key, None),
                 // The other end of a pod's link may have gone first, and routes go with their link.
                 Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ESRCH)) => {}
                 Err(error) => report.failures.push(Failure { key, origin: None, error }),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::LinkName;
 use netlink_packet_route::route::RouteMessage;
-use plan::{Entry, Key, NodePlan, Planned, TableFamily};
+use plan::{Entries, Entry, Key, Planned, TableFamily};
 
 use crate::link::LinkState;
 use crate::observed::{Found, LinkNeed, Observed};
@@ -32,10 +32,10 @@ pub enum Op<'a> {
 
 /// Says what is to be done, in the order in which it can be done: first what is made and changed, by key; then what
 /// goes, in the reverse order. So at no time is something missing that was there before and is wanted after.
-pub fn diff<'a>(plan: &'a NodePlan, observed: &'a Observed) -> Vec<Op<'a>> {
+pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed) -> Vec<Op<'a>> {
     let mut ops = Vec::new();
     let mut gone = Gone::default();
-    for (key, planned) in &plan.entries {
+    for (key, planned) in plan {
         match &planned.entry {
             Entry::Table(table) => match observed.tables.get(&table.family) {
                 Some(Condition::Intact) => {}
@@ -97,16 +97,16 @@ impl Gone<'_> {
     }
 }
 
-fn removals<'a>(plan: &NodePlan, observed: &'a Observed, gone: &Gone<'_>) -> Vec<Op<'a>> {
+fn removals<'a>(plan: &Entries, observed: &'a Observed, gone: &Gone<'_>) -> Vec<Op<'a>> {
     let mut ops: Vec<Op<'a>> = observed.strays.iter().map(Op::RemoveRoute).collect();
     // What stands on a link or in a table that goes as well goes with it.
-    let leaves = |link: &LinkState| link.ours && !plan.entries.contains_key(&Key::Link(link.name.clone()));
+    let leaves = |link: &LinkState| link.ours && !plan.contains_key(&Key::Link(link.name.clone()));
     let apart = |key: &Key| match key {
         Key::Address(link, _) | Key::Forwarding(link, _) | Key::Neighbour(link, _) => {
             !gone.links.contains(link) && !observed.links.named(link).is_some_and(leaves)
         }
         Key::Member(member) => {
-            !gone.tables.contains(&member.family) && plan.entries.contains_key(&Key::Table(member.family))
+            !gone.tables.contains(&member.family) && plan.contains_key(&Key::Table(member.family))
         }
         // The CNI plugin's, and nobody's.
         Key::Port(_) | Key::Sysctl(_) => false,
@@ -116,10 +116,10 @@ fn removals<'a>(plan: &NodePlan, observed: &'a Observed, gone: &Gone<'_>) -> Vec
         .entries
         .iter()
         .rev()
-        .filter(|(key, found)| !plan.entries.contains_key(*key) && apart(key) && gone.spares(key, found));
+        .filter(|(key, found)| !plan.contains_key(*key) && apart(key) && gone.spares(key, found));
     ops.extend(unwanted.map(|(key, _)| Op::Remove(key)));
     ops.extend(observed.links.iter().filter(|link| leaves(link)).map(Op::RemoveLink));
-    let tables = observed.tables.keys().filter(|family| !plan.entries.contains_key(&Key::Table(**family)));
+    let tables = observed.tables.keys().filter(|family| !plan.contains_key(&Key::Table(**family)));
     ops.extend(tables.map(|family| Op::RemoveTable(*family)));
     ops
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use model::LinkName;
-use plan::{Change, Entry, Key, NodePlan};
+use plan::services::ServicePlan;
+use plan::{Change, Entries, Entry, Key};
 
 use crate::Result;
 use crate::apply::Apply;
@@ -51,7 +52,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be read, or changes during each attempt.
-    pub fn observe(&mut self, plan: &NodePlan) -> Result<Observed> {
+    pub fn observe(&mut self, plan: &Entries) -> Result<Observed> {
         Observed::read(&mut self.socket, &mut self.tables, plan)
     }
 
@@ -59,7 +60,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be read. What cannot be written is in the report.
-    pub fn reconcile(&mut self, plan: &NodePlan) -> Result<Report> {
+    pub fn reconcile(&mut self, plan: &Entries) -> Result<Report> {
         let mut report = Report::default();
         for _ in 0..ROUNDS {
             let observed = self.observe(plan)?;
@@ -77,7 +78,17 @@ impl Kernel {
                 break;
             }
         }
-        self.services.reconcile(&mut self.tables.socket, &plan.services, &mut report)?;
+        Ok(report)
+    }
+
+    /// Makes the services' tables hold what the plan says. If they do already, nothing is written, and if they are known
+    /// to do, nothing is read.
+    ///
+    /// # Errors
+    /// If the tables cannot be read. What cannot be written is in the report.
+    pub fn reconcile_services(&mut self, plan: &ServicePlan) -> Result<Report> {
+        let mut report = Report::default();
+        self.services.reconcile(&mut self.tables.socket, plan, &mut report)?;
         Ok(report)
     }
 

@@ -32,6 +32,6 @@ pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};
 pub use monitor::{Event, Monitor, Waker};
 pub use observed::{Found, Observed};
-pub use report::{Failure, Report};
+pub use report::{Failure, Report, Step, Steps, Verb};
 pub use tables::Condition;
 pub use underlay::Underlay;

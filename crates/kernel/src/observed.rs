@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::Family;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
-use plan::{Entry, Key, Link, NodePlan, TableFamily};
+use plan::{Entries, Entry, Key, Link, TableFamily};
 
 use crate::link::{LinkKind, LinkState, Links, Way};
 use crate::rtnl::RouteSocket;
@@ -36,10 +36,10 @@ pub struct Observed {
 
 impl Observed {
     /// Reads it. The plan says which settings are of interest and what the tables should hold.
-    pub(crate) fn read(socket: &mut RouteSocket, tables: &mut Tables, plan: &NodePlan) -> Result<Observed> {
+    pub(crate) fn read(socket: &mut RouteSocket, tables: &mut Tables, plan: &Entries) -> Result<Observed> {
         let mut observed = Observed { links: Links::read(socket)?, ..Observed::default() };
         tables.observe(plan, &mut observed)?;
-        for key in plan.entries.keys() {
+        for key in plan.keys() {
             if let Key::Sysctl(path) = key
                 && let Some(value) = sysctl::read(path)?
             {

@@ -1,6 +1,7 @@
 //! Tables of a plan in the terms of nftables.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
@@ -179,7 +180,7 @@ fn link(name: &str) -> nft::Value {
 pub(crate) fn set_of(member: &Member) -> nft::Set {
     let key: Vec<Type> = member.key.iter().map(|each| value(each).ty()).collect();
     let set = nft::Set::new(&table(member.family), member.set.0, key);
-    if matches!(member.key.as_slice(), [Value::Prefix(_)]) { set.interval() } else { set }
+    if matches!(&*member.key, [Value::Prefix(_)]) { set.interval() } else { set }
 }
 
 /// The element of a member.
@@ -214,11 +215,11 @@ pub(crate) fn member(family: TableFamily, set: &Set, element: &nft::Element) -> 
             Some(last) => *last.values(&types)?.first()?,
             None => first,
         };
-        vec![Value::Prefix(prefix(first.as_ip()?, last.as_ip()?)?)]
+        [Value::Prefix(prefix(first.as_ip()?, last.as_ip()?)?)].into()
     } else if element.last.is_some() {
         return None;
     } else {
-        values.iter().map(unrender).collect::<Option<Vec<_>>>()?
+        values.iter().map(unrender).collect::<Option<Arc<[Value]>>>()?
     };
     Some(Member { family, set: set.name, key })
 }

@@ -14,7 +14,7 @@ use plan::services::{
 };
 
 use crate::render::{self, Rendered};
-use crate::report::Report;
+use crate::report::{Report, Verb};
 use crate::tables::{self, unreadable};
 use crate::{Error, Result};
 
@@ -127,8 +127,8 @@ impl Services {
         }
         match socket.commit(batch) {
             Ok(()) => {
-                report.removed += gone;
-                report.made += new;
+                report.done_for_services(Verb::Removed, gone);
+                report.done_for_services(Verb::Made, new);
                 self.chains.extend(fresh);
                 true
             }
@@ -170,9 +170,9 @@ impl Services {
         }
         match socket.commit(batch) {
             Ok(()) => {
-                report.made += counts.made;
-                report.changed += counts.changed;
-                report.removed += counts.removed;
+                report.done_for_services(Verb::Made, counts.made);
+                report.done_for_services(Verb::Changed, counts.changed);
+                report.done_for_services(Verb::Removed, counts.removed);
                 Ok(true)
             }
             Err(source) => {

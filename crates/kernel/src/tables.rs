@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use plan::{Entry, Key, Member, NodePlan, Planned, Table, TableFamily};
+use plan::{Entries, Entry, Key, Member, Planned, Table, TableFamily};
 
 use crate::diff::Op;
 use crate::observed::{Found, Observed};
 use crate::render::{self, Rendered};
-use crate::report::{Failure, Report};
+use crate::report::{Failure, Report, Verb};
 use crate::{Error, Result};
 
 /// How often a refused batch is split before the rest of it is given up.
@@ -42,9 +42,9 @@ impl Tables {
     }
 
     /// Reads our tables and, where their sets are as planned, the members.
-    pub(crate) fn observe(&mut self, plan: &NodePlan, observed: &mut Observed) -> Result<()> {
+    pub(crate) fn observe(&mut self, plan: &Entries, observed: &mut Observed) -> Result<()> {
         for family in self.families()? {
-            let planned = plan.entries.get(&Key::Table(family)).map(|planned| &planned.entry);
+            let planned = plan.get(&Key::Table(family)).map(|planned| &planned.entry);
             let condition = match planned {
                 Some(Entry::Table(table)) => self.condition(table, observed)?,
                 _ => Condition::Intact,
@@ -389,11 +389,13 @@ impl<'a> Task<'a> {
     }
 
     fn count(&self, report: &mut Report) {
-        match self {
-            Task::Make(..) => report.made += 1,
-            Task::Rules(..) | Task::Rebuild(..) => report.changed += 1,
-            Task::Remove(_) => report.removed += 1,
-        }
+        let verb = match self {
+            Task::Make(..) => Verb::Made,
+            Task::Rules(..) => Verb::Changed,
+            Task::Rebuild(..) => Verb::Rebuilt,
+            Task::Remove(_) => Verb::Removed,
+        };
+        report.done(verb, Key::Table(self.family()), self.planned().map(|planned| &planned.origin));
     }
 }
 
@@ -423,8 +425,10 @@ impl Element<'_> {
 
     fn count(&self, report: &mut Report) {
         match self {
-            Element::Add(..) => report.made += 1,
-            Element::Remove(..) => report.removed += 1,
+            Element::Add(planned, _) => {
+                report.done(Verb::Made, planned.entry.key(), Some(&planned.origin));
+            }
+            Element::Remove(key, _) => report.done(Verb::Removed, (*key).clone(), None),
         }
     }
 

@@ -8,7 +8,7 @@ use common::cluster::{self, Stack};
 use common::state::{assert_same, state};
 use common::{TestNs, reconcile};
 use kernel::{Error, Kernel};
-use plan::{Key, NodePlan};
+use plan::{Entries, Key};
 
 /// Things of others that are close to ours.
 const FOREIGN: &[&str] = &[
@@ -36,7 +36,7 @@ const FOREIGN: &[&str] = &[
     "ip link add cbvother type veth peer name cbvpeer",
 ];
 
-fn small() -> NodePlan {
+fn small() -> Entries {
     cluster::plan(&cluster::cluster(4, Stack::Dual), vec![cluster::attachment(2, Stack::Dual)])
 }
 

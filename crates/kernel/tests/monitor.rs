@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::cluster::{self, Stack};
 use common::{TestNs, reconcile};
 use kernel::{Event, Found, Kernel, Monitor};
-use plan::{Entry, Input, Key, NodePlan, Planner};
+use plan::{Entries, Entry, Input, Key, Planner};
 
 const SOON: Option<Duration> = Some(Duration::from_millis(200));
 
@@ -25,12 +25,12 @@ fn all(monitor: &mut Monitor) -> Vec<Event> {
     }
 }
 
-fn contradict(events: &[Event], plan: &NodePlan) -> bool {
-    let planned = |key: &Key| plan.entries.get(key).map(|planned| planned.entry.clone());
+fn contradict(events: &[Event], plan: &Entries) -> bool {
+    let planned = |key: &Key| plan.get(key).map(|planned| planned.entry.clone());
     events.iter().any(|event| event.contradicts(planned))
 }
 
-fn small() -> NodePlan {
+fn small() -> Entries {
     cluster::plan(&cluster::cluster(4, Stack::Dual), vec![cluster::attachment(2, Stack::Dual)])
 }
 
@@ -79,7 +79,7 @@ fn what_we_do_ourselves_agrees_with_the_plan() {
     planner.update(Input::Network(cluster.network));
     cluster.nodes.into_values().for_each(|node| drop(planner.update(Input::Node(node))));
     let mut kernel = Kernel::open().unwrap();
-    assert!(kernel.reconcile(&planner.plan()).unwrap().failures.is_empty());
+    assert!(kernel.reconcile(planner.entries()).unwrap().failures.is_empty());
     let mut monitor = Monitor::open().unwrap();
     monitor.ignore_port(kernel.tables_port()).unwrap();
     for input in [Input::Node(cluster::node(3, Stack::Dual)), Input::NodeGone(cluster::name(3))] {

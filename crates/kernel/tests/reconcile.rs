@@ -11,10 +11,10 @@ use common::state::{assert_same, state};
 use common::{TestNs, reconcile};
 use kernel::{Kernel, Monitor, diff};
 use model::{Encapsulation, Vni, VxlanPort, VxlanSettings};
-use plan::{Key, NodePlan};
+use plan::{Entries, Key};
 
 /// The plan for node 0 of a small cluster, with one pod.
-fn small(stack: Stack) -> NodePlan {
+fn small(stack: Stack) -> Entries {
     cluster::plan(&cluster::cluster(4, stack), vec![cluster::attachment(2, stack)])
 }
 
@@ -41,9 +41,9 @@ fn from_empty_to_the_plan_and_then_silence() {
         let report = reconcile(&plan);
         // A new namespace may have settings that are right already, and the pod has no link yet.
         let free = |key: &&Key| matches!(key, Key::Sysctl(_) | Key::Port(_));
-        let free = plan.entries.keys().filter(free).count();
-        assert!(report.writes() + free >= plan.entries.len(), "{report}");
-        assert!(report.writes() <= plan.entries.len(), "{report}");
+        let free = plan.keys().filter(free).count();
+        assert!(report.writes() + free >= plan.len(), "{report}");
+        assert!(report.writes() <= plan.len(), "{report}");
         let first = state(&test);
         let mut monitor = Monitor::open().unwrap();
         let second = reconcile(&plan);
@@ -319,9 +319,9 @@ fn the_difference_says_what_would_be_done() {
     let ops: Vec<String> = diff(&plan, &observed).iter().map(|op| format!("{op:?}")).collect();
     assert_eq!(ops.len(), 1);
     assert!(ops[0].starts_with("Make(") && ops[0].contains("10.128.1.0/24"), "{ops:?}");
-    let empty = diff(&NodePlan::default(), &observed).len();
-    let settings = plan.entries.keys().filter(|key| matches!(key, Key::Sysctl(_) | Key::Port(_))).count();
-    assert!(empty < plan.entries.len() - settings, "what stands on a link or in a table goes with it");
+    let empty = diff(&Entries::default(), &observed).len();
+    let settings = plan.keys().filter(|key| matches!(key, Key::Sysctl(_) | Key::Port(_))).count();
+    assert!(empty < plan.len() - settings, "what stands on a link or in a table goes with it");
 }
 
 #[test]

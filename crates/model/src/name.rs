@@ -1,6 +1,7 @@
 //! Names of nodes and links.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +21,10 @@ pub enum NameError {
     Link(String),
 }
 
-/// The name of a Kubernetes node: a DNS subdomain (RFC 1123).
+/// The name of a Kubernetes node: a DNS subdomain (RFC 1123). A copy shares the text: each entry of a plan has one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NodeName(Box<str>);
+pub struct NodeName(Arc<str>);
 
 impl NodeName {
     /// Parses a node's name.
@@ -50,9 +51,12 @@ impl NodeName {
 }
 
 /// The name of a network interface (`dev_valid_name` in the kernel's net/core/dev.c).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// It is kept in place, since most entries of a plan have one: the bytes, and zeroes up to the kernel's `IFNAMSIZ`. No
+/// name has a zero in it, so names are in the order of their texts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LinkName(Box<str>);
+pub struct LinkName([u8; 16]);
 
 impl LinkName {
     /// Parses an interface's name.
@@ -64,7 +68,7 @@ impl LinkName {
         let allowed = |b: u8| b != b'/' && b != b':' && b != 0 && !b.is_ascii_whitespace();
         let fits = (1..=15).contains(&name.len()) && name.bytes().all(allowed);
         if fits && name != "." && name != ".." {
-            Ok(LinkName(name.into()))
+            Ok(LinkName::padded(&name))
         } else {
             Err(NameError::Link(name))
         }
@@ -72,34 +76,49 @@ impl LinkName {
 
     /// The bridge that the pods of a node are attached to.
     pub fn bridge() -> LinkName {
-        LinkName("cbr0".into())
+        LinkName::padded("cbr0")
     }
 
     /// The VXLAN device between nodes that have IPv4 addresses.
     pub fn vxlan_v4() -> LinkName {
-        LinkName("vxlan.cambric".into())
+        LinkName::padded("vxlan.cambric")
     }
 
     /// The VXLAN device between nodes that only have IPv6 addresses in common.
     pub fn vxlan_v6() -> LinkName {
-        LinkName("vxlan6.cambric".into())
+        LinkName::padded("vxlan6.cambric")
     }
 
     /// The link by which a machine reaches itself.
     pub fn loopback() -> LinkName {
-        LinkName("lo".into())
+        LinkName::padded("lo")
     }
 
     /// What the name of the node's end of every pod's veth pair begins with.
     pub const POD_PREFIX: &'static str = "cbv";
 
     pub(crate) fn pod(hash: u64) -> LinkName {
-        LinkName(format!("{}{:012x}", Self::POD_PREFIX, hash & 0xffff_ffff_ffff).into())
+        LinkName::padded(&format!("{}{:012x}", Self::POD_PREFIX, hash & 0xffff_ffff_ffff))
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        // It was text when it was put here.
+        self.0.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    /// `name` is at most 15 bytes.
+    fn padded(name: &str) -> LinkName {
+        let mut bytes = [0; 16];
+        bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        LinkName(bytes)
+    }
+}
+
+impl fmt::Debug for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LinkName").field(&self.as_str()).finish()
     }
 }
 
@@ -107,7 +126,7 @@ macro_rules! text_form {
     ($name:ident) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.write_str(self.as_str())
             }
         }
 
@@ -121,7 +140,7 @@ macro_rules! text_form {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0.into()
+                name.as_str().to_owned()
             }
         }
 

@@ -24,7 +24,7 @@ pub fn source_guard(attachment: &Attachment) -> Vec<Entry> {
         Entry::Member(Member {
             family: TableFamily::Bridge,
             set,
-            key: vec![Value::Link(link.clone()), value],
+            key: [Value::Link(link.clone()), value].into(),
         })
     };
     let mut entries = vec![

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
@@ -14,11 +15,14 @@ use crate::{Problem, SetName, Table, TableFamily, Value};
 /// free for daemons, and this one is in neither the kernel's list nor iproute2's).
 pub const ROUTE_PROTOCOL: u8 = 203;
 
+/// Entries by key. The order of keys is the order in which entries can be made.
+pub type Entries = BTreeMap<Key, Planned>;
+
 /// All that one node's kernel should hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodePlan {
-    /// The entries by key. The order of keys is the order in which entries can be made.
-    pub entries: BTreeMap<Key, Planned>,
+    /// What the kernel should hold.
+    pub entries: Entries,
     /// What connections to services become.
     pub services: ServicePlan,
     /// What could not be planned, and why.
@@ -77,6 +81,23 @@ pub enum Key {
     Neighbour(LinkName, IpAddr),
     /// A route in the main table, by destination.
     Route(IpNet),
+}
+
+impl Key {
+    /// The kind of the entry in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Key::Table(_) => "table",
+            Key::Member(_) => "member",
+            Key::Link(_) => "link",
+            Key::Port(_) => "port",
+            Key::Sysctl(_) => "sysctl",
+            Key::Address(..) => "address",
+            Key::Forwarding(..) => "forwarding",
+            Key::Neighbour(..) => "neighbour",
+            Key::Route(_) => "route",
+        }
+    }
 }
 
 /// The content of an entry.
@@ -195,8 +216,8 @@ pub struct Member {
     pub family: TableFamily,
     /// The set.
     pub set: SetName,
-    /// The fields of the element, in the order of the set's declaration.
-    pub key: Vec<Value>,
+    /// The fields of the element, in the order of the set's declaration. An entry and its key share them.
+    pub key: Arc<[Value]>,
 }
 
 impl Entry {

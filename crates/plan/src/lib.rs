@@ -16,7 +16,7 @@ mod tables;
 
 pub use attachments::source_guard;
 pub use change::Change;
-pub use entry::{Entry, Key, Link, Member, NodePlan, Origin, Planned, ROUTE_PROTOCOL, Route};
+pub use entry::{Entries, Entry, Key, Link, Member, NodePlan, Origin, Planned, ROUTE_PROTOCOL, Route};
 pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file, pod_mtu};
 pub use planner::{Facts, Input, Planner, plan};
 pub use problem::Problem;

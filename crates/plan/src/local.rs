@@ -174,5 +174,5 @@ pub(crate) fn stray(network: &NetworkConfig, range: &PodRange) -> Option<Entry> 
 
 fn prefix(set: SetName, range: &PodRange) -> Entry {
     let net: IpNet = range.net();
-    Entry::Member(Member { family: range.family().into(), set, key: vec![Value::Prefix(net)] })
+    Entry::Member(Member { family: range.family().into(), set, key: [Value::Prefix(net)].into() })
 }

@@ -1,6 +1,7 @@
 //! The plan of one node, kept and changed object by object.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::mem;
 use std::net::IpAddr;
 
 use model::{
@@ -10,7 +11,7 @@ use model::{
 
 use crate::attachments::attachment;
 use crate::services::{ServicePlan, ServicePlanner, node_port_addresses, strays};
-use crate::{Change, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
+use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
 
 /// What the node's kernel says of itself and the plan depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,7 +61,11 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     for slice in cluster.slices.values() {
         planner.update(Input::Slice(slice.clone()));
     }
-    planner.plan()
+    NodePlan {
+        problems: planner.problems(),
+        services: planner.services.into_plan(),
+        entries: planner.entries,
+    }
 }
 
 /// Keeps the plan of one node. A change of one node, or of one pod's interface, costs that one and not the cluster.
@@ -70,8 +75,10 @@ pub struct Planner {
     network: Option<NetworkConfig>,
     nodes: BTreeMap<NodeName, Node>,
     facts: Facts,
-    /// Who claims what. Of several claims to one key the first by origin counts, on every node the same.
-    claims: BTreeMap<Key, Claims>,
+    /// What the kernel should hold. Of several claims to one key the first by origin counts, on every node the same.
+    entries: Entries,
+    /// The other claims, in the order of their origins. Nearly every key has one claimant.
+    losers: BTreeMap<Key, Vec<Planned>>,
     /// What each object claims, and what is wrong with it.
     parts: BTreeMap<Origin, Part>,
     services: ServicePlanner,
@@ -79,15 +86,8 @@ pub struct Planner {
 
 #[derive(Debug, Default)]
 struct Part {
-    keys: Vec<Key>,
-    problems: Vec<Problem>,
-}
-
-/// Nearly every key has one claimant, and a map for each would cost more than the entries.
-#[derive(Debug)]
-struct Claims {
-    first: Planned,
-    others: Vec<Planned>,
+    keys: Box<[Key]>,
+    problems: Box<[Problem]>,
 }
 
 impl Planner {
@@ -98,7 +98,8 @@ impl Planner {
             network: None,
             nodes: BTreeMap::new(),
             facts: Facts::default(),
-            claims: BTreeMap::new(),
+            entries: Entries::new(),
+            losers: BTreeMap::new(),
             parts: BTreeMap::new(),
             services: ServicePlanner::default(),
         }
@@ -149,10 +150,18 @@ impl Planner {
         change
     }
 
-    /// The plan as it stands.
+    /// What the kernel should hold.
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// A copy of the plan as it stands.
     pub fn plan(&self) -> NodePlan {
-        let entries = self.claims.iter().map(|(key, claims)| (key.clone(), claims.first.clone())).collect();
-        NodePlan { entries, services: self.services.plan().clone(), problems: self.problems() }
+        NodePlan {
+            entries: self.entries.clone(),
+            services: self.services.plan().clone(),
+            problems: self.problems(),
+        }
     }
 
     /// The services' part of the plan.
@@ -162,16 +171,19 @@ impl Planner {
 
     /// What is planned under a key.
     pub fn planned(&self, key: &Key) -> Option<&Planned> {
-        self.claims.get(key).map(|claims| &claims.first)
+        self.entries.get(key)
     }
 
     /// What could not be planned, and why.
     pub fn problems(&self) -> Vec<Problem> {
-        let conflicts = self.claims.iter().flat_map(|(key, claims)| {
-            claims.others.iter().map(move |other| Problem::Conflict {
-                key: key.clone(),
-                winner: claims.first.origin.clone(),
-                loser: other.origin.clone(),
+        let conflicts = self.losers.iter().flat_map(|(key, losers)| {
+            let winner = self.entries.get(key).map(|planned| &planned.origin);
+            winner.into_iter().flat_map(move |winner| {
+                losers.iter().map(move |loser| Problem::Conflict {
+                    key: key.clone(),
+                    winner: winner.clone(),
+                    loser: loser.origin.clone(),
+                })
             })
         });
         self.parts
@@ -280,7 +292,7 @@ impl Planner {
     fn replace(&mut self, origin: Origin, entries: Vec<Entry>, problems: Vec<Problem>, change: &mut Change) {
         let old = self.parts.remove(&origin).unwrap_or_default();
         let mut new: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let part = Part { keys: new.keys().cloned().collect(), problems };
+        let part = Part { keys: new.keys().cloned().collect(), problems: problems.into() };
         for key in old.keys {
             match new.remove(&key) {
                 Some(entry) => self.claim(key, Planned { entry, origin: origin.clone() }, change),
@@ -295,46 +307,49 @@ impl Planner {
         }
     }
 
-    fn claim(&mut self, key: Key, planned: Planned, change: &mut Change) {
-        match self.claims.entry(key.clone()) {
+    fn claim(&mut self, key: Key, mut planned: Planned, change: &mut Change) {
+        match self.entries.entry(key) {
             btree_map::Entry::Vacant(vacant) => {
-                vacant.insert(Claims { first: planned.clone(), others: Vec::new() });
-                change.keys.insert(key, Some(planned));
+                change.keys.insert(vacant.key().clone(), Some(planned.clone()));
+                vacant.insert(planned);
             }
             btree_map::Entry::Occupied(mut occupied) => {
-                let claims = occupied.get_mut();
-                let before = claims.first.clone();
-                claims.put(planned);
-                if claims.first != before {
-                    change.keys.insert(key, Some(claims.first.clone()));
+                let key = occupied.key().clone();
+                let winner = occupied.get_mut();
+                let mut losers = self.losers.remove(&key).unwrap_or_default();
+                losers.retain(|loser| loser.origin != planned.origin);
+                if planned.origin <= winner.origin {
+                    if planned != *winner {
+                        change.keys.insert(key.clone(), Some(planned.clone()));
+                    }
+                    mem::swap(&mut planned, winner);
+                }
+                // What is left has lost, or is what the same origin claimed before.
+                if planned.origin != winner.origin {
+                    losers.push(planned);
+                    losers.sort_by(|one, other| one.origin.cmp(&other.origin));
+                }
+                if !losers.is_empty() {
+                    self.losers.insert(key, losers);
                 }
             }
         }
     }
 
     fn release(&mut self, key: &Key, origin: &Origin, change: &mut Change) {
-        let Some(claims) = self.claims.get_mut(key) else { return };
-        if claims.first.origin != *origin {
-            claims.others.retain(|other| other.origin != *origin);
-        } else if claims.others.is_empty() {
-            self.claims.remove(key);
+        let Some(winner) = self.entries.get_mut(key) else { return };
+        let mut losers = self.losers.remove(key).unwrap_or_default();
+        if winner.origin != *origin {
+            losers.retain(|loser| loser.origin != *origin);
+        } else if losers.is_empty() {
+            self.entries.remove(key);
             change.keys.insert(key.clone(), None);
         } else {
-            claims.first = claims.others.remove(0);
-            change.keys.insert(key.clone(), Some(claims.first.clone()));
+            *winner = losers.remove(0);
+            change.keys.insert(key.clone(), Some(winner.clone()));
         }
-    }
-}
-
-impl Claims {
-    /// Adds a claim, or changes the one that its origin has. Claims stay in the order of their origins.
-    fn put(&mut self, planned: Planned) {
-        let mut all = std::mem::take(&mut self.others);
-        all.push(self.first.clone());
-        all.retain(|other| other.origin != planned.origin);
-        all.push(planned);
-        all.sort_by(|one, other| one.origin.cmp(&other.origin));
-        self.first = all.remove(0);
-        self.others = all;
+        if !losers.is_empty() {
+            self.losers.insert(key.clone(), losers);
+        }
     }
 }

@@ -63,7 +63,7 @@ fn node_member(address: &IpAddr) -> Entry {
     Entry::Member(Member {
         family: Family::of(address).into(),
         set: NODES,
-        key: vec![Value::Address(*address)],
+        key: [Value::Address(*address)].into(),
     })
 }
 

@@ -1,7 +1,10 @@
 //! What is done to the kernel, in the log.
 
-use super::machine::{Done, Outcome, Step};
+use kernel::{Step, Steps};
+
+use super::machine::Outcome;
 use super::metrics::{Kind, Metrics};
+use super::words::entry;
 
 /// How many failures at once get a line each.
 const LINES: usize = 20;
@@ -17,7 +20,7 @@ pub(crate) enum Why {
     Drift,
 }
 
-/// Something was done, or was to be.
+/// Something was done.
 pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
     let done = &outcome.done;
     match why {
@@ -27,21 +30,23 @@ pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
         Why::Drift => repairs(done, metrics),
     }
     if why != Why::Drift {
-        for Step { kind, action, entry, origin } in &done.first {
-            tracing::debug!(kind, entry, origin, "{action}");
+        for Step { verb, key, origin } in &done.first {
+            let origin = origin.as_ref().map(ToString::to_string);
+            tracing::debug!(kind = key.kind(), entry = entry(key), origin, "{verb}");
         }
     }
     failures(outcome);
 }
 
-fn repairs(done: &Done, metrics: &Metrics) {
+fn repairs(done: &Steps, metrics: &Metrics) {
     for ((kind, _), count) in &done.counts {
         metrics.repairs.get_or_create(&Kind { kind: (*kind).to_owned() }).inc_by(*count as u64);
     }
-    for Step { kind, action, entry, origin } in &done.first {
-        tracing::info!(kind, entry, origin, "repaired: {action}");
+    for Step { verb, key, origin } in &done.first {
+        let origin = origin.as_ref().map(ToString::to_string);
+        tracing::info!(kind = key.kind(), entry = entry(key), origin, "repaired: {verb}");
     }
-    if done.unnamed() > 0 {
+    if done.only_counted() > 0 {
         tracing::info!(entries = %done, "repaired in all");
     }
 }

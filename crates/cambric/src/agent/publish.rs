@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use model::{NodeFile, NodeName, PerFamily};
-use plan::NodePlan;
+use plan::Entries;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::core::Core;
 use super::options::AgentOptions;
 use super::persist;
-use super::words::kind;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
 
@@ -68,10 +67,10 @@ pub(crate) struct Report {
 
 impl Report {
     /// Counts what is planned.
-    pub(crate) fn count(&mut self, plan: &NodePlan) {
+    pub(crate) fn count(&mut self, plan: &Entries) {
         self.entries.clear();
-        for key in plan.entries.keys() {
-            *self.entries.entry(kind(key).to_owned()).or_default() += 1;
+        for key in plan.keys() {
+            *self.entries.entry(key.kind().to_owned()).or_default() += 1;
         }
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         self.compared = since.ok().map(|since| since.as_secs());

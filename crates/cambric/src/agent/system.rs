@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cni::ipam::Store;
-use kernel::{Event, Found, Kernel, Monitor, Op, Report, diff};
+use kernel::{Event, Found, Kernel, Monitor, Report};
 use model::{Family, PerFamily};
-use plan::{Change, Entry, Key, NodePlan, Planned};
+use plan::services::ServicePlan;
+use plan::{Change, Entries, Entry, Key};
 
-use super::machine::{AttachmentWork, Done, Ear, Failure, Heard, Machine, Outcome};
-use super::words::{entry, kind};
+use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome};
 use crate::paths;
 
 pub(crate) use kernel::Waker;
@@ -48,23 +48,13 @@ pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
 
 impl Machine for System {
     fn apply(&mut self, change: &Change) -> Outcome {
-        let mut done = Done::default();
-        for (key, planned) in &change.keys {
-            let origin = || planned.as_ref().map(|planned| planned.origin.to_string()).unwrap_or_default();
-            let action = if planned.is_some() { "set" } else { "removed" };
-            done.add(kind(key), action, || (entry(key), origin()));
-        }
-        outcome(done, self.kernel.apply(change))
+        outcome(self.kernel.apply(change))
     }
 
-    fn reconcile(&mut self, plan: &NodePlan) -> Outcome {
-        // Looked at first for the sake of the log: mostly nothing is to be done, and then that was all.
-        let mut done = Done::default();
-        match self.kernel.observe(plan) {
-            Ok(observed) => diff(plan, &observed).iter().for_each(|op| intended(op, &mut done)),
-            Err(error) => return unreadable(&error),
-        }
-        outcome(done, self.kernel.reconcile(plan))
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
+        let mut done = outcome(self.kernel.reconcile(entries));
+        done.extend(outcome(self.kernel.reconcile_services(services)));
+        done
     }
 
     fn doubt_services(&mut self) {
@@ -139,7 +129,7 @@ fn single(event: &Event) -> Option<Key> {
     }
 }
 
-fn outcome(done: Done, report: kernel::Result<Report>) -> Outcome {
+fn outcome(report: kernel::Result<Report>) -> Outcome {
     match report {
         Ok(report) => {
             let entries = report.failures.iter().map(|failure| Failure {
@@ -151,7 +141,7 @@ fn outcome(done: Done, report: kernel::Result<Report>) -> Outcome {
                 .iter()
                 .map(|error| Failure { error: error.to_string(), origin: "services".to_owned() });
             Outcome {
-                done,
+                done: report.steps,
                 reconcile_needed: report.reconcile_needed,
                 failed: entries.chain(services).collect(),
             }
@@ -163,26 +153,4 @@ fn outcome(done: Done, report: kernel::Result<Report>) -> Outcome {
 fn unreadable(error: &kernel::Error) -> Outcome {
     let failure = Failure { error: error.to_string(), origin: String::new() };
     Outcome { failed: vec![failure], ..Outcome::default() }
-}
-
-fn intended(op: &Op<'_>, done: &mut Done) {
-    let mut planned = |action, planned: &Planned| {
-        let key = planned.entry.key();
-        done.add(kind(&key), action, || (entry(&key), planned.origin.to_string()));
-    };
-    match op {
-        Op::Make(entry) => planned("added", entry),
-        Op::Change(entry) => planned("changed", entry),
-        Op::Rebuild(entry) => planned("rebuilt", entry),
-        Op::Remove(key) => done.add(kind(key), "removed", || (entry(key), String::new())),
-        Op::RemoveRoute(_) => {
-            done.add("route", "removed", || {
-                ("a route of ours that no plan can have".to_owned(), String::new())
-            });
-        }
-        Op::RemoveLink(link) => done.add("link", "removed", || (link.name.to_string(), String::new())),
-        Op::RemoveTable(family) => {
-            done.add("table", "removed", || (entry(&Key::Table(*family)), String::new()));
-        }
-    }
 }

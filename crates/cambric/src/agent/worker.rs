@@ -291,9 +291,8 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 // The last ones stay in the plan.
                 Err(error) => report.attachments_error = Some(error),
             }
-            let plan = core.plan();
-            report.count(&plan);
-            outcome = machine.reconcile(&plan);
+            report.count(core.entries());
+            outcome = machine.reconcile(core.entries(), core.services());
         });
         outcome
     }

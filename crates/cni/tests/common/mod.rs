@@ -124,7 +124,8 @@ impl TestNode {
         };
         let attachments = self.store().lock().unwrap().attachments().unwrap();
         let plan = plan::plan(&cluster, &name, &Facts { underlay_mtu, attachments, ..Facts::default() });
-        let report = netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan)).unwrap().unwrap();
+        let report =
+            netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan.entries)).unwrap().unwrap();
         assert!(report.failures.is_empty(), "{report}");
     }
 

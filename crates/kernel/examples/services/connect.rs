@@ -65,7 +65,10 @@ fn blocks(sizes: &[u32], endpoints: u32, address: Ipv4Addr) -> bool {
     pin(&[0]);
     let direct = SocketAddr::from((address, 8080));
     let service = SocketAddr::from(([10, 96, 0, 1], 80));
-    println!("{:>8} {:>22} {:>22}   medians; service beside direct, in turns", "services", "round trip, us", "connections a second");
+    println!(
+        "{:>8} {:>22} {:>22}   medians; service beside direct, in turns",
+        "services", "round trip, us", "connections a second"
+    );
     let mut ratios = Vec::new();
     let mut planner = fixture::planner();
     let mut kernel = Kernel::open().unwrap();
@@ -81,7 +84,7 @@ fn blocks(sizes: &[u32], endpoints: u32, address: Ipv4Addr) -> bool {
             planner.update(Input::Slice(fixture::slice(number, 0, endpoints)));
         }
         known = known.max(size);
-        let report = kernel.reconcile(&planner.plan()).unwrap();
+        let report = kernel.reconcile_services(planner.services()).unwrap();
         assert!(report.services.is_none(), "{report}");
         let [mut trips, mut connections] = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
         for block in 0..BLOCKS {

@@ -17,7 +17,16 @@ const SUSTAINED: Duration = Duration::from_secs(5);
 pub(crate) fn heading() {
     println!(
         "{:>8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9} {:>12} {:>9}",
-        "services", "backends", "cold", "of it", "again", "change", "change", "restart", "1,000 a s:", "memory"
+        "services",
+        "backends",
+        "cold",
+        "of it",
+        "again",
+        "change",
+        "change",
+        "restart",
+        "1,000 a s:",
+        "memory"
     );
     println!(
         "{:>8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>10} {:>9} {:>12} {:>9}",
@@ -30,7 +39,7 @@ pub(crate) fn measure(size: u32, endpoints: u32) -> bool {
     let mut planner = fixture::planner();
     let mut kernel = Kernel::open().unwrap();
     // What is not about services is there already.
-    quiet(kernel.reconcile(&planner.plan()).unwrap().failures.len());
+    assert!(kernel.reconcile(planner.entries()).unwrap().failures.is_empty());
 
     let start = Instant::now();
     for number in 0..size {
@@ -38,13 +47,13 @@ pub(crate) fn measure(size: u32, endpoints: u32) -> bool {
         planner.update(Input::Slice(fixture::slice(number, 0, endpoints)));
     }
     let planned = start.elapsed();
-    let report = kernel.reconcile(&planner.plan()).unwrap();
+    let report = kernel.reconcile_services(planner.services()).unwrap();
     let cold = start.elapsed();
     assert!(report.services.is_none(), "{report}");
     assert!(report.made as u32 >= size * (endpoints + 1), "{report}");
 
     let start = Instant::now();
-    assert!(kernel.reconcile(&planner.plan()).unwrap().is_quiet());
+    assert!(kernel.reconcile_services(planner.services()).unwrap().is_quiet());
     let again = start.elapsed();
 
     // One endpoint goes and another comes, of services spread over all.
@@ -80,7 +89,7 @@ pub(crate) fn measure(size: u32, endpoints: u32) -> bool {
 
     // A new process finds all as it should be.
     let start = Instant::now();
-    let report = Kernel::open().unwrap().reconcile(&planner.plan()).unwrap();
+    let report = Kernel::open().unwrap().reconcile_services(planner.services()).unwrap();
     assert!(report.is_quiet(), "{report}");
     let restart = start.elapsed();
 
@@ -117,10 +126,6 @@ pub(crate) fn goal(what: &str, is: f64, most: f64) -> bool {
 fn apply(kernel: &mut Kernel, change: &Change) {
     let report = kernel.apply(change).unwrap();
     assert!(report.services.is_none() && !report.reconcile_needed, "{report}");
-}
-
-fn quiet(failures: usize) {
-    assert_eq!(failures, 0);
 }
 
 pub(crate) fn ms(time: Duration) -> f64 {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use model::{
     Attachment, AttachmentId, Cluster, Encapsulation, NetworkConfig, Node, NodeName, PerFamily, VxlanSettings,
 };
-use plan::{Facts, NodePlan};
+use plan::{Entries, Facts};
 
 /// Which families the nodes and pods have.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,10 +66,10 @@ pub fn attachment(number: u8, stack: Stack) -> Attachment {
 }
 
 /// The plan of node 0, with an underlay of 1500 bytes.
-pub fn plan(cluster: &Cluster, attachments: Vec<Attachment>) -> NodePlan {
+pub fn plan(cluster: &Cluster, attachments: Vec<Attachment>) -> Entries {
     let facts =
         Facts { underlay_mtu: PerFamily { v4: Some(1500), v6: Some(1500) }, attachments, ..Facts::default() };
     let plan = plan::plan(cluster, &name(0), &facts);
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
-    plan
+    plan.entries
 }

@@ -73,7 +73,7 @@ impl TestNs {
 
 /// Reconciles the namespace of the calling thread, which must work without failures.
 #[track_caller]
-pub fn reconcile(plan: &plan::NodePlan) -> kernel::Report {
+pub fn reconcile(plan: &plan::Entries) -> kernel::Report {
     let report = kernel::Kernel::open().unwrap().reconcile(plan).unwrap();
     let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty() && report.blocked == 0, "{report}: {failures:#?}");

@@ -59,6 +59,10 @@ impl ServicePlanner {
         &self.plan
     }
 
+    pub(crate) fn into_plan(self) -> ServicePlan {
+        self.plan
+    }
+
     pub(crate) fn service(&mut self, service: Service, change: &mut ServiceChange) {
         let name = service.name.clone();
         self.services.insert(name.clone(), service);

@@ -94,12 +94,12 @@ fn is(has: &Value, wanted: &Value) -> bool {
 }
 
 fn contains(plan: &NodePlan, family: TableFamily, set: SetName, key: &[Value]) -> bool {
-    if plan.entries.contains_key(&Key::Member(Member { family, set, key: key.to_vec() })) {
+    if plan.entries.contains_key(&Key::Member(Member { family, set, key: key.into() })) {
         return true;
     }
     // Sets of prefixes are few and short: the cluster's ranges.
     let [address @ Value::Address(_)] = key else { return false };
-    let from = Key::Member(Member { family, set, key: Vec::new() });
+    let from = Key::Member(Member { family, set, key: [].into() });
     plan.entries
         .range(from..)
         .map_while(|(key, _)| match key {

@@ -258,9 +258,9 @@ fn vxlan(plan: &NodePlan, link: &LinkName) -> Option<(IpAddr, u32, u16, MacAddr)
 
 /// The members of the bridge table, which say which address and which Ethernet address is behind which port.
 fn guard(plan: &NodePlan) -> impl Iterator<Item = (&LinkName, &Value)> {
-    let from = Key::Member(Member { family: TableFamily::Bridge, set: SetName(""), key: Vec::new() });
+    let from = Key::Member(Member { family: TableFamily::Bridge, set: SetName(""), key: [].into() });
     plan.entries.range(from..).map_while(|(key, _)| match key {
-        Key::Member(member) if member.family == TableFamily::Bridge => match member.key.as_slice() {
+        Key::Member(member) if member.family == TableFamily::Bridge => match &*member.key {
             [Value::Link(link), value] => Some((link, value)),
             _ => None,
         },

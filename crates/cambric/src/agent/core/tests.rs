@@ -29,7 +29,7 @@ fn synced(events: impl IntoIterator<Item = Event>) -> Core {
 }
 
 fn routes(core: &Core) -> usize {
-    core.plan().entries.keys().filter(|key| matches!(key, Key::Route(_))).count()
+    core.entries().keys().filter(|key| matches!(key, Key::Route(_))).count()
 }
 
 #[test]
@@ -76,10 +76,10 @@ fn a_node_costs_its_own_entries() {
 #[test]
 fn the_network_and_the_own_node_stay_when_they_are_deleted() {
     let mut core = synced([Event::Network(network()), Event::Node(node("a", 1)), Event::Node(node("b", 2))]);
-    let before = core.plan().entries;
+    let before = core.entries().clone();
     assert_eq!(core.take(Event::NetworkGone), Todo::Nothing);
     assert_eq!(core.take(Event::NodeGone(name("a"))), Todo::Nothing);
-    assert_eq!(core.plan().entries, before);
+    assert_eq!(core.entries(), &before);
     assert_eq!(core.problems().len(), 2);
     assert!(core.has_plan());
     core.take(Event::Network(network()));
@@ -130,10 +130,10 @@ fn the_condition_is_wanted_until_it_is_there() {
 #[test]
 fn a_broken_watch_is_a_problem_until_it_works() {
     let mut core = synced([Event::Network(network()), Event::Node(node("a", 1))]);
-    let before = core.plan();
+    let before = core.entries().clone();
     core.take(Event::Disconnected { watched: Watched::Nodes, error: "refused".to_owned() });
     assert_eq!(core.problems(), ["watching nodes: refused"]);
-    assert_eq!(core.plan(), before);
+    assert_eq!(core.entries(), &before);
     core.take(Event::Connected(Watched::Nodes));
     assert_eq!(core.problems(), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, FromArgMatches};
 use kube_source::ClusterNetworkSpec;
 use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
-use plan::{Entry, Key, NodePlan, Planned};
+use plan::services::ServicePlan;
+use plan::{Entries, Entry, Key};
 use tokio::sync::watch;
 
 use super::super::machine::{AttachmentWork, Failure};
@@ -20,7 +21,7 @@ struct Pretended(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    entries: BTreeMap<Key, Planned>,
+    entries: Entries,
     record: Vec<&'static str>,
     refuse: bool,
     mtu: Option<u32>,
@@ -47,14 +48,14 @@ impl Machine for Pretended {
         Outcome::default()
     }
 
-    fn reconcile(&mut self, plan: &NodePlan) -> Outcome {
+    fn reconcile(&mut self, plan: &Entries, _: &ServicePlan) -> Outcome {
         self.with(|state| {
             state.record.push("reconcile");
             if state.refuse {
                 let failure = Failure { error: "no such device".to_owned(), origin: String::new() };
                 return Outcome { failed: vec![failure], ..Outcome::default() };
             }
-            state.entries = plan.entries.clone();
+            state.entries = plan.clone();
             Outcome::default()
         })
     }
