@@ -53,7 +53,7 @@ fn node_address(family: Family, index: usize) -> IpAddr {
 }
 
 fn pod_range(family: Family, index: usize, stray: bool) -> PodRange {
-    let third = if stray { 99 } else { 244 };
+    let third = if stray { 200 } else { 244 };
     match family {
         Family::V4 => PodRange::new(IpNet::new_assert([10, third, index as u8, 0].into(), 24)),
         Family::V6 => PodRange::new(IpNet::new_assert(
@@ -69,7 +69,7 @@ fn build(shape: &Shape) -> Built {
         |has: &PerFamily<()>| Family::BOTH.into_iter().filter(|f| has.of(*f).is_some()).collect::<Vec<_>>();
     let network = NetworkConfig::parse(
         &["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()],
-        &["10.96.0.0/12".to_owned()],
+        &["10.96.0.0/12".to_owned(), "fd00:10:96::/112".to_owned()],
         Encapsulation::Vxlan(VxlanSettings::default()),
         "auto",
     )
