@@ -187,3 +187,6 @@ pub enum Loss {
     /// The way led through so many nodes that it must be a circle.
     Loop,
 }
+
+#[cfg(test)]
+mod services_tests;
