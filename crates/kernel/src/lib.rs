@@ -7,6 +7,7 @@
 mod address;
 mod apply;
 mod cleanup;
+pub mod conntrack;
 mod diff;
 mod error;
 mod kernel;
