@@ -11,6 +11,7 @@ pub mod conntrack;
 mod diff;
 mod error;
 mod kernel;
+mod leftovers;
 mod link;
 mod monitor;
 mod neighbour;

@@ -239,7 +239,7 @@ pub fn connect(test: &TestNs, to: SocketAddr) -> io::Result<TcpStream> {
 /// Which of the servers was reached by a connection, whom it sees, and its end of it.
 #[track_caller]
 pub fn accept(servers: &[TcpListener]) -> (usize, IpAddr, TcpStream) {
-    let which = ready(servers, PATIENCE).expect("no server was reached");
+    let which = ready(servers, PATIENCE).unwrap_or_else(|| panic!("no server was reached"));
     let (stream, from) = servers[which].accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     (which, from.ip(), stream)
@@ -249,7 +249,7 @@ pub fn accept(servers: &[TcpListener]) -> (usize, IpAddr, TcpStream) {
 #[track_caller]
 pub fn ask(client: &UdpSocket, to: SocketAddr, servers: &[UdpSocket]) -> (usize, IpAddr) {
     client.send_to(b"question", to).unwrap();
-    let which = ready(servers, PATIENCE).expect("no server was reached");
+    let which = ready(servers, PATIENCE).unwrap_or_else(|| panic!("no server was reached"));
     let mut buffer = [0; 64];
     let (_, from) = servers[which].recv_from(&mut buffer).unwrap();
     servers[which].send_to(b"answer", from).unwrap();
