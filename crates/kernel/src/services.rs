@@ -314,6 +314,8 @@ enum Found {
         elements: Vec<Elements>,
         /// Whether chains or rules are not as they should be.
         other_rules: bool,
+        /// Chains that the table should have, but attached elsewhere; nothing leads to these.
+        misplaced: Vec<String>,
         /// Chains that the table should not have.
         extra: Vec<String>,
     },
@@ -336,10 +338,16 @@ impl Found {
         }
         let what = || format!("read the chains of {}", wanted.table);
         let chains = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let known = |name: &str| wanted.chains.iter().any(|(chain, _)| chain.name == name);
-        let extra = chains.iter().map(|chain| chain.name.clone()).filter(|name| !known(name)).collect();
+        let (mut misplaced, mut extra) = (Vec::new(), Vec::new());
+        for found in chains {
+            match wanted.chains.iter().find(|(chain, _)| chain.name == found.name) {
+                None => extra.push(found.name),
+                Some((chain, _)) if chain.base != found.base => misplaced.push(found.name),
+                Some(_) => {}
+            }
+        }
         let other_rules = tables::differing_chain(socket, wanted)?.is_some();
-        Ok(Found::Sets { elements, other_rules, extra })
+        Ok(Found::Sets { elements, other_rules, misplaced, extra })
     }
 
     /// Puts into a batch what makes of it what is wanted. Returns the frontends that are no more.
@@ -362,9 +370,10 @@ impl Found {
                 counts.changed += 1;
                 (None, Vec::new())
             }
-            Found::Sets { elements, other_rules, extra } => {
+            Found::Sets { elements, other_rules, misplaced, extra } => {
                 if other_rules {
                     batch.flush_table(&wanted.table);
+                    misplaced.iter().for_each(|chain| batch.delete_chain(&wanted.table, chain));
                     tables::add_chains(wanted, batch);
                     counts.changed += 1;
                 }
