@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod pods;
+pub mod sctp;
 pub mod services;
 pub mod state;
 pub mod wire;

@@ -21,7 +21,7 @@ use super::cluster::{self, Stack};
 use super::pods::{self, Pod, attach};
 
 /// How long to wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The port of services, and of their endpoints.
 pub const PORT: u16 = 80;
 pub const TARGET_PORT: u16 = 8080;
