@@ -34,6 +34,6 @@ pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};
 pub use monitor::{Event, Monitor, Waker};
 pub use observed::{Found, Observed};
-pub use report::{Failure, Report, Step, Steps, Verb};
+pub use report::{Failure, Report, SERVICE_ELEMENT, Step, Steps, Verb};
 pub use tables::Condition;
-pub use underlay::Underlay;
+pub use underlay::{Surroundings, Underlay};
