@@ -189,10 +189,10 @@ fn clients_are_let_go_after_their_time() {
             map.contains("elements")
         };
         let first = ask(&scene.client(3, family), at(10, family), &servers).0;
+        assert!(remembered(&scene));
         scene.serve(&sticky(1), &[0, 1, 2]);
         let again = ask(&scene.client(3, family), at(10, family), &servers).0;
         assert_eq!(again, first);
-        assert!(remembered(&scene));
         // The kernel says nothing when an element runs out, so there is only to look again.
         let start = Instant::now();
         while remembered(&scene) {
