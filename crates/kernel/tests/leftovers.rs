@@ -14,6 +14,7 @@ use common::services::{
     PORT, Scene, accept, ask, cluster_address, connect, endpoint, external_address, service, slices,
 };
 use common::wire::Wire;
+use kernel::Verb;
 use model::{Family, Protocol, Service};
 use plan::Input;
 
@@ -51,6 +52,8 @@ fn a_flow_moves_when_its_endpoint_goes_and_only_then() {
 
         let report = scene.serve(&service, &[0, 1]);
         assert_eq!(report.flows_removed, moving, "{before:?}");
+        let told = report.steps.counts.get(&("flow", Verb::Removed)).copied().unwrap_or_default();
+        assert_eq!(told, moving, "{}", report.steps);
         for (client, before) in clients.iter().zip(&before) {
             let (after, _) = ask(client, at(10, family), &servers);
             assert!(after < 2 && (*before == 2 || after == *before), "{before} became {after}");
