@@ -7,6 +7,7 @@
 mod balance;
 mod choose;
 mod elements;
+mod health;
 mod planner;
 mod table;
 
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use model::{Family, ObjectName, PerFamily, Protocol};
 
 pub use elements::{Datum, Delta, Element, elements, hairpin, ranges};
+pub use health::HealthCheck;
 pub use planner::ServiceChange;
 pub(crate) use planner::{ServicePlanner, node_port_addresses, strays};
 pub use table::{Picker, TABLE, picker_chain, picker_rules, pickers, sets, table};
@@ -35,6 +37,9 @@ pub struct ServicePlan {
     pub hairpins: BTreeSet<IpAddr>,
     /// How many balancers of a family use which chain.
     pub pickers: BTreeMap<(Family, Picker), usize>,
+    /// What the node answers on the ports on which load balancers ask for its endpoints, host byte order. The kernel
+    /// has no part in it.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
 }
 
 /// What does not depend on single services.
