@@ -23,7 +23,11 @@ pub use elements::{Datum, Delta, Element, elements, hairpin, ranges};
 pub use health::HealthCheck;
 pub use planner::ServiceChange;
 pub(crate) use planner::{ServicePlanner, node_port_addresses, strays};
-pub use table::{Picker, TABLE, picker_chain, picker_rules, pickers, sets, table};
+pub use table::{
+    AFFINITY, ALLOWED, BACKENDS, CLUSTER_PODS, DROP, EXPOSED, HAIRPIN, KEEP_SOURCE, MASQUERADE, OUTSIDE,
+    OUTSIDE_BACKENDS, Picker, REFUSE, RESTRICTED, SERVICE_RANGES, SERVICES, STICKY, TABLE, picker_chain,
+    picker_of, picker_rules, pickers, sets, table,
+};
 
 /// What a node's kernel should hold for services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
