@@ -10,6 +10,9 @@ use crate::Error;
 /// How many steps are kept as such: a flushed table of 5,000 nodes is a count per kind and not 20,000 steps.
 const FIRST: usize = 20;
 
+/// What the steps call elements of the services' tables, which have no [`Key`]: there are too many to be named.
+pub const SERVICE_ELEMENT: &str = "service-element";
+
 /// What a change of the kernel's state came to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -100,7 +103,7 @@ impl Report {
             Verb::Removed => self.removed += count,
         }
         if count > 0 {
-            *self.steps.counts.entry(("service-element", verb)).or_default() += count;
+            *self.steps.counts.entry((SERVICE_ELEMENT, verb)).or_default() += count;
         }
     }
 

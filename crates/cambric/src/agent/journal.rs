@@ -1,6 +1,6 @@
 //! What is done to the kernel, in the log.
 
-use kernel::{Step, Steps};
+use kernel::{SERVICE_ELEMENT, Step, Steps};
 
 use super::machine::Outcome;
 use super::metrics::{Kind, Metrics};
@@ -25,8 +25,9 @@ pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
     let done = &outcome.done;
     match why {
         Why::Start => tracing::info!(entries = %done, "compared the kernel with the plan for the first time"),
-        Why::Change if !done.is_empty() => tracing::info!(entries = %done, "applied a change of the cluster"),
-        Why::Change => {}
+        // Endpoints come and go all the time, in a big cluster many a second.
+        Why::Change if done.counts.keys().all(|(kind, _)| *kind == SERVICE_ELEMENT) => {}
+        Why::Change => tracing::info!(entries = %done, "applied a change of the cluster"),
         Why::Drift => repairs(done, metrics),
     }
     if why != Why::Drift {

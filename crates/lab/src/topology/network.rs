@@ -28,7 +28,9 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
     let config = NetworkConfig::parse(&pod_ranges, &service_ranges, Encapsulation::Vxlan(settings), mtu)
         .map_err(|error| placed(file, &error))?;
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
-    Ok(Network { spec: ClusterNetworkSpec { pod_ranges, service_ranges, encapsulation, mtu }, config })
+    let node_port_addresses = Vec::new();
+    let spec = ClusterNetworkSpec { pod_ranges, service_ranges, node_port_addresses, encapsulation, mtu };
+    Ok(Network { spec, config })
 }
 
 fn encapsulation_of(

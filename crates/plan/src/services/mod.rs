@@ -151,3 +151,17 @@ impl fmt::Display for ServicePortName {
         }
     }
 }
+
+impl ServicePlan {
+    /// How many endpoints there are, those that several frontends have counted for each.
+    pub fn endpoints(&self) -> usize {
+        let of = |(&(_, picker), balancers): (&(Family, Picker), &usize)| match picker {
+            Picker::Pick(count)
+            | Picker::Stick(count)
+            | Picker::PickOutside(count)
+            | Picker::StickOutside(count) => count as usize * balancers,
+            Picker::Learn(_) => 0,
+        };
+        self.pickers.iter().map(of).sum()
+    }
+}
