@@ -248,7 +248,7 @@ fn unrender(value: &nft::Value) -> Option<Value> {
 }
 
 /// The prefix that reaches from the first to the last address, if there is one that does.
-fn prefix(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+pub(crate) fn prefix(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     let mut nets: Box<dyn Iterator<Item = IpNet>> = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => Box::new(Ipv4Subnets::new(first, last, 0).map(IpNet::V4)),
         (IpAddr::V6(first), IpAddr::V6(last)) => Box::new(Ipv6Subnets::new(first, last, 0).map(IpNet::V6)),

@@ -417,7 +417,7 @@ impl Found {
 }
 
 /// All elements of one family, a few at a time.
-fn all_elements<'a>(
+pub(crate) fn all_elements<'a>(
     plan: &'a ServicePlan,
     settings: &'a Settings,
     family: Family,
@@ -465,7 +465,8 @@ fn bare((key, last): (nft::Key, Option<nft::Key>)) -> nft::Element {
     nft::Element { last, ..nft::Element::new(key) }
 }
 
-fn rendered(element: &Element) -> nft::Element {
+/// An element as nftables has it.
+pub(crate) fn rendered(element: &Element) -> nft::Element {
     let rendered = render::keyed(&element.key);
     let rendered = match &element.data {
         None => rendered,

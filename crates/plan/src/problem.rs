@@ -50,6 +50,19 @@ pub enum Problem {
         /// Who has not.
         loser: ObjectName,
     },
+    /// Two services with the same port for health checks.
+    #[error(
+        "Service {loser} and Service {winner} both have spec.healthCheckNodePort {port}; {winner} is answered for \
+         until one of them changes"
+    )]
+    HealthPortConflict {
+        /// The port, host byte order.
+        port: u16,
+        /// Whose endpoints are told.
+        winner: ObjectName,
+        /// Whose are not.
+        loser: ObjectName,
+    },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
     OverlapsLocal {

@@ -7,6 +7,7 @@
 mod balance;
 mod choose;
 mod elements;
+mod health;
 mod leftovers;
 mod planner;
 mod table;
@@ -20,10 +21,15 @@ use ipnet::IpNet;
 use model::{Family, ObjectName, PerFamily, Protocol};
 
 pub use elements::{Datum, Delta, Element, elements, hairpin, ranges};
+pub use health::HealthCheck;
 pub use leftovers::Leftovers;
 pub use planner::ServiceChange;
 pub(crate) use planner::{ServicePlanner, node_port_addresses, strays};
-pub use table::{Picker, TABLE, picker_chain, picker_rules, pickers, sets, table};
+pub use table::{
+    AFFINITY, ALLOWED, BACKENDS, CLUSTER_PODS, DROP, EXPOSED, HAIRPIN, KEEP_SOURCE, MASQUERADE, OUTSIDE,
+    OUTSIDE_BACKENDS, Picker, REFUSE, RESTRICTED, SERVICE_RANGES, SERVICES, STICKY, TABLE, picker_chain,
+    picker_of, picker_rules, pickers, sets, table,
+};
 
 /// What a node's kernel should hold for services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +43,9 @@ pub struct ServicePlan {
     pub hairpins: BTreeSet<IpAddr>,
     /// How many balancers of a family use which chain.
     pub pickers: BTreeMap<(Family, Picker), usize>,
+    /// What the node answers on the ports on which load balancers ask for its endpoints, host byte order. The kernel
+    /// has no part in it.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
 }
 
 /// What does not depend on single services.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Service};
 
 use super::balance::{Place, balance};
+use super::health::{HealthCheck, HealthChecks, health_check};
 use super::{Balancer, Frontend, ServicePlan, Settings, pickers};
 use crate::Problem;
 
@@ -51,6 +52,7 @@ pub(crate) struct ServicePlanner {
     losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
     /// In how many balancers a pod of this node is.
     local_backends: BTreeMap<IpAddr, usize>,
+    health_checks: HealthChecks,
     plan: ServicePlan,
 }
 
@@ -136,14 +138,14 @@ impl ServicePlanner {
     pub(crate) fn displace(&mut self, change: &mut ServiceChange) {
         change.settings |= self.plan.settings.take().is_some();
         self.local = None;
-        for name in self.claims.keys().cloned().collect::<Vec<_>>() {
+        for name in self.services.keys().cloned().collect::<Vec<_>>() {
             self.replan(&name, change);
         }
         self.recount(change);
     }
 
     pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
-        self.losers.iter().flat_map(|(frontend, losers)| {
+        let conflicts = self.losers.iter().flat_map(|(frontend, losers)| {
             let winner = self.plan.frontends.get(frontend).map(|balancer| balancer.service.service.clone());
             losers.iter().filter_map(move |loser| {
                 Some(Problem::FrontendConflict {
@@ -152,7 +154,8 @@ impl ServicePlanner {
                     loser: loser.clone(),
                 })
             })
-        })
+        });
+        conflicts.chain(self.health_checks.problems())
     }
 
     fn forget(&mut self, service: &ObjectName, slice: &ObjectName) {
@@ -170,7 +173,14 @@ impl ServicePlanner {
         balance(place, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
     }
 
+    fn health_check(&self, name: &ObjectName) -> Option<(u16, HealthCheck)> {
+        let (node, service) = (self.local.as_ref()?, self.services.get(name)?);
+        health_check(node, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
+    }
+
     fn replan(&mut self, name: &ObjectName, change: &mut ServiceChange) {
+        let check = self.health_check(name);
+        self.health_checks.replace(name, check, &mut self.plan.health_checks);
         let mut wanted: BTreeMap<Frontend, Balancer> = BTreeMap::new();
         for (frontend, balancer) in self.balanced(name) {
             wanted.entry(frontend).or_insert(balancer);

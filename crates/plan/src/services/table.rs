@@ -16,38 +16,39 @@ use crate::rules::{
 pub const TABLE: TableName = TableName("cambric-services");
 
 /// Where connections to a frontend go, those from pods and this node at least.
-pub(super) const SERVICES: SetName = SetName("services");
+pub const SERVICES: SetName = SetName("services");
 /// The endpoints of a frontend, by number.
-pub(super) const BACKENDS: SetName = SetName("backends");
+pub const BACKENDS: SetName = SetName("backends");
 /// Where connections from outside of the cluster go, if that is elsewhere.
-pub(super) const OUTSIDE: SetName = SetName("outside-services");
+pub const OUTSIDE: SetName = SetName("outside-services");
 /// The endpoints for those, by number.
-pub(super) const OUTSIDE_BACKENDS: SetName = SetName("outside-backends");
+pub const OUTSIDE_BACKENDS: SetName = SetName("outside-backends");
 /// Frontends that are no cluster address of a known range.
-pub(super) const EXPOSED: SetName = SetName("exposed");
+pub const EXPOSED: SetName = SetName("exposed");
 /// Frontends to which sources outside of the cluster stay as they are.
-pub(super) const KEEP_SOURCE: SetName = SetName("keep-source");
+pub const KEEP_SOURCE: SetName = SetName("keep-source");
 /// Frontends that not everybody may use.
-pub(super) const RESTRICTED: SetName = SetName("restricted");
+pub const RESTRICTED: SetName = SetName("restricted");
 /// Who may use those.
-pub(super) const ALLOWED: SetName = SetName("allowed");
+pub const ALLOWED: SetName = SetName("allowed");
 /// Frontends whose clients stay with an endpoint.
-pub(super) const STICKY: SetName = SetName("sticky");
+pub const STICKY: SetName = SetName("sticky");
 /// Which client stays with which endpoint.
-pub(super) const AFFINITY: SetName = SetName("affinity");
+pub const AFFINITY: SetName = SetName("affinity");
 /// Pods that may be sent back to themselves.
-pub(super) const HAIRPIN: SetName = SetName("hairpin");
+pub const HAIRPIN: SetName = SetName("hairpin");
 /// Pod ranges of the cluster.
-pub(super) const CLUSTER_PODS: SetName = SetName("cluster-pods");
+pub const CLUSTER_PODS: SetName = SetName("cluster-pods");
 /// Ranges of cluster addresses.
-pub(super) const SERVICE_RANGES: SetName = SetName("service-ranges");
+pub const SERVICE_RANGES: SetName = SetName("service-ranges");
 
 /// The sender is told at once.
-pub(super) const REFUSE: ChainName = ChainName::fixed("refuse");
+pub const REFUSE: ChainName = ChainName::fixed("refuse");
 /// The sender is not told.
-pub(super) const DROP: ChainName = ChainName::fixed("drop");
+pub const DROP: ChainName = ChainName::fixed("drop");
 const BALANCE: ChainName = ChainName::fixed("balance");
-const MASQUERADE: ChainName = ChainName::fixed("masquerade");
+/// Gives a connection an address of this node as its source.
+pub const MASQUERADE: ChainName = ChainName::fixed("masquerade");
 
 // IANA protocol number
 const TCP: u8 = 6;
@@ -86,6 +87,22 @@ pub fn picker_chain(picker: Picker) -> ChainName {
         Picker::StickOutside(count) => format!("stick-outside-{count}"),
         Picker::Learn(seconds) => format!("learn-{seconds}"),
     }))
+}
+
+/// The picker that has a chain of this name.
+pub fn picker_of(chain: &str) -> Option<Picker> {
+    let (kind, number) = chain.rsplit_once('-')?;
+    let number = number.parse().ok()?;
+    let picker = match kind {
+        "pick" => Picker::Pick(number),
+        "stick" => Picker::Stick(number),
+        "pick-outside" => Picker::PickOutside(number),
+        "stick-outside" => Picker::StickOutside(number),
+        "learn" => Picker::Learn(number),
+        _ => return None,
+    };
+    // Such as pick-+3: a number, and no name that we would give.
+    (picker_chain(picker).0 == chain).then_some(picker)
 }
 
 /// The chains that a balancer needs.
@@ -348,5 +365,28 @@ fn postrouting(fields: Fields) -> Chain {
                 Action::Goto(MASQUERADE),
             ),
         ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pickers_are_known_by_their_chains() {
+        for picker in [
+            Picker::Pick(1),
+            Picker::Stick(250),
+            Picker::PickOutside(2),
+            Picker::StickOutside(u32::MAX),
+            Picker::Learn(86400),
+        ] {
+            assert_eq!(picker_of(&picker_chain(picker).0), Some(picker));
+        }
+        for other in
+            ["refuse", "pick", "pick-", "pick-+3", "pick-03", "pick--3", "outside-3", "unserved-output"]
+        {
+            assert_eq!(picker_of(other), None, "{other}");
+        }
     }
 }
