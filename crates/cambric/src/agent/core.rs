@@ -213,6 +213,7 @@ impl Core {
     /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
     fn synced(&mut self) -> Todo {
         let Some(mut nodes) = self.listing.take() else { return Todo::Nothing };
+        tracing::info!(nodes = nodes.len(), "the API has listed all nodes");
         let network = self.listed_network.take().or_else(|| {
             self.network_gone = self.planner.network().is_some();
             self.planner.network().cloned()
