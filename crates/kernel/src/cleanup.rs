@@ -41,6 +41,7 @@ impl Kernel {
             }
         }
         self.tables.remove_all(&mut report)?;
+        self.services.remove_all(&mut self.tables.socket, &mut report)?;
         Ok(report)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::LinkName;
+use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 use crate::Result;
@@ -12,6 +13,7 @@ use crate::link::{self, Links};
 use crate::observed::Observed;
 use crate::report::Report;
 use crate::rtnl::RouteSocket;
+use crate::services::Services;
 use crate::tables::Tables;
 
 /// How often a plan is compared with what is there, if carrying it out had side effects.
@@ -24,6 +26,7 @@ const ROUNDS: usize = 3;
 pub struct Kernel {
     pub(crate) socket: RouteSocket,
     pub(crate) tables: Tables,
+    pub(crate) services: Services,
 }
 
 impl Kernel {
@@ -32,7 +35,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::System`](crate::Error::System) if the kernel has no rtnetlink or no nftables.
     pub fn open() -> Result<Kernel> {
-        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()? })
+        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()?, services: Services::default() })
     }
 
     /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).
@@ -40,7 +43,12 @@ impl Kernel {
         self.tables.port()
     }
 
-    /// Reads all that is ours. The plan says which settings are of interest and what the tables should hold.
+    /// Says that somebody else may have changed the services' tables: the next [`Kernel::reconcile`] lists them.
+    pub fn doubt_services(&mut self) {
+        self.services.doubt();
+    }
+
+    /// Reads all that is ours but the services' tables. The plan says which settings are of interest and what the tables should hold.
     ///
     /// # Errors
     /// If the kernel cannot be read, or changes during each attempt.
@@ -73,6 +81,17 @@ impl Kernel {
         Ok(report)
     }
 
+    /// Makes the services' tables hold what the plan says. If they do already, nothing is written, and if they are known
+    /// to do, nothing is read.
+    ///
+    /// # Errors
+    /// If the tables cannot be read. What cannot be written is in the report.
+    pub fn reconcile_services(&mut self, plan: &ServicePlan) -> Result<Report> {
+        let mut report = Report::default();
+        self.services.reconcile(&mut self.tables.socket, plan, &mut report)?;
+        Ok(report)
+    }
+
     /// Carries out a change of the plan without looking at the rest of the kernel's state: the cost is that of the
     /// change.
     ///
@@ -94,7 +113,9 @@ impl Kernel {
         let makes = change.keys.values().flatten().map(Op::Make);
         let removals = change.keys.iter().rev().filter(|(_, planned)| planned.is_none());
         let ops: Vec<Op<'_>> = makes.chain(removals.map(|(key, _)| Op::Remove(key))).collect();
-        Ok(Apply::new(&mut self.socket, &mut self.tables, links).run(&ops))
+        let mut report = Apply::new(&mut self.socket, &mut self.tables, links).run(&ops);
+        self.services.apply(&mut self.tables.socket, &change.services, &mut report);
+        Ok(report)
     }
 }
 

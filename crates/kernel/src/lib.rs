@@ -21,6 +21,7 @@ mod render;
 mod report;
 mod route;
 pub mod rtnl;
+mod services;
 mod sysctl;
 mod tables;
 mod underlay;

@@ -10,7 +10,8 @@ use model::LinkName;
 use netlink_packet_core::ParseableParametrized;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteHeader, RouteMessage};
-use plan::{Entry, Key, Table};
+use plan::services::TABLE;
+use plan::{Entry, Key, Table, TableName};
 
 use crate::link::{LinkState, Links};
 use crate::netlink::{Frame, NetlinkSocket, attributes, frames};
@@ -63,8 +64,10 @@ pub enum Event {
         /// What stands there now; `None` if nothing.
         found: Option<Found>,
     },
-    /// Somebody else changed one of our tables.
+    /// Somebody else changed one of the node's own tables.
     Table,
+    /// Somebody else changed one of the services' tables.
+    Services,
     /// More happened than there was room for: what, is unknown.
     Overrun,
     /// A [`Waker`] was used.
@@ -92,7 +95,7 @@ impl Event {
                 (None, Some(state)) => state.ours,
                 (None, None) => false,
             },
-            Event::Table | Event::Overrun => true,
+            Event::Table | Event::Services | Event::Overrun => true,
             Event::Address { .. } | Event::Woken => false,
         }
     }
@@ -120,8 +123,8 @@ pub struct Monitor {
     tables: NetlinkSocket,
     waker: Waker,
     links: Links,
-    /// Ports of our own netfilter sockets, whose changes are no news.
-    own: Vec<u32>,
+    /// The port of our own netfilter socket, whose changes are no news.
+    own: Option<u32>,
     buffer: Vec<u8>,
 }
 
@@ -162,19 +165,19 @@ impl Monitor {
         };
         // After the subscription, so that no change falls between the two.
         let links = Links::read(&mut RouteSocket::open()?)?;
-        Ok(Monitor {
-            routes,
-            tables,
-            waker: Waker(Arc::new(event)),
-            links,
-            own: Vec::new(),
-            buffer: Vec::new(),
-        })
+        Ok(Monitor { routes, tables, waker: Waker(Arc::new(event)), links, own: None, buffer: Vec::new() })
     }
 
-    /// Leaves out changes of tables that are made through this netlink port.
-    pub fn ignore_port(&mut self, port: u32) {
-        self.own.push(port);
+    /// Leaves out changes of tables that are made through this netlink port. The kernel drops them before they take
+    /// room: a hundred thousand elements of our own would else crowd out what others do.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the kernel takes no filter.
+    pub fn ignore_port(&mut self, port: u32) -> Result<()> {
+        self.own = Some(port);
+        self.tables
+            .drop_from(port)
+            .map_err(|source| Error::System { what: "filter the kernel's news".into(), source })
     }
 
     /// A handle with which other threads can wake this monitor.
@@ -254,16 +257,19 @@ impl Monitor {
     }
 
     fn drain_tables(&mut self, events: &mut Vec<Event>) -> Result<()> {
-        let mut changed = false;
+        let [mut node, mut services] = [false; 2];
         loop {
             match self.tables.receive(&mut self.buffer, libc::MSG_DONTWAIT) {
                 Ok(datagram) => {
-                    changed |= frames(datagram)
-                        .any(|frame| !self.own.contains(&frame.port) && is_about_our_table(&frame));
+                    for frame in frames(datagram).filter(|frame| Some(frame.port) != self.own) {
+                        node |= is_about(&frame, Table::NODE);
+                        services |= is_about(&frame, TABLE);
+                    }
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => events.push(Event::Overrun),
                 Err(error) => {
-                    events.extend(changed.then_some(Event::Table));
+                    events.extend(node.then_some(Event::Table));
+                    events.extend(services.then_some(Event::Services));
                     return finished(error);
                 }
             }
@@ -287,10 +293,10 @@ fn finished(error: io::Error) -> Result<()> {
 
 /// Every nftables message but those about generations begins with the name of a table (attribute 1), after the
 /// four bytes of `struct nfgenmsg`.
-fn is_about_our_table(frame: &Frame<'_>) -> bool {
+fn is_about(frame: &Frame<'_>, name: TableName) -> bool {
     frame.kind >> 8 == NFTABLES
         && attributes(frame.body.get(4..).unwrap_or_default())
-            .any(|(kind, name)| kind == 1 && name.strip_suffix(&[0]) == Some(Table::NAME.as_bytes()))
+            .any(|(kind, found)| kind == 1 && found.strip_suffix(&[0]) == Some(name.0.as_bytes()))
 }
 
 fn news(frame: &Frame<'_>, links: &mut Links) -> Option<Event> {

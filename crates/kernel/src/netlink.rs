@@ -70,6 +70,39 @@ impl NetlinkSocket {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Has the kernel drop what a port has caused, before it takes room in the receive buffer.
+    pub(crate) fn drop_from(&self, port: u32) -> io::Result<()> {
+        // `nlmsg_pid` of the first message (linux/netlink.h); all of a datagram have the same cause. The program loads
+        // words in network byte order, the field is in the host's.
+        const PORT_AT: u32 = 12;
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let [load, equal, answer] = [
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::BPF_RET | libc::BPF_K,
+        ]
+        .map(|code| code as u16);
+        let mut program = [
+            libc::sock_filter { code: load, jt: 0, jf: 0, k: PORT_AT },
+            libc::sock_filter { code: equal, jt: 0, jf: 1, k: port },
+            libc::sock_filter { code: answer, jt: 0, jf: 0, k: 0 },
+            libc::sock_filter { code: answer, jt: 0, jf: 0, k: u32::MAX },
+        ];
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        // SAFETY: the option's value is a program whose pointer and length are those of the array, which lives through
+        // the call; the kernel copies it.
+        let result = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const filter).cast(),
+                size_of::<libc::sock_fprog>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Sets the sizes in bytes of the socket's buffers, past the system's limit if this process may.
     pub(crate) fn set_buffers(&self, send: libc::c_int, receive: libc::c_int) -> Result<()> {
         for (forced, limited, size) in

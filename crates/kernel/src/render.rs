@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use model::{LinkName, MacAddr};
-use nft::{PortChoice, Type, arp, ether, icmp, ip, ip6, meta, th};
-use plan::{Action, Field, Hook, Match, Member, Origin, Rule, Set, Table, TableFamily, Value};
+use nft::{PortChoice, Type, arp, ct, ether, fib, icmp, ip, ip6, meta, numgen, th};
+use plan::{
+    Action, Field, Hook, Match, Member, Origin, Rule, Set, SetData, Table, TableFamily, TableName, Value,
+};
 
 /// A table as nftables has it.
 pub(crate) struct Rendered {
@@ -16,24 +19,29 @@ pub(crate) struct Rendered {
     pub(crate) chains: Vec<(nft::Chain, Vec<nft::Rule>)>,
 }
 
-/// The name of a table in a family.
+/// The node's own table in a family.
 pub(crate) fn table(family: TableFamily) -> nft::Table {
+    named(Table::NODE, family)
+}
+
+/// A table of ours in a family.
+pub(crate) fn named(name: TableName, family: TableFamily) -> nft::Table {
     let family = match family {
         TableFamily::Bridge => nft::Family::Bridge,
         TableFamily::Ip => nft::Family::Ip,
         TableFamily::Ip6 => nft::Family::Ip6,
     };
-    nft::Table::new(family, Table::NAME)
+    nft::Table::new(family, name.0)
 }
 
 pub(crate) fn render(planned: &Table) -> Rendered {
-    let table = table(planned.family);
+    let table = named(planned.name, planned.family);
     let sets = planned.sets.iter().map(|planned| set(&table, planned)).collect();
     let chains = planned
         .chains
         .iter()
         .map(|planned| {
-            let chain = chain(&table, planned.name.0, planned.hook);
+            let chain = chain(&table, &planned.name.0, planned.hook);
             let rules = planned.rules.iter().map(|planned| rule(&chain, planned)).collect();
             (chain, rules)
         })
@@ -42,9 +50,15 @@ pub(crate) fn render(planned: &Table) -> Rendered {
 }
 
 pub(crate) fn set(table: &nft::Table, set: &Set) -> nft::Set {
-    let key: Vec<Type> = set.fields.iter().map(|each| field_type(*each)).collect();
-    let rendered = nft::Set::new(table, set.name.0, key);
-    if set.prefixes { rendered.interval() } else { rendered }
+    let types = |fields: &[Field]| fields.iter().map(|each| field_type(*each)).collect::<Vec<Type>>();
+    let key = types(&set.fields);
+    let rendered = match &set.data {
+        SetData::Nothing => nft::Set::new(table, set.name.0, key),
+        SetData::Verdict => nft::Set::verdict_map(table, set.name.0, key),
+        SetData::Values(fields) => nft::Set::map(table, set.name.0, key, types(fields)),
+    };
+    let rendered = if set.prefixes { rendered.interval() } else { rendered };
+    if set.learned { rendered.dynamic().timeouts() } else { rendered }
 }
 
 fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
@@ -56,17 +70,41 @@ fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
         }
         Some(Hook::Input) => base(nft::ChainType::Filter, nft::Hook::Input, nft::priority::RAW),
         Some(Hook::SourceNat) => base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT),
+        Some(Hook::ServiceSourceNat) => {
+            base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 1)
+        }
+        Some(Hook::DestinationNat) => base(nft::ChainType::Nat, nft::Hook::Prerouting, nft::priority::DSTNAT),
+        Some(Hook::OutputNat) => base(nft::ChainType::Nat, nft::Hook::Output, nft::priority::DSTNAT),
+        Some(Hook::Forward) => base(nft::ChainType::Filter, nft::Hook::Forward, nft::priority::FILTER),
+        Some(Hook::Output) => base(nft::ChainType::Filter, nft::Hook::Output, nft::priority::FILTER),
+        Some(Hook::Postrouting) => {
+            base(nft::ChainType::Filter, nft::Hook::Postrouting, nft::priority::FILTER)
+        }
     }
 }
 
-fn rule(chain: &nft::Chain, rule: &Rule) -> nft::Rule {
+pub(crate) fn rule(chain: &nft::Chain, rule: &Rule) -> nft::Rule {
+    let family = chain.table.family;
+    let fields = |all: &[Field]| all.iter().map(|each| field(*each)).collect::<Vec<_>>();
     let start = nft::Rule::new(chain).comment(rule.comment);
     let rendered = rule.matches.iter().fold(start, |rendered, each| rendered.when(condition(each)));
     match &rule.action {
         Action::Accept => rendered.accept(),
         Action::Drop => rendered.counter().drop(),
         Action::Return => rendered.ret(),
-        Action::Jump(chain) => rendered.jump(chain.0),
+        Action::Jump(chain) => rendered.jump(&chain.0),
+        Action::Goto(chain) => rendered.goto(&chain.0),
+        Action::Look(key, map) => rendered.vmap(fields(key), map.0),
+        Action::DestinationFrom(key, map) => {
+            rendered.dnat(nft::Nat::map_with_port(family, fields(key), map.0))
+        }
+        Action::SourceTo(address) => rendered.snat(nft::Nat::to(*address)),
+        Action::Reset => rendered.reject(nft::Reject::TcpReset),
+        Action::Unreachable => rendered.reject(nft::Reject::PortUnreachable),
+        Action::Learn { map, key, data, seconds } => {
+            let time = Duration::from_secs((*seconds).into());
+            rendered.update_map(map.0, fields(key), fields(data), Some(time))
+        }
         Action::Masquerade => rendered.masquerade(PortChoice::FullyRandom),
     }
 }
@@ -82,6 +120,10 @@ fn condition(condition: &Match) -> nft::Match {
         Match::IsNot(of, fixed) => field(*of).is_not(value(fixed)),
         Match::In(of, set) => nft::Match::in_set(fields(of), set.0),
         Match::NotIn(of, set) => nft::Match::not_in_set(fields(of), set.0),
+        Match::New => ct::state().has(ct::NEW),
+        Match::Translated => ct::status().has(ct::DNAT),
+        Match::SourceIsOwn(true) => fib::address_type(fib::SADDR).is(fib::LOCAL),
+        Match::SourceIsOwn(false) => fib::address_type(fib::SADDR).is_not(fib::LOCAL),
     }
 }
 
@@ -97,7 +139,13 @@ fn field(field: Field) -> nft::Field {
         Field::Ip6Destination => ip6::daddr(),
         Field::ArpSender => arp::saddr_ip(),
         Field::Protocol => meta::l4proto(),
-        Field::UdpDestination => th::dport(),
+        Field::UdpDestination | Field::DestinationPort => th::dport(),
+        Field::OriginalSource4 => ct::original_saddr(nft::Family::Ip),
+        Field::OriginalDestination4 => ct::original_daddr(nft::Family::Ip),
+        Field::OriginalSource6 => ct::original_saddr(nft::Family::Ip6),
+        Field::OriginalDestination6 => ct::original_daddr(nft::Family::Ip6),
+        Field::OriginalPort => ct::original_dport(),
+        Field::Random(count) => numgen::random(count),
         Field::Icmp6Type => icmp::kind6(),
         Field::AdvertisedTarget => icmp::target6(),
     }
@@ -119,6 +167,7 @@ fn value(value: &Value) -> nft::Value {
         Value::Protocol(number) => nft::Value::proto(*number),
         Value::Port(port) => nft::Value::port(*port),
         Value::Icmp6Type(number) => icmp::message6(*number),
+        Value::Index(index) => nft::Value::index(*index),
     }
 }
 
@@ -136,9 +185,18 @@ pub(crate) fn set_of(member: &Member) -> nft::Set {
 
 /// The element of a member.
 pub(crate) fn element(member: &Member) -> nft::Element {
-    match &*member.key {
-        [Value::Prefix(net)] => nft::Element::prefix(net.network(), net.prefix_len()),
-        key => nft::Element::new(nft::Key::new(key.iter().map(value).collect::<Vec<_>>())),
+    keyed(&member.key)
+}
+
+/// An element with this key. The last field may be a prefix; then the element reaches from its first address to its last.
+pub(crate) fn keyed(key: &[Value]) -> nft::Element {
+    let first = nft::Key::new(key.iter().map(value).collect::<Vec<_>>());
+    match key {
+        [fields @ .., Value::Prefix(net)] => {
+            let last = fields.iter().map(value).chain([nft::Value::from(net.broadcast())]);
+            nft::Element::range(first, nft::Key::new(last.collect::<Vec<_>>()))
+        }
+        _ => nft::Element::new(first),
     }
 }
 

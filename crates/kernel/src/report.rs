@@ -23,6 +23,8 @@ pub struct Report {
     pub blocked: usize,
     /// What could not be done. It does not keep the rest from being done.
     pub failures: Vec<Failure>,
+    /// Why the services could not be programmed. They come into force together or not at all.
+    pub services: Option<Error>,
     /// What was done.
     pub steps: Steps,
     /// Whether something under the entries was gone or has to change, so that only
@@ -88,9 +90,21 @@ impl Report {
         }
     }
 
+    /// Takes account of so many elements of the services' tables, or such tables. There are too many to be named.
+    pub(crate) fn done_for_services(&mut self, verb: Verb, count: usize) {
+        match verb {
+            Verb::Made => self.made += count,
+            Verb::Changed | Verb::Rebuilt => self.changed += count,
+            Verb::Removed => self.removed += count,
+        }
+        if count > 0 {
+            *self.steps.counts.entry(("service-element", verb)).or_default() += count;
+        }
+    }
+
     /// Whether nothing was done and nothing failed.
     pub fn is_quiet(&self) -> bool {
-        self.writes() == 0 && self.failures.is_empty() && self.blocked == 0
+        self.writes() == 0 && self.failures.is_empty() && self.services.is_none() && self.blocked == 0
     }
 
     /// How many entries were made, changed or removed.
@@ -103,18 +117,24 @@ impl Report {
         self.made += later.made;
         self.changed += later.changed;
         self.removed += later.removed;
-        for (kind, count) in later.steps.counts {
-            *self.steps.counts.entry(kind).or_default() += count;
-        }
-        let room = FIRST.saturating_sub(self.steps.first.len());
-        self.steps.first.extend(later.steps.first.into_iter().take(room));
+        self.steps.extend(later.steps);
         self.blocked = later.blocked;
         self.failures = later.failures;
+        self.services = later.services;
         self.reconcile_needed = later.reconcile_needed;
     }
 }
 
 impl Steps {
+    /// Takes in what was done later.
+    pub fn extend(&mut self, later: Steps) {
+        for (kind, count) in later.counts {
+            *self.counts.entry(kind).or_default() += count;
+        }
+        let room = FIRST.saturating_sub(self.first.len());
+        self.first.extend(later.first.into_iter().take(room));
+    }
+
     /// Whether nothing was done.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
@@ -158,6 +178,9 @@ impl fmt::Display for Report {
         }
         if !self.failures.is_empty() {
             write!(f, ", {} failed", self.failures.len())?;
+        }
+        if let Some(error) = &self.services {
+            write!(f, ", services failed: {error}")?;
         }
         Ok(())
     }

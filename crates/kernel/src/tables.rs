@@ -26,7 +26,7 @@ pub enum Condition {
 
 /// The way to the nftables of one namespace.
 pub(crate) struct Tables {
-    socket: nft::Socket,
+    pub(crate) socket: nft::Socket,
 }
 
 impl Tables {
@@ -66,7 +66,7 @@ impl Tables {
         if let Some(difference) = self.sets(planned, &wanted, observed)? {
             return Ok(Condition::Sets(difference));
         }
-        Ok(self.chains(&wanted)?.map_or(Condition::Intact, Condition::Rules))
+        Ok(differing_chain(&mut self.socket, &wanted)?.map_or(Condition::Intact, Condition::Rules))
     }
 
     /// What is wrong with the sets; if nothing, their members are taken in.
@@ -76,24 +76,10 @@ impl Tables {
         wanted: &Rendered,
         observed: &mut Observed,
     ) -> Result<Option<String>> {
+        if let Some(difference) = differing_set(&mut self.socket, wanted)? {
+            return Ok(Some(difference));
+        }
         let what = || format!("read the sets of {}", wanted.table);
-        let found = self.socket.sets(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        // Sets without a name belong to rules of others; those rules are noticed as such.
-        let mut named: BTreeMap<&str, &nft::Set> = found
-            .iter()
-            .filter(|set| !set.name.starts_with("__"))
-            .map(|set| (set.name.as_str(), set))
-            .collect();
-        for set in &wanted.sets {
-            match named.remove(set.name.as_str()) {
-                None => return Ok(Some(format!("{set} is missing"))),
-                Some(found) if alike(found, set) => {}
-                Some(found) => return Ok(Some(format!("{found} has another type"))),
-            }
-        }
-        if let Some(extra) = named.values().next() {
-            return Ok(Some(format!("{extra} is not ours")));
-        }
         for (planned_set, set) in planned.sets.iter().zip(&wanted.sets) {
             let elements = self.socket.elements(set).map_err(|source| unreadable(what(), source))?;
             for element in &elements {
@@ -105,29 +91,6 @@ impl Tables {
             }
         }
         Ok(None)
-    }
-
-    /// What is wrong with the chains and rules.
-    fn chains(&mut self, wanted: &Rendered) -> Result<Option<String>> {
-        let what = || format!("read the chains of {}", wanted.table);
-        let found = self.socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let rules = self.socket.rules(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        for (chain, planned) in &wanted.chains {
-            match found.iter().find(|found| found.name == chain.name) {
-                None => return Ok(Some(format!("{chain} is missing"))),
-                Some(found) if found.base != chain.base => {
-                    return Ok(Some(format!("{chain} is attached elsewhere")));
-                }
-                Some(_) => {}
-            }
-            let tags = rules.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.tag);
-            if !tags.eq(planned.iter().map(|rule| Some(rule.tag()))) {
-                return Ok(Some(format!("{chain} has other rules")));
-            }
-        }
-        let extra =
-            found.iter().find(|found| !wanted.chains.iter().any(|(chain, _)| chain.name == found.name));
-        Ok(extra.map(|chain| format!("{chain} is not ours")))
     }
 
     /// Carries out work, all of it in one transaction if nothing is refused.
@@ -249,8 +212,47 @@ impl std::fmt::Debug for Tables {
     }
 }
 
-fn unreadable(what: impl Into<String>, source: nft::Error) -> Error {
+pub(crate) fn unreadable(what: impl Into<String>, source: nft::Error) -> Error {
     Error::Tables { what: what.into(), source }
+}
+
+/// In what the sets of a table differ from those wanted, in words.
+pub(crate) fn differing_set(socket: &mut nft::Socket, wanted: &Rendered) -> Result<Option<String>> {
+    let what = || format!("read the sets of {}", wanted.table);
+    let found = socket.sets(&wanted.table).map_err(|source| unreadable(what(), source))?;
+    // Sets without a name belong to rules of others; those rules are noticed as such.
+    let mut named: BTreeMap<&str, &nft::Set> =
+        found.iter().filter(|set| !set.name.starts_with("__")).map(|set| (set.name.as_str(), set)).collect();
+    for set in &wanted.sets {
+        match named.remove(set.name.as_str()) {
+            None => return Ok(Some(format!("{set} is missing"))),
+            Some(found) if alike(found, set) => {}
+            Some(found) => return Ok(Some(format!("{found} has another type"))),
+        }
+    }
+    Ok(named.values().next().map(|extra| format!("{extra} is not ours")))
+}
+
+/// In what the chains and rules of a table differ from those wanted, in words.
+pub(crate) fn differing_chain(socket: &mut nft::Socket, wanted: &Rendered) -> Result<Option<String>> {
+    let what = || format!("read the chains of {}", wanted.table);
+    let found = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
+    let rules = socket.rules(&wanted.table).map_err(|source| unreadable(what(), source))?;
+    for (chain, planned) in &wanted.chains {
+        match found.iter().find(|found| found.name == chain.name) {
+            None => return Ok(Some(format!("{chain} is missing"))),
+            Some(found) if found.base != chain.base => {
+                return Ok(Some(format!("{chain} is attached elsewhere")));
+            }
+            Some(_) => {}
+        }
+        let tags = rules.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.tag);
+        if !tags.eq(planned.iter().map(|rule| Some(rule.tag()))) {
+            return Ok(Some(format!("{chain} has other rules")));
+        }
+    }
+    let extra = found.iter().find(|found| !wanted.chains.iter().any(|(chain, _)| chain.name == found.name));
+    Ok(extra.map(|chain| format!("{chain} is not ours")))
 }
 
 /// Whether a set that is there can hold what the wanted one holds.
@@ -262,7 +264,7 @@ fn alike(found: &nft::Set, wanted: &nft::Set) -> bool {
         && found.timeouts == wanted.timeouts
 }
 
-fn add(rendered: &Rendered, batch: &mut nft::Batch) {
+pub(crate) fn add(rendered: &Rendered, batch: &mut nft::Batch) {
     batch.add_table(&rendered.table);
     for set in &rendered.sets {
         batch.add_set(set);
@@ -270,7 +272,7 @@ fn add(rendered: &Rendered, batch: &mut nft::Batch) {
     add_chains(rendered, batch);
 }
 
-fn add_chains(rendered: &Rendered, batch: &mut nft::Batch) {
+pub(crate) fn add_chains(rendered: &Rendered, batch: &mut nft::Batch) {
     for (chain, _) in &rendered.chains {
         batch.add_chain(chain);
     }

@@ -81,7 +81,7 @@ fn what_we_do_ourselves_agrees_with_the_plan() {
     let mut kernel = Kernel::open().unwrap();
     assert!(kernel.reconcile(planner.entries()).unwrap().failures.is_empty());
     let mut monitor = Monitor::open().unwrap();
-    monitor.ignore_port(kernel.tables_port());
+    monitor.ignore_port(kernel.tables_port()).unwrap();
     for input in [Input::Node(cluster::node(3, Stack::Dual)), Input::NodeGone(cluster::name(3))] {
         kernel.apply(&planner.update(input)).unwrap();
         let events = all(&mut monitor);

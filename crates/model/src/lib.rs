@@ -1,9 +1,10 @@
-//! Cluster state as types: nodes, pod ranges, attachments and the network's configuration.
+//! Cluster state as types: nodes, pod ranges, attachments, services, endpoints and the network's configuration.
 //!
 //! Strings become types here, at the edge, and nowhere else. Nothing in this crate does I/O or reads a clock.
 
 mod attachment;
 mod cluster;
+mod endpoints;
 mod family;
 mod mac;
 mod name;
@@ -11,9 +12,11 @@ mod network;
 mod node;
 mod node_file;
 mod range;
+mod service;
 
 pub use attachment::{Attachment, AttachmentId};
 pub use cluster::Cluster;
+pub use endpoints::{Endpoint, EndpointError, EndpointPort, EndpointSlice};
 pub use family::{Family, PerFamily};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{LinkName, NameError, NodeName};
@@ -21,3 +24,4 @@ pub use network::{Encapsulation, MIN_MTU, Mtu, NetworkConfig, NetworkError, Vni,
 pub use node::{Node, NodeError};
 pub use node_file::NodeFile;
 pub use range::{PodRange, RangeError};
+pub use service::{ObjectName, Protocol, Service, ServiceError, ServicePort, TrafficPolicy};

@@ -89,6 +89,11 @@ impl LinkName {
         LinkName::padded("vxlan6.cambric")
     }
 
+    /// The link by which a machine reaches itself.
+    pub fn loopback() -> LinkName {
+        LinkName::padded("lo")
+    }
+
     /// What the name of the node's end of every pod's veth pair begins with.
     pub const POD_PREFIX: &'static str = "cbv";
 

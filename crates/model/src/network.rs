@@ -20,6 +20,8 @@ pub struct NetworkConfig {
     pub encapsulation: Encapsulation,
     /// The MTU of the pods' interfaces.
     pub mtu: Mtu,
+    /// The prefixes in which a node's addresses accept node ports; if empty, its `InternalIP`s do.
+    pub node_port_addresses: Vec<IpNet>,
 }
 
 /// How packets between nodes are carried.
@@ -104,6 +106,17 @@ pub enum NetworkError {
         "spec.serviceRanges[{index}]: \"{value}\" is not an address prefix; it would look like 10.96.0.0/12"
     )]
     ServiceRange {
+        /// The position in the list.
+        index: usize,
+        /// What stands there.
+        value: String,
+    },
+    /// A prefix of node port addresses that is none.
+    #[error(
+        "spec.nodePortAddresses[{index}]: \"{value}\" is not an address prefix; it would look like 192.0.2.0/24, or \
+         leave the list out to use the nodes' InternalIPs"
+    )]
+    NodePortAddresses {
         /// The position in the list.
         index: usize,
         /// What stands there.
@@ -212,7 +225,20 @@ impl NetworkConfig {
         }
         let ipv6 = pod_ranges.iter().any(|range| range.family() == Family::V6);
         let mtu = Mtu::parse(mtu, ipv6)?;
-        Ok(NetworkConfig { pod_ranges, service_ranges, encapsulation, mtu })
+        Ok(NetworkConfig { pod_ranges, service_ranges, encapsulation, mtu, node_port_addresses: Vec::new() })
+    }
+
+    /// The configuration with these prefixes for node ports.
+    ///
+    /// # Errors
+    /// [`NetworkError::NodePortAddresses`] for the first that is no prefix.
+    pub fn with_node_port_addresses(self, prefixes: &[String]) -> Result<NetworkConfig, NetworkError> {
+        let prefix = |(index, text): (usize, &String)| match text.parse::<IpNet>() {
+            Ok(net) => Ok(net.trunc()),
+            Err(_) => Err(NetworkError::NodePortAddresses { index, value: text.clone() }),
+        };
+        let node_port_addresses = prefixes.iter().enumerate().map(prefix).collect::<Result<_, _>>()?;
+        Ok(NetworkConfig { node_port_addresses, ..self })
     }
 }
 
@@ -253,6 +279,9 @@ mod tests {
             let error = result.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+        let network = parse(&["10.0.0.0/8"], &[], "auto").unwrap();
+        let error = network.with_node_port_addresses(&["primary".to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("spec.nodePortAddresses[0]: \"primary\""), "{error}");
         assert!(Vni::new(0).is_err() && Vni::new(1 << 24).is_err() && Vni::new((1 << 24) - 1).is_ok());
         assert!(VxlanPort::new(0).is_err() && VxlanPort::new(65_536).is_err());
     }

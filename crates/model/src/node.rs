@@ -13,6 +13,8 @@ pub struct Node {
     pub addresses: PerFamily<IpAddr>,
     /// `spec.podCIDRs`: the addresses of the pods on this node.
     pub pod_ranges: PerFamily<PodRange>,
+    /// The label `topology.kubernetes.io/zone`: where the node stands, for endpoints that prefer clients nearby.
+    pub zone: Option<Box<str>>,
 }
 
 /// A Node object that cannot be used as it is.
@@ -81,7 +83,7 @@ impl Node {
                 return Err(NodeError::TwoRanges { node: name, family, first, second: range });
             }
         }
-        Ok(Node { name, addresses, pod_ranges })
+        Ok(Node { name, addresses, pod_ranges, zone: None })
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
+use crate::services::ServicePlan;
 use crate::{Problem, SetName, Table, TableFamily, Value};
 
 /// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
@@ -22,6 +23,8 @@ pub type Entries = BTreeMap<Key, Planned>;
 pub struct NodePlan {
     /// What the kernel should hold.
     pub entries: Entries,
+    /// What connections to services become.
+    pub services: ServicePlan,
     /// What could not be planned, and why.
     pub problems: Vec<Problem>,
 }

@@ -11,6 +11,7 @@ mod planner;
 mod problem;
 mod remote;
 mod rules;
+pub mod services;
 mod tables;
 
 pub use attachments::source_guard;
@@ -20,5 +21,6 @@ pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file,
 pub use planner::{Facts, Input, Planner, plan};
 pub use problem::Problem;
 pub use rules::{
-    Action, Chain, ChainName, Field, Hook, Match, Rule, Set, SetName, Table, TableFamily, Value,
+    Action, Chain, ChainName, Field, Hook, Match, Rule, Set, SetData, SetName, Table, TableFamily, TableName,
+    Value,
 };

@@ -2,10 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::mem;
+use std::net::IpAddr;
 
-use model::{Attachment, AttachmentId, Cluster, NetworkConfig, Node, NodeName, PerFamily};
+use model::{
+    Attachment, AttachmentId, Cluster, EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, PerFamily,
+    Service,
+};
 
 use crate::attachments::attachment;
+use crate::services::{ServicePlan, ServicePlanner, node_port_addresses, strays};
 use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
 
 /// What the node's kernel says of itself and the plan depends on.
@@ -13,6 +18,8 @@ use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, loc
 pub struct Facts {
     /// The MTU in bytes of the link that has the node's underlay address, by family of that address.
     pub underlay_mtu: PerFamily<u32>,
+    /// The addresses of the node that are not link-local.
+    pub addresses: Vec<IpAddr>,
     /// The pods' interfaces on the node.
     pub attachments: Vec<Attachment>,
 }
@@ -28,8 +35,18 @@ pub enum Input {
     NodeGone(NodeName),
     /// The underlay's MTU in bytes, by family.
     UnderlayMtu(PerFamily<u32>),
+    /// All addresses of the node that are not link-local.
+    Addresses(Vec<IpAddr>),
     /// All of the pods' interfaces on the node.
     Attachments(Vec<Attachment>),
+    /// A service that is new or changed.
+    Service(Service),
+    /// A service that is gone.
+    ServiceGone(ObjectName),
+    /// An endpoint slice that is new or changed.
+    Slice(EndpointSlice),
+    /// An endpoint slice that is gone.
+    SliceGone(ObjectName),
 }
 
 /// Makes the whole plan of one node.
@@ -38,7 +55,17 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     planner.facts = facts.clone();
     planner.nodes.clone_from(&cluster.nodes);
     planner.update(Input::Network(cluster.network.clone()));
-    NodePlan { problems: planner.problems(), entries: planner.entries }
+    for service in cluster.services.values() {
+        planner.update(Input::Service(service.clone()));
+    }
+    for slice in cluster.slices.values() {
+        planner.update(Input::Slice(slice.clone()));
+    }
+    NodePlan {
+        problems: planner.problems(),
+        services: planner.services.into_plan(),
+        entries: planner.entries,
+    }
 }
 
 /// Keeps the plan of one node. A change of one node, or of one pod's interface, costs that one and not the cluster.
@@ -54,6 +81,7 @@ pub struct Planner {
     losers: BTreeMap<Key, Vec<Planned>>,
     /// What each object claims, and what is wrong with it.
     parts: BTreeMap<Origin, Part>,
+    services: ServicePlanner,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +101,7 @@ impl Planner {
             entries: Entries::new(),
             losers: BTreeMap::new(),
             parts: BTreeMap::new(),
+            services: ServicePlanner::default(),
         }
     }
 
@@ -83,6 +112,7 @@ impl Planner {
             Input::Network(network) => {
                 self.network = Some(network);
                 self.replan_all(&mut change);
+                self.replan_services(&mut change);
             }
             Input::UnderlayMtu(mtu) => {
                 self.facts.underlay_mtu = mtu;
@@ -90,13 +120,28 @@ impl Planner {
             }
             Input::Node(node) => {
                 let name = node.name.clone();
-                self.nodes.insert(name.clone(), node);
+                let strays = self.is_stray(&node);
+                let before = self.nodes.insert(name.clone(), node);
                 self.replan_node(&name, &mut change);
+                if name == self.local || strays || before.is_some_and(|node| self.is_stray(&node)) {
+                    self.replan_services(&mut change);
+                }
             }
             Input::NodeGone(name) => {
-                self.nodes.remove(&name);
+                let before = self.nodes.remove(&name);
                 self.replan_node(&name, &mut change);
+                if name == self.local || before.is_some_and(|node| self.is_stray(&node)) {
+                    self.replan_services(&mut change);
+                }
             }
+            Input::Addresses(addresses) => {
+                self.facts.addresses = addresses;
+                self.replan_services(&mut change);
+            }
+            Input::Service(service) => self.services.service(service, &mut change.services),
+            Input::ServiceGone(name) => self.services.service_gone(&name, &mut change.services),
+            Input::Slice(slice) => self.services.slice(slice, &mut change.services),
+            Input::SliceGone(name) => self.services.slice_gone(&name, &mut change.services),
             Input::Attachments(attachments) => {
                 self.facts.attachments = attachments;
                 self.replan_attachments(&mut change);
@@ -112,7 +157,16 @@ impl Planner {
 
     /// A copy of the plan as it stands.
     pub fn plan(&self) -> NodePlan {
-        NodePlan { entries: self.entries.clone(), problems: self.problems() }
+        NodePlan {
+            entries: self.entries.clone(),
+            services: self.services.plan().clone(),
+            problems: self.problems(),
+        }
+    }
+
+    /// The services' part of the plan.
+    pub fn services(&self) -> &ServicePlan {
+        self.services.plan()
     }
 
     /// What is planned under a key.
@@ -132,7 +186,12 @@ impl Planner {
                 })
             })
         });
-        self.parts.values().flat_map(|part| part.problems.iter().cloned()).chain(conflicts).collect()
+        self.parts
+            .values()
+            .flat_map(|part| part.problems.iter().cloned())
+            .chain(conflicts)
+            .chain(self.services.problems())
+            .collect()
     }
 
     /// The network configuration in force, if there is one.
@@ -174,6 +233,22 @@ impl Planner {
             self.replan_all(change);
         } else {
             self.replan_remote(name, change);
+        }
+    }
+
+    fn is_stray(&self, node: &Node) -> bool {
+        let nodes = std::iter::once(node);
+        self.network.as_ref().is_some_and(|network| strays(network, nodes).next().is_some())
+    }
+
+    fn replan_services(&mut self, change: &mut Change) {
+        match (&self.network, self.nodes.get(&self.local)) {
+            (Some(network), Some(local)) => {
+                let addresses = node_port_addresses(network, local, &self.facts.addresses);
+                let strays = strays(network, self.nodes.values());
+                self.services.place(network, local, strays, addresses, &mut change.services);
+            }
+            _ => self.services.displace(&mut change.services),
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use model::{Family, NodeName, PodRange};
+use model::{Family, NodeName, ObjectName, PodRange};
 
+use crate::services::Frontend;
 use crate::{Key, Origin};
 
 /// Something in the cluster's state that keeps a part of the plan from being made. The rest is planned all the same.
@@ -36,6 +37,18 @@ pub enum Problem {
         winner: Origin,
         /// Who has not.
         loser: Origin,
+    },
+    /// Two services that claim the same address and port.
+    #[error(
+        "Service {loser} and Service {winner} both claim {frontend}; {winner} keeps it until one of them changes"
+    )]
+    FrontendConflict {
+        /// What both claim.
+        frontend: Frontend,
+        /// Who has it.
+        winner: ObjectName,
+        /// Who has not.
+        loser: ObjectName,
     },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]

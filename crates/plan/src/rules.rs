@@ -1,5 +1,6 @@
 //! nftables tables in our own terms: few enough to be rendered in one place and walked in another.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -28,9 +29,15 @@ impl From<model::Family> for TableFamily {
     }
 }
 
-/// The one table that we have in each family; its name is `cambric`.
+/// The name of a table of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName(pub &'static str);
+
+/// A table of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Table {
+    /// The name, the same in every family.
+    pub name: TableName,
     /// The family.
     pub family: TableFamily,
     /// The sets.
@@ -40,8 +47,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// The name of our tables.
-    pub const NAME: &'static str = "cambric";
+    /// The name of the node's own tables, one in each family.
+    pub const NODE: TableName = TableName("cambric");
 }
 
 /// The name of a set.
@@ -49,8 +56,21 @@ impl Table {
 pub struct SetName(pub &'static str);
 
 /// The name of a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChainName(pub &'static str);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName(pub Cow<'static, str>);
+
+impl ChainName {
+    /// A name that does not depend on anything.
+    pub const fn fixed(name: &'static str) -> ChainName {
+        ChainName(Cow::Borrowed(name))
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
 
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,19 +80,41 @@ impl fmt::Display for SetName {
 
 impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 
-/// A set whose elements are [`Member`]s.
+/// A set or a map.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Set {
     /// Its name.
     pub name: SetName,
     /// What its elements are made of.
     pub fields: Vec<Field>,
-    /// Whether the elements are prefixes; only with one field, an address.
+    /// Whether the last field of the elements, an address, is a prefix.
     pub prefixes: bool,
+    /// What elements hold.
+    pub data: SetData,
+    /// Whether rules add the elements ([`Action::Learn`]), and not the plan.
+    pub learned: bool,
+}
+
+/// What the elements of a set hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SetData {
+    /// Nothing: it is no map.
+    Nothing,
+    /// What to do.
+    Verdict,
+    /// Values of these fields.
+    Values(Vec<Field>),
+}
+
+impl Set {
+    /// A set of single values.
+    pub fn plain(name: SetName, fields: Vec<Field>) -> Set {
+        Set { name, fields, prefixes: false, data: SetData::Nothing, learned: false }
+    }
 }
 
 /// A chain of rules.
@@ -95,6 +137,19 @@ pub enum Hook {
     Input,
     /// Packets that leave this node, source address translation (`NF_INET_POST_ROUTING`, priority 100).
     SourceNat,
+    /// Packets that arrive, destination address translation (`NF_INET_PRE_ROUTING`, priority -100).
+    DestinationNat,
+    /// Packets of this node, destination address translation (`NF_INET_LOCAL_OUT`, priority -100).
+    OutputNat,
+    /// Packets that are passed on (`NF_INET_FORWARD`, priority 0).
+    Forward,
+    /// Packets of this node, after destination address translation (`NF_INET_LOCAL_OUT`, priority 0).
+    Output,
+    /// Packets that leave this node (`NF_INET_POST_ROUTING`, priority 0).
+    Postrouting,
+    /// Packets that leave this node, source address translation before [`Hook::SourceNat`] (priority 99): the first of
+    /// the two that translates a connection is the one that does.
+    ServiceSourceNat,
 }
 
 /// A rule: if all of `matches` hold, the action is taken.
@@ -119,6 +174,12 @@ pub enum Match {
     In(Vec<Field>, SetName),
     /// The fields are no element of the set.
     NotIn(Vec<Field>, SetName),
+    /// The packet is the first of its connection.
+    New,
+    /// The destination of the packet's connection was rewritten.
+    Translated,
+    /// Whether the source is an address of this node.
+    SourceIsOwn(bool),
 }
 
 /// A field of a packet.
@@ -146,6 +207,20 @@ pub enum Field {
     Protocol,
     /// The UDP destination port.
     UdpDestination,
+    /// The destination port, of any protocol that has ports.
+    DestinationPort,
+    /// The IPv4 source address of the connection's first packet, before translation.
+    OriginalSource4,
+    /// The IPv4 destination address of the connection's first packet, before translation.
+    OriginalDestination4,
+    /// The IPv6 source address of the connection's first packet, before translation.
+    OriginalSource6,
+    /// The IPv6 destination address of the connection's first packet, before translation.
+    OriginalDestination6,
+    /// The destination port of the connection's first packet, before translation.
+    OriginalPort,
+    /// A number drawn at random, from 0 up, of so many.
+    Random(u32),
     /// The ICMPv6 type (RFC 4443).
     Icmp6Type,
     /// The target address of a neighbour advertisement (RFC 4861, section 4.4).
@@ -173,6 +248,8 @@ pub enum Value {
     Port(u16),
     /// An ICMPv6 type.
     Icmp6Type(u8),
+    /// A number that could be drawn.
+    Index(u32),
 }
 
 impl fmt::Display for Value {
@@ -186,6 +263,7 @@ impl fmt::Display for Value {
             Value::Prefix(net) => net.fmt(f),
             Value::Protocol(value) | Value::Icmp6Type(value) => value.fmt(f),
             Value::Port(port) => port.fmt(f),
+            Value::Index(index) => index.fmt(f),
         }
     }
 }
@@ -208,6 +286,29 @@ pub enum Action {
     Return,
     /// On with the rules of another chain, and back here from its end.
     Jump(ChainName),
+    /// On with the rules of another chain, and not back here.
+    Goto(ChainName),
+    /// What the map says of the fields; on with the next rule if it says nothing.
+    Look(Vec<Field>, SetName),
+    /// The destination becomes what the map has for the fields; on with the next rule if it has nothing.
+    DestinationFrom(Vec<Field>, SetName),
+    /// The source address becomes this one.
+    SourceTo(IpAddr),
+    /// The packet is gone, and the sender gets a TCP reset.
+    Reset,
+    /// The packet is gone, and the sender is told that the port cannot be reached (ICMP, ICMPv6).
+    Unreachable,
+    /// The map has this for this key from now on, for so many seconds.
+    Learn {
+        /// The map.
+        map: SetName,
+        /// The fields of the key.
+        key: Vec<Field>,
+        /// The fields of what it holds.
+        data: Vec<Field>,
+        /// For how long.
+        seconds: u32,
+    },
     /// The source address becomes one of the outgoing link, the port a random one.
     Masquerade,
 }

@@ -20,7 +20,7 @@ pub(crate) const POD_ADDRESSES: SetName = SetName("pod-addresses");
 /// IPv6 addresses that pods send from.
 pub(crate) const POD_ADDRESSES6: SetName = SetName("pod-addresses6");
 
-const FROM_POD: ChainName = ChainName("from-pod");
+const FROM_POD: ChainName = ChainName::fixed("from-pod");
 
 // linux/if_ether.h
 const ARP: u16 = 0x0806;
@@ -41,13 +41,14 @@ pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
         Family::V6 => (Field::Ip6Source, Field::Ip6Destination, [0xff00, 0, 0, 0, 0, 0, 0, 0].into()),
     };
     let multicast = IpNet::new_assert(multicast, if family == Family::V4 { 4 } else { 8 });
-    let set = |name, prefixes| Set { name, fields: vec![source], prefixes };
+    let set = |name, prefixes| Set { prefixes, ..Set::plain(name, vec![source]) };
     Table {
+        name: Table::NODE,
         family: family.into(),
         sets: vec![set(NODES, false), set(LOCAL_PODS, true), set(CLUSTER_PODS, true)],
         chains: vec![
             Chain {
-                name: ChainName("input"),
+                name: ChainName::fixed("input"),
                 hook: Some(Hook::Input),
                 rules: vec![Rule {
                     comment: "VXLAN is accepted from nodes of the cluster only",
@@ -60,7 +61,7 @@ pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
                 }],
             },
             Chain {
-                name: ChainName("postrouting"),
+                name: ChainName::fixed("postrouting"),
                 hook: Some(Hook::SourceNat),
                 rules: vec![
                     Rule {
@@ -107,11 +108,12 @@ pub(crate) fn bridged() -> Table {
     let mut advertised = icmp6(NEIGHBOUR_ADVERTISEMENT);
     advertised.push(Match::NotIn(from(Field::AdvertisedTarget), POD_ADDRESSES6));
     Table {
+        name: Table::NODE,
         family: TableFamily::Bridge,
         sets: vec![
-            Set { name: POD_MACS, fields: from(Field::EtherSource), prefixes: false },
-            Set { name: POD_ADDRESSES, fields: from(Field::Ip4Source), prefixes: false },
-            Set { name: POD_ADDRESSES6, fields: from(Field::Ip6Source), prefixes: false },
+            Set::plain(POD_MACS, from(Field::EtherSource)),
+            Set::plain(POD_ADDRESSES, from(Field::Ip4Source)),
+            Set::plain(POD_ADDRESSES6, from(Field::Ip6Source)),
         ],
         chains: vec![
             Chain {
@@ -153,7 +155,7 @@ pub(crate) fn bridged() -> Table {
                 ],
             },
             Chain {
-                name: ChainName("prerouting"),
+                name: ChainName::fixed("prerouting"),
                 hook: Some(Hook::BridgePrerouting),
                 rules: vec![Rule {
                     comment: "what comes from a pod is checked",

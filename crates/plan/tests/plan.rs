@@ -30,7 +30,11 @@ fn two() -> Node {
 
 fn plan_of(nodes: &[Node], network: NetworkConfig, facts: &Facts) -> NodePlan {
     let nodes: BTreeMap<_, _> = nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
-    plan(&Cluster { network, nodes }, &NodeName::new("one").unwrap(), facts)
+    plan(
+        &Cluster { network, nodes, services: BTreeMap::new(), slices: BTreeMap::new() },
+        &NodeName::new("one").unwrap(),
+        facts,
+    )
 }
 
 /// The plan as lines, in the order of its keys.

@@ -74,11 +74,23 @@ fn build(shape: &Shape) -> Built {
         "auto",
     )
     .unwrap();
-    let mut built = Built { cluster: Cluster { network, nodes: BTreeMap::new() }, facts: BTreeMap::new() };
+    let mut built = Built {
+        cluster: Cluster {
+            network,
+            nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+        },
+        facts: BTreeMap::new(),
+    };
     for (index, pods) in shape.nodes.iter().enumerate() {
         let name = NodeName::new(format!("node-{index}")).unwrap();
-        let mut node =
-            Node { name: name.clone(), addresses: PerFamily::default(), pod_ranges: PerFamily::default() };
+        let mut node = Node {
+            name: name.clone(),
+            addresses: PerFamily::default(),
+            pod_ranges: PerFamily::default(),
+            zone: None,
+        };
         for family in both(&shape.underlay) {
             node.addresses.insert(family, node_address(family, index));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kube_source::{Event, Object, Watched};
 use model::{Attachment, NetworkConfig, Node, NodeFile, NodeName, PerFamily};
+use plan::services::ServicePlan;
 use plan::{Change, Entries, Input, Key, Planned, Planner};
 
 /// The cluster as the agent sees it, and the plan of this node.
@@ -143,6 +144,11 @@ impl Core {
     /// What the kernel should hold.
     pub(crate) fn entries(&self) -> &Entries {
         self.planner.entries()
+    }
+
+    /// What connections to services become.
+    pub(crate) fn services(&self) -> &ServicePlan {
+        self.planner.services()
     }
 
     /// What the CNI plugin is to be told; `None` while the node has no pod range.

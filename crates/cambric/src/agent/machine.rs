@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kernel::Steps;
 use model::{Attachment, PerFamily};
+use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 /// What was done to the kernel.
@@ -16,6 +17,15 @@ pub(crate) struct Outcome {
     pub(crate) failed: Vec<Failure>,
     /// Whether only a comparison leads to the plan now.
     pub(crate) reconcile_needed: bool,
+}
+
+impl Outcome {
+    /// Takes in what was done later.
+    pub(crate) fn extend(&mut self, later: Outcome) {
+        self.done.extend(later.done);
+        self.failed.extend(later.failed);
+        self.reconcile_needed |= later.reconcile_needed;
+    }
 }
 
 /// One thing that could not be done.
@@ -35,7 +45,9 @@ pub(crate) trait Machine {
     /// Applies a change of the plan.
     fn apply(&mut self, change: &Change) -> Outcome;
     /// Compares all with the plan and applies the difference.
-    fn reconcile(&mut self, plan: &Entries) -> Outcome;
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome;
+    /// Has the services' tables listed at the next comparison, as somebody else may have changed them.
+    fn doubt_services(&mut self);
     /// The MTU in bytes of the links that have these addresses.
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String>;
     /// Hands over the pods' interfaces. They stay as they are for as long as `work` does.
@@ -56,6 +68,8 @@ pub(crate) enum Heard {
     /// Something that can concern the plan has changed. Keys are of entries that are known not to be as planned, and
     /// that can be put right one by one.
     Change(Vec<Key>),
+    /// The same, and somebody else has changed the services' tables.
+    Services(Vec<Key>),
     /// There were more events than fit: anything can have changed.
     Overrun,
 }

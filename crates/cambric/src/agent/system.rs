@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use cni::ipam::Store;
 use kernel::{Event, Found, Kernel, Monitor, Report};
 use model::{Family, PerFamily};
+use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome};
@@ -32,7 +33,9 @@ pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
     let mut monitor =
         Monitor::open().context("cannot listen to the kernel; the agent needs CAP_NET_ADMIN")?;
     let kernel = Kernel::open().context("cannot open the kernel; the agent needs CAP_NET_ADMIN")?;
-    monitor.ignore_port(kernel.tables_port());
+    monitor
+        .ignore_port(kernel.tables_port())
+        .context("cannot leave our own changes out of the kernel's news")?;
     let waker = monitor.waker();
     Ok((System { kernel, store: Store::new(cni_data_dir, paths::NETWORK) }, News { monitor }, waker))
 }
@@ -48,8 +51,14 @@ impl Machine for System {
         outcome(self.kernel.apply(change))
     }
 
-    fn reconcile(&mut self, plan: &Entries) -> Outcome {
-        outcome(self.kernel.reconcile(plan))
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
+        let mut done = outcome(self.kernel.reconcile(entries));
+        done.extend(outcome(self.kernel.reconcile_services(services)));
+        done
+    }
+
+    fn doubt_services(&mut self) {
+        self.kernel.doubt_services();
     }
 
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
@@ -101,10 +110,11 @@ impl Ear for News {
             event => event.contradicts(planned),
         };
         let news: Vec<&Event> = events.iter().filter(|event| concerns(event)).collect();
+        let services = news.iter().any(|event| matches!(event, Event::Services));
         match news.iter().map(|event| single(event)).collect::<Option<Vec<Key>>>() {
             Some(keys) if keys.is_empty() => Heard::Nothing,
-            Some(keys) => Heard::Change(keys),
-            None => Heard::Change(Vec::new()),
+            keys if services => Heard::Services(keys.unwrap_or_default()),
+            keys => Heard::Change(keys.unwrap_or_default()),
         }
     }
 }
@@ -121,18 +131,21 @@ fn single(event: &Event) -> Option<Key> {
 
 fn outcome(report: kernel::Result<Report>) -> Outcome {
     match report {
-        Ok(report) => Outcome {
-            done: report.steps,
-            reconcile_needed: report.reconcile_needed,
-            failed: report
-                .failures
+        Ok(report) => {
+            let entries = report.failures.iter().map(|failure| Failure {
+                error: failure.error.to_string(),
+                origin: failure.origin.as_ref().map(ToString::to_string).unwrap_or_default(),
+            });
+            let services = report
+                .services
                 .iter()
-                .map(|failure| Failure {
-                    error: failure.error.to_string(),
-                    origin: failure.origin.as_ref().map(ToString::to_string).unwrap_or_default(),
-                })
-                .collect(),
-        },
+                .map(|error| Failure { error: error.to_string(), origin: "services".to_owned() });
+            Outcome {
+                done: report.steps,
+                reconcile_needed: report.reconcile_needed,
+                failed: entries.chain(services).collect(),
+            }
+        }
         Err(error) => unreadable(&error),
     }
 }

@@ -114,7 +114,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.put_right(keys);
                     self.debounce.note(Instant::now());
                 }
+                Heard::Services(keys) => {
+                    self.machine.doubt_services();
+                    self.put_right(keys);
+                    self.debounce.note(Instant::now());
+                }
                 Heard::Overrun => {
+                    self.machine.doubt_services();
                     tracing::warn!("kernel events were lost; comparing everything");
                     self.metrics.overruns.inc();
                     self.debounce.at_once(Instant::now());
@@ -162,7 +168,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             self.debounce.at_once(Instant::now());
                         }
                         Todo::Apply(more) => {
-                            change.keys.extend(more.keys);
+                            change.extend(more);
                             received.push(at);
                         }
                     }
@@ -241,7 +247,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             let planned = self.core.planned(&key).cloned();
             (key, planned)
         };
-        let change = Change { keys: keys.into_iter().map(planned).collect() };
+        let change = Change { keys: keys.into_iter().map(planned).collect(), ..Change::default() };
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
@@ -286,7 +292,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 Err(error) => report.attachments_error = Some(error),
             }
             report.count(core.entries());
-            outcome = machine.reconcile(core.entries());
+            outcome = machine.reconcile(core.entries(), core.services());
         });
         outcome
     }

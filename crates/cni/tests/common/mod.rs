@@ -116,9 +116,14 @@ impl TestNode {
         let underlay_mtu = PerFamily { v4: Some(1500), v6: None };
         let file = plan::node_file(&network, &node, &underlay_mtu).unwrap();
         fs::write(self.node_file(), serde_json::to_vec(&file).unwrap()).unwrap();
-        let cluster = Cluster { network, nodes: BTreeMap::from([(name.clone(), node)]) };
+        let cluster = Cluster {
+            network,
+            nodes: BTreeMap::from([(name.clone(), node)]),
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+        };
         let attachments = self.store().lock().unwrap().attachments().unwrap();
-        let plan = plan::plan(&cluster, &name, &Facts { underlay_mtu, attachments });
+        let plan = plan::plan(&cluster, &name, &Facts { underlay_mtu, attachments, ..Facts::default() });
         let report =
             netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan.entries)).unwrap().unwrap();
         assert!(report.failures.is_empty(), "{report}");

@@ -192,6 +192,7 @@ fn set(member: &Member) -> nft::Set {
         Value::Protocol(_) => Type::InetProto,
         Value::Port(_) => Type::InetService,
         Value::Icmp6Type(_) => Type::Icmpv6Type,
+        Value::Index(_) => Type::Index,
     };
     nft::Set::new(
         &render::table(member.family),

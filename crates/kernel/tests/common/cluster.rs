@@ -49,7 +49,12 @@ pub fn network(stack: Stack, vxlan: VxlanSettings) -> NetworkConfig {
 /// A cluster of `size` nodes, this one (number 0) included.
 pub fn cluster(size: u32, stack: Stack) -> Cluster {
     let nodes: BTreeMap<_, _> = (0..size).map(|number| (name(number), node(number, stack))).collect();
-    Cluster { network: network(stack, VxlanSettings::default()), nodes }
+    Cluster {
+        network: network(stack, VxlanSettings::default()),
+        nodes,
+        services: BTreeMap::new(),
+        slices: BTreeMap::new(),
+    }
 }
 
 pub fn attachment(number: u8, stack: Stack) -> Attachment {
@@ -62,7 +67,8 @@ pub fn attachment(number: u8, stack: Stack) -> Attachment {
 
 /// The plan of node 0, with an underlay of 1500 bytes.
 pub fn plan(cluster: &Cluster, attachments: Vec<Attachment>) -> Entries {
-    let facts = Facts { underlay_mtu: PerFamily { v4: Some(1500), v6: Some(1500) }, attachments };
+    let facts =
+        Facts { underlay_mtu: PerFamily { v4: Some(1500), v6: Some(1500) }, attachments, ..Facts::default() };
     let plan = plan::plan(cluster, &name(0), &facts);
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     plan.entries

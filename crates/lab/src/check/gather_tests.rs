@@ -1,6 +1,7 @@
 //! The check against the kernel, without an API: machines, nodes programmed by their plans, and pods. What is broken
 //! by hand must be noticed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -210,6 +211,8 @@ fn cluster(topology: &topology::Topology) -> Cluster {
     Cluster {
         network: topology.network.config.clone(),
         nodes: topology.nodes().enumerate().map(node).collect(),
+        services: BTreeMap::new(),
+        slices: BTreeMap::new(),
     }
 }
 

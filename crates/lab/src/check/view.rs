@@ -73,7 +73,12 @@ impl View {
     /// [`Error`] if the lab is not up, its API does not answer, or it has no `ClusterNetwork` in force.
     pub(super) async fn load(lab: &LabName, client: &kube::Client) -> Result<View> {
         let topology = topology::load(&lab.paths().topology())?;
-        let cluster = Cluster { network: network(client).await?, nodes: nodes(client).await? };
+        let cluster = Cluster {
+            network: network(client).await?,
+            nodes: nodes(client).await?,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+        };
         let pods: Api<ApiPod> = Api::all(client.clone());
         let pods = pods.list(&ListParams::default()).await.map_err(api("list the pods"))?;
         let mut ready: Vec<Pod> = pods.items.into_iter().filter_map(pod).collect();

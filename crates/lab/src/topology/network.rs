@@ -63,7 +63,10 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
             ranges.rfind(|text| range(text) == Some(*second))
         }
         NetworkError::Mtu { .. } => network.mtu.as_ref(),
-        NetworkError::NoPodRange | NetworkError::Vni(_) | NetworkError::Port(_) => None,
+        NetworkError::NoPodRange
+        | NetworkError::Vni(_)
+        | NetworkError::Port(_)
+        | NetworkError::NodePortAddresses { .. } => None,
     };
     match text {
         Some(text) => TopologyError::at(text, worded(error)),

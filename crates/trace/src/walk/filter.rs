@@ -54,6 +54,14 @@ fn chain_verdict<'a>(
             // From a base chain, "return" is its policy: accept.
             Action::Return if chain.hook.is_some() => return Some(Verdict::Pass(Some((chain, rule)))),
             Action::Return => return None,
+            // Only in the services' tables.
+            Action::Goto(_)
+            | Action::Look(..)
+            | Action::DestinationFrom(..)
+            | Action::SourceTo(_)
+            | Action::Reset
+            | Action::Unreachable
+            | Action::Learn { .. } => {}
             Action::Jump(name) => {
                 let next = table.chains.iter().find(|next| next.name == *name)?;
                 if let Some(verdict) = chain_verdict(plan, table, next, fields) {
@@ -72,6 +80,7 @@ fn holds(plan: &NodePlan, family: TableFamily, condition: &Match, fields: &Field
         Match::Is(field, value) => fields.get(field).is_some_and(|has| is(has, value)),
         Match::IsNot(field, value) => fields.get(field).is_some_and(|has| !is(has, value)),
         Match::In(wanted, set) => key(wanted).is_some_and(|key| contains(plan, family, *set, &key)),
+        Match::New | Match::Translated | Match::SourceIsOwn(_) => false,
         Match::NotIn(wanted, set) => key(wanted).is_some_and(|key| !contains(plan, family, *set, &key)),
     }
 }

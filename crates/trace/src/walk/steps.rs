@@ -167,13 +167,13 @@ impl<'w> Walker<'w> {
     ) -> Result<bool, Loss> {
         let (decided, masquerade) = match filter::run(plan, family, hook, fields) {
             Verdict::Dropped(chain, rule) => {
-                return Err(Loss::Dropped { chain: chain.name, comment: rule.comment });
+                return Err(Loss::Dropped { chain: chain.name.clone(), comment: rule.comment });
             }
             Verdict::Pass(decided) => (decided, false),
             Verdict::Masqueraded(chain, rule) => (Some((chain, rule)), true),
         };
         if let Some((chain, rule)) = decided {
-            let step = Step::Rule { chain: chain.name, comment: rule.comment };
+            let step = Step::Rule { chain: chain.name.clone(), comment: rule.comment };
             self.hop(node, step, filter::origin(plan, family));
         }
         Ok(masquerade)

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, FromArgMatches};
 use kube_source::ClusterNetworkSpec;
 use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
+use plan::services::ServicePlan;
 use plan::{Entries, Entry, Key};
 use tokio::sync::watch;
 
@@ -47,7 +48,7 @@ impl Machine for Pretended {
         Outcome::default()
     }
 
-    fn reconcile(&mut self, plan: &Entries) -> Outcome {
+    fn reconcile(&mut self, plan: &Entries, _: &ServicePlan) -> Outcome {
         self.with(|state| {
             state.record.push("reconcile");
             if state.refuse {
@@ -58,6 +59,8 @@ impl Machine for Pretended {
             Outcome::default()
         })
     }
+
+    fn doubt_services(&mut self) {}
 
     fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
         let mtu = self.with(|state| state.mtu);
