@@ -7,9 +7,11 @@
 mod address;
 mod apply;
 mod cleanup;
+pub mod conntrack;
 mod diff;
 mod error;
 mod kernel;
+mod leftovers;
 mod link;
 mod monitor;
 mod neighbour;

@@ -11,6 +11,10 @@ use plan::{
     Action, Field, Hook, Match, Member, Origin, Rule, Set, SetData, Table, TableFamily, TableName, Value,
 };
 
+/// How many elements rules may add to a set: as many as the kernel keeps track of flows, if nothing else is said
+/// (`nf_conntrack_max`). Of its own accord it would let them add 65,535, for all services together.
+const MOST_LEARNED: u32 = 262_144;
+
 /// A table as nftables has it.
 pub(crate) struct Rendered {
     pub(crate) table: nft::Table,
@@ -58,7 +62,7 @@ pub(crate) fn set(table: &nft::Table, set: &Set) -> nft::Set {
         SetData::Values(fields) => nft::Set::map(table, set.name.0, key, types(fields)),
     };
     let rendered = if set.prefixes { rendered.interval() } else { rendered };
-    if set.learned { rendered.dynamic().timeouts() } else { rendered }
+    if set.learned { rendered.dynamic().timeouts().size(MOST_LEARNED) } else { rendered }
 }
 
 fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {

@@ -19,6 +19,8 @@ pub struct Report {
     pub changed: usize,
     /// Entries that were there and now are not.
     pub removed: usize,
+    /// Flows that connection tracking would have kept on leading to where they should no more.
+    pub flows_removed: usize,
     /// Entries that were left out because the link or table under them is among the failures.
     pub blocked: usize,
     /// What could not be done. It does not keep the rest from being done.
@@ -104,7 +106,11 @@ impl Report {
 
     /// Whether nothing was done and nothing failed.
     pub fn is_quiet(&self) -> bool {
-        self.writes() == 0 && self.failures.is_empty() && self.services.is_none() && self.blocked == 0
+        self.writes() == 0
+            && self.flows_removed == 0
+            && self.failures.is_empty()
+            && self.services.is_none()
+            && self.blocked == 0
     }
 
     /// How many entries were made, changed or removed.
@@ -118,6 +124,7 @@ impl Report {
         self.changed += later.changed;
         self.removed += later.removed;
         self.steps.extend(later.steps);
+        self.flows_removed += later.flows_removed;
         self.blocked = later.blocked;
         self.failures = later.failures;
         self.services = later.services;
@@ -173,6 +180,9 @@ impl fmt::Display for Steps {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} made, {} changed, {} removed", self.made, self.changed, self.removed)?;
+        if self.flows_removed > 0 {
+            write!(f, ", {} flows removed", self.flows_removed)?;
+        }
         if self.blocked > 0 {
             write!(f, ", {} blocked", self.blocked)?;
         }

@@ -9,26 +9,41 @@ use std::collections::{BTreeSet, HashMap};
 use model::Family;
 use plan::Table;
 use plan::services::{
-    self, Balancer, Datum, Delta, Element, Frontend, Picker, ServiceChange, ServicePlan, Settings,
+    self, Balancer, Datum, Delta, Element, Frontend, Leftovers, Picker, ServiceChange, ServicePlan, Settings,
     picker_chain,
 };
 
+use crate::conntrack::Conntrack;
+use crate::leftovers;
 use crate::render::{self, Rendered};
 use crate::report::{Report, Verb};
 use crate::tables::{self, unreadable};
 use crate::{Error, Result};
 
 /// The services' tables of both families, as our last commit has left them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Services {
+    conntrack: Conntrack,
     /// `None` if it is not known what is there.
     committed: Option<ServicePlan>,
     /// The chains of pickers that are there. Those without use stay until everything is listed again: a service that
     /// goes from ten endpoints to nine and back would make and remove two each time.
     chains: BTreeSet<(Family, Picker)>,
+    /// What commits have left behind and has not been cleared away yet.
+    leftovers: Leftovers,
 }
 
 impl Services {
+    /// Opens what is needed in the network namespace of the calling thread.
+    pub(crate) fn open() -> Result<Services> {
+        Ok(Services {
+            conntrack: Conntrack::open()?,
+            committed: None,
+            chains: BTreeSet::new(),
+            leftovers: Leftovers::default(),
+        })
+    }
+
     /// Forgets what is there: somebody else has changed it.
     pub(crate) fn doubt(&mut self) {
         self.committed = None;
@@ -76,6 +91,7 @@ impl Services {
                 committed.hairpins.remove(address);
             }
         }
+        self.clear(socket, report);
     }
 
     /// Makes the tables hold what the plan says.
@@ -97,6 +113,7 @@ impl Services {
         };
         if done {
             self.committed = Some(plan.clone());
+            self.clear(socket, report);
         }
         Ok(())
     }
@@ -129,6 +146,7 @@ impl Services {
             Ok(()) => {
                 report.done_for_services(Verb::Removed, gone);
                 report.done_for_services(Verb::Made, new);
+                self.leftovers.extend(work.leftovers);
                 self.chains.extend(fresh);
                 true
             }
@@ -139,9 +157,24 @@ impl Services {
         }
     }
 
+    /// Clears away what commits have left behind. Only after the commit is it certain that no more of it is made.
+    fn clear(&mut self, socket: &mut nft::Socket, report: &mut Report) {
+        let Some(plan) = &self.committed else { return };
+        match leftovers::clear(socket, &mut self.conntrack, plan, &self.leftovers) {
+            Ok(cleared) => {
+                report.done_for_services(Verb::Removed, cleared.affinities);
+                report.flows_removed += cleared.flows;
+                self.leftovers = Leftovers::default();
+            }
+            Err(error) => report.services = Some(error),
+        }
+    }
+
     /// Looks at what is there and makes of it what the plan says, in one transaction.
     fn rebuild(&mut self, socket: &mut nft::Socket, plan: &ServicePlan, report: &mut Report) -> Result<bool> {
         self.committed = None;
+        // What was left behind by whoever made what is there is not known.
+        self.leftovers.extend(Leftovers::of(plan));
         let mut batch = nft::Batch::new();
         let mut counts = Counts::default();
         let there = socket.tables().map_err(|source| unreadable("list the nftables tables", source))?;
@@ -160,7 +193,8 @@ impl Services {
                     let table = services::table(settings, family, pickers);
                     let rendered = render::render(&table);
                     let found = if exists { Found::read(socket, &table, &rendered)? } else { Found::Nothing };
-                    found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
+                    let gone = found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
+                    gone.into_iter().for_each(|frontend| self.leftovers.note_gone(frontend));
                 }
             }
         }
@@ -194,6 +228,7 @@ impl Services {
 struct Work {
     deltas: [Delta; 2],
     pickers: BTreeSet<(Family, Picker)>,
+    leftovers: Leftovers,
 }
 
 impl Work {
@@ -230,6 +265,8 @@ impl Work {
             })
         };
         self.delta(family).extend(Delta::between(elements(before), elements(after)));
+        let [old, new] = [before, after].map(|state| state.map(|(balancer, _)| balancer));
+        self.leftovers.note(frontend, old, new);
         if let Some((balancer, _)) = after {
             self.pickers.extend(services::pickers(balancer).map(|picker| (family, picker)));
         }
@@ -277,6 +314,8 @@ enum Found {
         elements: Vec<Elements>,
         /// Whether chains or rules are not as they should be.
         other_rules: bool,
+        /// Chains that the table should have, but attached elsewhere; nothing leads to these.
+        misplaced: Vec<String>,
         /// Chains that the table should not have.
         extra: Vec<String>,
     },
@@ -299,20 +338,26 @@ impl Found {
         }
         let what = || format!("read the chains of {}", wanted.table);
         let chains = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let known = |name: &str| wanted.chains.iter().any(|(chain, _)| chain.name == name);
-        let extra = chains.iter().map(|chain| chain.name.clone()).filter(|name| !known(name)).collect();
+        let (mut misplaced, mut extra) = (Vec::new(), Vec::new());
+        for found in chains {
+            match wanted.chains.iter().find(|(chain, _)| chain.name == found.name) {
+                None => extra.push(found.name),
+                Some((chain, _)) if chain.base != found.base => misplaced.push(found.name),
+                Some(_) => {}
+            }
+        }
         let other_rules = tables::differing_chain(socket, wanted)?.is_some();
-        Ok(Found::Sets { elements, other_rules, extra })
+        Ok(Found::Sets { elements, other_rules, misplaced, extra })
     }
 
-    /// Puts into a batch what makes of it what is wanted.
+    /// Puts into a batch what makes of it what is wanted. Returns the frontends that are no more.
     fn mend(
         self,
         batch: &mut nft::Batch,
         wanted: &Rendered,
         (plan, settings, family): (&ServicePlan, &Settings, Family),
         counts: &mut Counts,
-    ) {
+    ) -> Vec<Frontend> {
         let (mut found, extra) = match self {
             Found::Nothing => {
                 tables::add(wanted, batch);
@@ -325,9 +370,10 @@ impl Found {
                 counts.changed += 1;
                 (None, Vec::new())
             }
-            Found::Sets { elements, other_rules, extra } => {
+            Found::Sets { elements, other_rules, misplaced, extra } => {
                 if other_rules {
                     batch.flush_table(&wanted.table);
+                    misplaced.iter().for_each(|chain| batch.delete_chain(&wanted.table, chain));
                     tables::add_chains(wanted, batch);
                     counts.changed += 1;
                 }
@@ -348,7 +394,9 @@ impl Found {
             }
             new[at].push(rendered);
         }
+        let mut frontends = Vec::new();
         for (at, left) in found.into_iter().flatten().enumerate() {
+            frontends.extend(left.keys().filter_map(|(key, _)| leftovers::frontend(&wanted.sets[at], key)));
             gone[at].extend(left.into_keys().map(bare));
         }
         for (set, elements) in wanted.sets.iter().zip(&gone).filter(|(_, elements)| !elements.is_empty()) {
@@ -364,6 +412,7 @@ impl Found {
             batch.delete_chain(&wanted.table, &chain);
             counts.removed += 1;
         }
+        frontends
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::cluster::{self, Stack};
@@ -25,6 +26,26 @@ fn all(monitor: &mut Monitor) -> Vec<Event> {
     }
 }
 
+/// Makes the kernel hold a plan; the monitor has heard all of it. The kernel makes IPv6 addresses usable on its own
+/// time, and tells so later.
+fn settled(plan: &Entries) -> Monitor {
+    let mut monitor = Monitor::open().unwrap();
+    reconcile(plan);
+    let is_address = |key: &&Key| matches!(key, Key::Address(_, net) if net.addr().is_ipv6());
+    let mut waited_for: BTreeSet<&Key> = plan.keys().filter(is_address).collect();
+    while !waited_for.is_empty() {
+        let events = monitor.wait(Some(Duration::from_secs(5))).unwrap();
+        assert!(!events.is_empty(), "not told of {waited_for:?}");
+        for event in events {
+            if let Event::Entry { key, found: Some(Found::Entry(_)) } = event {
+                waited_for.remove(&key);
+            }
+        }
+    }
+    all(&mut monitor);
+    monitor
+}
+
 fn contradict(events: &[Event], plan: &Entries) -> bool {
     let planned = |key: &Key| plan.get(key).map(|planned| planned.entry.clone());
     events.iter().any(|event| event.contradicts(planned))
@@ -39,8 +60,7 @@ fn what_others_do_to_us_is_told_at_once() {
     let test = TestNs::underlay("others");
     let _guard = test.enter();
     let plan = small();
-    reconcile(&plan);
-    let mut monitor = Monitor::open().unwrap();
+    let mut monitor = settled(&plan);
     for damage in [
         "ip link set cbr0 mtu 1280",
         "ip link set vxlan.cambric down",
@@ -102,8 +122,7 @@ fn an_event_tells_what_stands_under_the_key_now() {
     let test = TestNs::underlay("content");
     let _guard = test.enter();
     let plan = small();
-    reconcile(&plan);
-    let mut monitor = Monitor::open().unwrap();
+    let mut monitor = settled(&plan);
     test.run("bridge fdb replace 06:58:ac:10:00:02 dev vxlan.cambric dst 172.16.0.99 self permanent");
     let events = all(&mut monitor);
     let Some(Event::Entry { found: Some(Found::Entry(Entry::Forwarding { node, .. })), .. }) = events.first()
@@ -132,8 +151,7 @@ fn an_event_tells_what_stands_under_the_key_now() {
 fn neighbours_that_the_kernel_resolves_are_no_news() {
     let test = TestNs::underlay("noise");
     let _guard = test.enter();
-    reconcile(&small());
-    let mut monitor = Monitor::open().unwrap();
+    let mut monitor = settled(&small());
     for number in 10..60 {
         test.run(&format!(
             "ip neigh replace 172.16.0.{number} lladdr 02:00:00:00:00:{number} dev eth0 nud reachable"

@@ -7,6 +7,7 @@
 mod balance;
 mod choose;
 mod elements;
+mod leftovers;
 mod planner;
 mod table;
 
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use model::{Family, ObjectName, PerFamily, Protocol};
 
 pub use elements::{Datum, Delta, Element, elements, hairpin, ranges};
+pub use leftovers::Leftovers;
 pub use planner::ServiceChange;
 pub(crate) use planner::{ServicePlanner, node_port_addresses, strays};
 pub use table::{Picker, TABLE, picker_chain, picker_rules, pickers, sets, table};
@@ -138,17 +140,5 @@ impl fmt::Display for ServicePortName {
             "" => self.service.fmt(f),
             port => write!(f, "{}:{port}", self.service),
         }
-    }
-}
-
-impl ServicePlan {
-    /// Whether a UDP flow to a frontend leads to where it should no more: it was made before the frontend had its
-    /// endpoints, or its endpoint is gone. Connection tracking would keep it for as long as packets come.
-    ///
-    /// `answers` is where the flow's answers come from: the endpoint, or the frontend itself if nothing was rewritten.
-    pub fn is_stale(&self, frontend: &Frontend, answers: &Backend) -> bool {
-        let Some(balancer) = self.frontends.get(frontend) else { return false };
-        let holds = |target: &Target| target.backends().binary_search(answers).is_ok();
-        !holds(&balancer.target) && !balancer.outside.as_ref().is_some_and(holds)
     }
 }
