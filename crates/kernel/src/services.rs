@@ -140,6 +140,8 @@ impl Services {
         }
         let (gone, new) = work.counts();
         if batch.is_empty() {
+            // An endpoint that has terminated may leave flows behind and no element.
+            self.leftovers.extend(work.leftovers);
             return true;
         }
         match socket.commit(batch) {

@@ -188,6 +188,17 @@ fn node_ports_are_at_the_addresses_that_the_network_names() {
 }
 
 #[test]
+fn a_service_of_one_family_is_reached_in_that_family_only() {
+    let mut web = service("web", 1);
+    web.cluster_addresses.truncate(1);
+    web.external_addresses = vec!["198.51.100.1".parse().unwrap(), "2001:db8:100::1".parse().unwrap()];
+    web.ports[0].node_port = Some(30080);
+    let plan = planned(&[web], &[slice("web", "web", Family::V4, &[(1, 5)])]);
+    let known: Vec<Frontend> = plan.frontends.keys().copied().collect();
+    assert_eq!(known, [at("10.96.0.1", 80), at("192.0.2.1", 30080), at("198.51.100.1", 80)]);
+}
+
+#[test]
 fn ports_are_matched_by_name_and_protocol() {
     let mut web = service("web", 1);
     web.ports.push(ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: None });

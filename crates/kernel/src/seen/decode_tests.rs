@@ -59,6 +59,7 @@ fn balancer(target: Target) -> Balancer {
         exposed: true,
         affinity: None,
         sources: None,
+        lingering: Arc::default(),
     }
 }
 
