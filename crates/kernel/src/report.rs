@@ -107,6 +107,14 @@ impl Report {
         }
     }
 
+    /// Takes account of so many flows that were removed.
+    pub(crate) fn done_with_flows(&mut self, count: usize) {
+        self.flows_removed += count;
+        if count > 0 {
+            *self.steps.counts.entry(("flow", Verb::Removed)).or_default() += count;
+        }
+    }
+
     /// Whether nothing was done and nothing failed.
     pub fn is_quiet(&self) -> bool {
         self.writes() == 0

@@ -163,7 +163,7 @@ impl Services {
         match leftovers::clear(socket, &mut self.conntrack, plan, &self.leftovers) {
             Ok(cleared) => {
                 report.done_for_services(Verb::Removed, cleared.affinities);
-                report.flows_removed += cleared.flows;
+                report.done_with_flows(cleared.flows);
                 self.leftovers = Leftovers::default();
             }
             Err(error) => report.services = Some(error),

@@ -25,12 +25,15 @@ use kernel::Kernel;
 use model::{Family, Protocol, Service};
 use plan::{Change, Planner};
 
-/// How long it goes on.
-const TIME: Duration = Duration::from_secs(60);
-/// Changes of an endpoint in a second.
+/// Changes of an endpoint in a second, at most: a machine that is busy with other things may take longer.
 const RATE: u32 = 50;
+/// Changes in all: a minute's.
+const CHANGES: u32 = 60 * RATE;
 /// How long after a commit a packet may be on its way.
 const GRACE: Duration = Duration::from_millis(10);
+/// How long a client waits before it connects again, or sends the next datagram: the load is for connections to meet
+/// changes, not to take the processor from who makes them.
+const PAUSE: Duration = Duration::from_millis(5);
 const SERVICES: usize = 4;
 /// Pods of which each service has some as its endpoints.
 const ENDPOINTS: usize = 6;
@@ -46,7 +49,7 @@ fn connections_go_to_live_endpoints_only() {
     let mut churn = Churn { node: &node, pods: &pods, services: &services, watch: &watch, planner, kernel };
     let mut members = vec![vec![true; ENDPOINTS]; SERVICES];
     churn.begin(&members);
-    let changes = thread::scope(|scope| {
+    let churned = thread::scope(|scope| {
         for (number, pod) in pods.iter().enumerate().take(ENDPOINTS) {
             for family in Family::BOTH {
                 let listener = listen(&pod.test, pod.address(family));
@@ -66,15 +69,15 @@ fn connections_go_to_live_endpoints_only() {
             scope.spawn(move || keep_sending(&socket, to, number, watch));
         }
         // However it ends, the others must not go on for ever.
-        let changes = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| churn.run(&mut members)));
+        let churned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| churn.run(&mut members)));
         watch.over.store(true, Ordering::Relaxed);
-        changes
+        churned
     });
-    let changes = u64::from(changes.unwrap());
+    churned.unwrap();
     let (connections, datagrams) = (watch.connections.into_inner(), watch.datagrams.into_inner());
-    println!("{changes} changes, {connections} connections, {datagrams} datagrams answered");
-    assert!(changes >= u64::from(RATE) * TIME.as_secs() * 9 / 10, "only {changes} changes");
-    assert!(connections > changes && datagrams > changes, "{connections} connections, {datagrams} datagrams");
+    println!("{CHANGES} changes, {connections} connections, {datagrams} datagrams answered");
+    let least = u64::from(CHANGES);
+    assert!(connections > least && datagrams > least, "{connections} connections, {datagrams} datagrams");
 }
 
 /// What threads tell each other.
@@ -133,12 +136,12 @@ impl Churn<'_> {
         }
     }
 
-    /// Adds or removes an endpoint so many times a second; how many times.
-    fn run(&mut self, members: &mut [Vec<bool>]) -> u32 {
+    /// Adds and removes endpoints.
+    fn run(&mut self, members: &mut [Vec<bool>]) {
         let begun = Instant::now();
         let mut random: u64 = 0x5eed;
         let mut changes = 0;
-        while begun.elapsed() < TIME {
+        while changes < CHANGES {
             // Xorshift (Marsaglia): the same changes in each run.
             random ^= random << 13;
             random ^= random >> 7;
@@ -164,7 +167,6 @@ impl Churn<'_> {
                 (begun + Duration::from_secs(1) / RATE * changes).saturating_duration_since(Instant::now()),
             );
         }
-        changes
     }
 
     fn with(&mut self, number: usize, members: &[bool]) -> Change {
@@ -202,8 +204,9 @@ fn serve_connections(listener: &TcpListener, number: usize, watch: &Watch) {
 fn serve_datagrams(socket: &UdpSocket, number: usize, watch: &Watch) {
     while watch.goes_on() {
         if ready(std::slice::from_ref(socket), LOOK).is_some() {
-            let (_, from) = socket.recv_from(&mut [0]).unwrap();
-            socket.send_to(&[number as u8], from).unwrap();
+            let mut question = [0; 8];
+            let (_, from) = socket.recv_from(&mut question).unwrap();
+            socket.send_to(&[&question[..], &[number as u8]].concat(), from).unwrap();
         }
     }
 }
@@ -220,20 +223,29 @@ fn keep_connecting(client: &TestNs, to: SocketAddr, service: usize, watch: &Watc
         exchange().unwrap_or_else(|error| panic!("{to}: {error}"));
         watch.check(service, answer[0].into(), began);
         watch.connections.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(PAUSE);
     }
 }
 
 /// One flow of datagrams, which connection tracking would keep where it is.
 fn keep_sending(socket: &UdpSocket, to: SocketAddr, service: usize, watch: &Watch) {
     socket.set_read_timeout(Some(LOOK)).unwrap();
-    while watch.goes_on() {
-        let began = watch.start.elapsed();
-        let mut answer = [0];
-        socket.send_to(b"?", to).unwrap();
-        // What is under way when its endpoint ends may be lost with it.
-        if socket.recv(&mut answer).is_ok() {
-            watch.check(service, answer[0].into(), began);
-            watch.datagrams.fetch_add(1, Ordering::Relaxed);
+    for question in 0u64.. {
+        if !watch.goes_on() {
+            return;
         }
+        let question = question.to_be_bytes();
+        let began = watch.start.elapsed();
+        socket.send_to(&question, to).unwrap();
+        let mut answer = [0; 9];
+        // What is under way when its endpoint ends may be lost with it. An answer that comes late is not to this one.
+        while socket.recv(&mut answer).is_ok() {
+            if answer[..8] == question {
+                watch.check(service, answer[8].into(), began);
+                watch.datagrams.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+        }
+        thread::sleep(PAUSE);
     }
 }

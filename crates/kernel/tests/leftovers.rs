@@ -14,6 +14,7 @@ use common::services::{
     PORT, Scene, accept, ask, cluster_address, connect, endpoint, external_address, service, slices,
 };
 use common::wire::Wire;
+use kernel::Verb;
 use model::{Family, Protocol, Service};
 use plan::Input;
 
@@ -51,6 +52,8 @@ fn a_flow_moves_when_its_endpoint_goes_and_only_then() {
 
         let report = scene.serve(&service, &[0, 1]);
         assert_eq!(report.flows_removed, moving, "{before:?}");
+        let told = report.steps.counts.get(&("flow", Verb::Removed)).copied().unwrap_or_default();
+        assert_eq!(told, moving, "{}", report.steps);
         for (client, before) in clients.iter().zip(&before) {
             let (after, _) = ask(client, at(10, family), &servers);
             assert!(after < 2 && (*before == 2 || after == *before), "{before} became {after}");
@@ -189,10 +192,10 @@ fn clients_are_let_go_after_their_time() {
             map.contains("elements")
         };
         let first = ask(&scene.client(3, family), at(10, family), &servers).0;
+        assert!(remembered(&scene));
         scene.serve(&sticky(1), &[0, 1, 2]);
         let again = ask(&scene.client(3, family), at(10, family), &servers).0;
         assert_eq!(again, first);
-        assert!(remembered(&scene));
         // The kernel says nothing when an element runs out, so there is only to look again.
         let start = Instant::now();
         while remembered(&scene) {

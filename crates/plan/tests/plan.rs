@@ -162,6 +162,33 @@ fn of_two_nodes_with_one_range_the_first_by_name_has_it_until_it_leaves() {
 }
 
 #[test]
+fn of_three_claims_each_that_goes_leaves_the_others_in_order() {
+    let claimants = ["a", "b", "c"];
+    let node = |name: &str, last| node(name, &[&format!("192.0.2.{last}")], &["10.244.2.0/24"]);
+    let key = Key::Route("10.244.2.0/24".parse().unwrap());
+    for (come, go) in [([0, 1, 2], [0, 1, 2]), ([2, 1, 0], [1, 0, 2]), ([1, 2, 0], [2, 0, 1])] {
+        let mut planner = Planner::new(NodeName::new("one").unwrap());
+        planner.update(Input::Network(network("auto")));
+        planner.update(Input::Node(one()));
+        for each in come {
+            planner.update(Input::Node(node(claimants[each], 10 + each)));
+        }
+        // One that changes claims once, as before.
+        planner.update(Input::Node(node(claimants[go[2]], 20)));
+        let mut left = vec![0, 1, 2];
+        for gone in go {
+            let winner = Origin::Node(NodeName::new(claimants[left[0]]).unwrap());
+            assert_eq!(planner.planned(&key).unwrap().origin, winner, "{come:?} {go:?}");
+            // Each that has lost is told of for the route and for the neighbour.
+            assert_eq!(planner.problems().len(), 2 * (left.len() - 1), "{come:?} {go:?}");
+            planner.update(Input::NodeGone(NodeName::new(claimants[gone]).unwrap()));
+            left.retain(|each| *each != gone);
+        }
+        assert_eq!(planner.planned(&key), None);
+    }
+}
+
+#[test]
 fn a_range_that_overlaps_the_nodes_own_is_left_out() {
     let plan = plan_of(
         &[one(), node("two", &["192.0.2.2"], &["10.244.0.0/20"])],

@@ -251,6 +251,12 @@ impl Core {
     /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
     fn synced(&mut self) -> Todo {
         let Some(mut objects) = self.listing.take() else { return Todo::Nothing };
+        tracing::info!(
+            nodes = objects.nodes.len(),
+            services = objects.services.len(),
+            slices = objects.slices.len(),
+            "the API has listed all objects"
+        );
         let network = self.listed_network.take().or_else(|| {
             self.network_gone = self.planner.network().is_some();
             self.planner.network().cloned()

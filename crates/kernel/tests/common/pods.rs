@@ -65,6 +65,6 @@ pub fn attach(attachment: &Attachment) -> Pod {
 pub fn socket(test: &TestNs, address: IpAddr, port: u16) -> UdpSocket {
     let _guard = test.enter();
     let socket = UdpSocket::bind(SocketAddr::new(address, port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     socket
 }

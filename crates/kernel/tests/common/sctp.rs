@@ -44,7 +44,7 @@ impl Sctp {
             OwnedFd::from_raw_fd(fd)
         };
         let socket = UdpSocket::from(fd);
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         Sctp(socket)
     }
 
