@@ -172,8 +172,8 @@ const DAMAGE: [(&str, &str); 23] = [
     ("rules gone from a chain", "flush chain TABLE pick-3"),
     (
         "a chain attached elsewhere",
-        "delete chain TABLE remember;
-         add chain TABLE remember { type filter hook output priority 0; }",
+        "delete chain TABLE remember-out;
+         add chain TABLE remember-out { type filter hook output priority 0; }",
     ),
     ("a chain that drops", "add chain TABLE unserved-forward { policy drop; }"),
     ("a set", "add set TABLE extra { type inet_service; }"),
