@@ -84,7 +84,7 @@ impl<'v> Predictor<'v> {
     }
 
     fn carried(&self, start: &Start, walk: &Walk) -> Carried {
-        let (Start::Pod(begin, _) | Start::Node(begin)) = start;
+        let (Start::Pod(begin, _) | Start::Node(begin) | Start::Outside { node: begin }) = start;
         let tunnels = walk.hops.iter().filter_map(|hop| match &hop.step {
             Step::Encapsulated { link, source, destination, .. } => {
                 let (_, plan) = self.world.nodes.get(&hop.node)?;
