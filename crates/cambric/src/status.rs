@@ -75,6 +75,7 @@ fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
     line("pod ranges", &listed(&status.pod_ranges));
     line("cluster", &format!("{} nodes", status.nodes));
     line("pods", &format!("{} interfaces on this node", status.attachments));
+    line("services", &format!("{} addresses and ports, {} endpoints", status.services, status.endpoints));
     let entries: Vec<String> = status.entries.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     line("planned", &listed(&entries));
     match status.compared {
@@ -102,6 +103,8 @@ mod tests {
             node: "a".to_owned(),
             addresses: vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()],
             nodes: 3,
+            services: 2,
+            endpoints: 5,
             entries: [("route".to_owned(), 4)].into(),
             problems: vec!["Node b has no InternalIP".to_owned()],
             compared: Some(90),
@@ -113,6 +116,7 @@ mod tests {
             "ready       yes",
             "addresses   192.0.2.1, 2001:db8::1",
             "pod ranges  none",
+            "services    2 addresses and ports, 5 endpoints",
             "planned     4 route",
             "compared    10 seconds ago",
             "problem     Node b has no InternalIP",

@@ -34,4 +34,4 @@ pub use monitor::{Event, Monitor, Waker};
 pub use observed::{Found, Observed};
 pub use report::{Failure, Report};
 pub use tables::Condition;
-pub use underlay::Underlay;
+pub use underlay::{Surroundings, Underlay};

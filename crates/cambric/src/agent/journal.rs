@@ -2,6 +2,7 @@
 
 use super::machine::{Done, Outcome, Step};
 use super::metrics::{Kind, Metrics};
+use super::words::FRONTEND;
 
 /// How many failures at once get a line each.
 const LINES: usize = 20;
@@ -22,8 +23,9 @@ pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
     let done = &outcome.done;
     match why {
         Why::Start => tracing::info!(entries = %done, "compared the kernel with the plan for the first time"),
-        Why::Change if !done.is_empty() => tracing::info!(entries = %done, "applied a change of the cluster"),
-        Why::Change => {}
+        // Endpoints come and go all the time, in a big cluster many a second.
+        Why::Change if done.counts.keys().all(|(kind, _)| *kind == FRONTEND) => {}
+        Why::Change => tracing::info!(entries = %done, "applied a change of the cluster"),
         Why::Drift => repairs(done, metrics),
     }
     if why != Why::Drift {

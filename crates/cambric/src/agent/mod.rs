@@ -59,7 +59,7 @@ pub(crate) fn run(options: AgentOptions) -> Result<()> {
         ),
     };
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "starting");
-    // One thread is enough for two watches and a few requests, and a small agent is a good neighbour.
+    // One thread is enough for four watches and a few requests, and a small agent is a good neighbour.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -39,6 +39,11 @@ pub(crate) struct Status {
     /// How many nodes and pods' interfaces there are.
     pub(crate) nodes: usize,
     pub(crate) attachments: usize,
+    /// How many addresses and ports of services there are, and endpoints behind them.
+    #[serde(default)]
+    pub(crate) services: usize,
+    #[serde(default)]
+    pub(crate) endpoints: usize,
     /// How many entries of which kind are planned.
     pub(crate) entries: BTreeMap<String, usize>,
     /// What is wrong.
@@ -196,6 +201,8 @@ impl Publisher {
                 .collect(),
             nodes: core.nodes().len(),
             attachments: core.attachments().len(),
+            services: core.services().frontends.len(),
+            endpoints: core.services().endpoints(),
             entries: report.entries.clone(),
             problems,
             compared: report.compared,
@@ -239,7 +246,7 @@ impl Publisher {
             return;
         }
         self.saved_at = Some(Instant::now());
-        match persist::save(&self.run_dir.state(), &self.local, network, core.nodes()) {
+        match persist::save(&self.run_dir.state(), &self.local, network, core) {
             Ok(()) => self.saved = Some(core.revision()),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "the state cannot be kept"),
         }
@@ -248,8 +255,8 @@ impl Publisher {
     /// Puts the state of an earlier run into `core`; says whether there was one.
     pub(crate) fn restore(&self, core: &mut Core) -> bool {
         match persist::load(&self.run_dir.state(), &self.local) {
-            Ok(Some((network, nodes))) => {
-                core.restore(network, nodes);
+            Ok(Some((network, objects))) => {
+                core.restore(network, objects);
                 true
             }
             Ok(None) => false,

@@ -10,8 +10,8 @@ use kernel::{Event, Found, Kernel, Monitor, Op, Report, diff};
 use model::{Family, PerFamily};
 use plan::{Change, Entry, Key, NodePlan, Planned};
 
-use super::machine::{AttachmentWork, Done, Ear, Failure, Heard, Machine, Outcome};
-use super::words::{entry, kind};
+use super::machine::{AttachmentWork, Done, Ear, Failure, Heard, Machine, Outcome, Surroundings};
+use super::words::{FRONTEND, entry, kind};
 use crate::paths;
 
 pub(crate) use kernel::Waker;
@@ -43,12 +43,18 @@ pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
 /// Removes all that is marked as ours; how many entries that was, and what could not be removed.
 pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
     let report = Kernel::open()?.cleanup()?;
-    Ok((report.removed, report.failures.iter().map(ToString::to_string).collect()))
+    let services = report.services.iter().map(ToString::to_string);
+    Ok((report.removed, report.failures.iter().map(ToString::to_string).chain(services).collect()))
 }
 
 impl Machine for System {
     fn apply(&mut self, change: &Change) -> Outcome {
         let mut done = Done::default();
+        for (frontend, balancer) in &change.services.frontends {
+            let action = if balancer.is_some() { "set" } else { "removed" };
+            let service = || balancer.as_ref().map(|balancer| format!("Service {}", balancer.service));
+            done.add(FRONTEND, action, || (frontend.to_string(), service().unwrap_or_default()));
+        }
         for (key, planned) in &change.keys {
             let origin = || planned.as_ref().map(|planned| planned.origin.to_string()).unwrap_or_default();
             let action = if planned.is_some() { "set" } else { "removed" };
@@ -71,22 +77,21 @@ impl Machine for System {
         self.kernel.doubt_services();
     }
 
-    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
-        let found = self.kernel.underlay(addresses).map_err(|error| error.to_string())?;
+    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
+        let found = self.kernel.surroundings(underlay).map_err(|error| failure(&error))?;
         let mut mtu = PerFamily::default();
         for family in Family::BOTH {
-            if let Some(underlay) = found.of(family) {
+            if let Some(underlay) = found.underlay.of(family) {
                 mtu.insert(family, underlay.mtu);
             }
         }
-        let missing = addresses.iter().find(|address| mtu.of(Family::of(address)).is_none());
-        match missing {
-            Some(address) => Err(format!(
+        let missing = underlay.iter().find(|address| mtu.of(Family::of(address)).is_none()).map(|address| {
+            format!(
                 "this node's InternalIP {address} is on none of its links, so tunnels cannot be sent from it; see \
                  --node-ip of the kubelet"
-            )),
-            None => Ok(mtu),
-        }
+            )
+        });
+        Ok(Surroundings { mtu, missing, addresses: found.addresses })
     }
 
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
@@ -161,8 +166,11 @@ fn outcome(done: Done, report: kernel::Result<Report>) -> Outcome {
 }
 
 fn unreadable(error: &kernel::Error) -> Outcome {
-    let failure = Failure { error: error.to_string(), origin: String::new() };
-    Outcome { failed: vec![failure], ..Outcome::default() }
+    Outcome { failed: vec![failure(error)], ..Outcome::default() }
+}
+
+fn failure(error: &kernel::Error) -> Failure {
+    Failure { error: error.to_string(), origin: String::new() }
 }
 
 fn intended(op: &Op<'_>, done: &mut Done) {

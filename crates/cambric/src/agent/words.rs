@@ -2,6 +2,9 @@
 
 use plan::{Key, TableFamily};
 
+/// An address and port of a service.
+pub(crate) const FRONTEND: &str = "frontend";
+
 /// The kind of an entry in one word.
 pub(crate) fn kind(key: &Key) -> &'static str {
     match key {

@@ -11,7 +11,7 @@ use super::core::{Core, Todo};
 use super::debounce::Debounce;
 use super::health::Health;
 use super::journal::{self, Why};
-use super::machine::{Ear, Heard, Machine, Outcome};
+use super::machine::{Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use super::metrics::{Metrics, Resource};
 use super::publish::{Publisher, Report};
 
@@ -158,6 +158,14 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                         let resource = Resource { resource: watched.to_string() };
                         self.metrics.watch_errors.get_or_create(&resource).inc();
                     }
+                    // What is refused, and whether the API is heard, is shown before the next comparison.
+                    self.report.fresh |= matches!(
+                        event,
+                        Event::Refused { .. }
+                            | Event::Accepted(_)
+                            | Event::Disconnected { .. }
+                            | Event::Connected(_)
+                    );
                     match self.core.take(event) {
                         Todo::Nothing => {}
                         Todo::Reconcile => {
@@ -214,8 +222,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             return;
         }
         let started = Instant::now();
-        self.look_at_underlay();
-        let outcome = self.reconcile();
+        let outcome = match self.look_around() {
+            Ok(()) => self.reconcile(),
+            // With the addresses of nobody knows when, node ports would be taken away.
+            Err(failure) => Outcome { failed: vec![failure], ..Outcome::default() },
+        };
         let took = started.elapsed();
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(took.as_secs_f64());
@@ -261,19 +272,21 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.retry = (self.retry * 2).min(self.times.sync_period.max(FIRST_RETRY));
     }
 
-    fn look_at_underlay(&mut self) {
-        let Some(addresses) = self.core.local_node().map(|node| node.addresses.clone()) else { return };
-        self.report.underlay_error = None;
-        match self.machine.underlay(&addresses) {
-            Ok(mtu) => {
-                if mtu != *self.core.underlay_mtu() {
-                    tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
-                    self.core.observe(Input::UnderlayMtu(mtu));
-                }
-            }
-            Err(error) => self.report.underlay_error = Some(error),
+    /// Looks up the node's addresses, and how big packets can be that leave it.
+    fn look_around(&mut self) -> Result<(), Failure> {
+        let Some(underlay) = self.core.local_node().map(|node| node.addresses.clone()) else { return Ok(()) };
+        let Surroundings { mtu, missing, addresses } = self.machine.surroundings(&underlay)?;
+        // What is on no link now may be on its way from one to another: its MTU stays what it was.
+        if missing.is_none() && mtu != *self.core.underlay_mtu() {
+            tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
+            self.core.observe(Input::UnderlayMtu(mtu));
         }
-        self.report.addresses = Some(addresses);
+        if addresses != self.core.addresses() {
+            self.core.observe(Input::Addresses(addresses));
+        }
+        self.report.underlay_error = missing;
+        self.report.addresses = Some(underlay);
+        Ok(())
     }
 
     /// Compares under the lock of the addresses: the CNI plugin changes its files and the kernel under the same one,
@@ -331,6 +344,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
         self.metrics.nodes.set(self.core.nodes().len() as i64);
+        let services = self.core.services();
+        self.metrics.services.set(services.frontends.len() as i64);
+        self.metrics.endpoints.set(services.endpoints() as i64);
         self.metrics.attachments.set(self.core.attachments().len() as i64);
         self.metrics.ready.set(i64::from(not_ready.is_none()));
         let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());

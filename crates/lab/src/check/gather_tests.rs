@@ -258,9 +258,10 @@ const V6: &str = include_str!("../../../../examples/labs/vxlan-v6.yaml");
 /// Small, because every packet that does not come takes its time.
 const TWO_NODES: &str = "
 network: {podRanges: [10.244.0.0/16], serviceRanges: [10.96.0.0/24]}
-subnets: [{name: nodes, prefixes: [192.0.2.0/24]}]
+subnets: [{name: nodes, prefixes: [192.0.2.0/24]}, {name: world, prefixes: [198.51.100.0/24]}]
+routers: [{name: router, subnets: [nodes, world]}]
 nodes: [{name: node-1, subnet: nodes}, {name: node-2, subnet: nodes}]
-outside: [{name: client, subnet: nodes}]
+outside: [{name: client, subnet: world}]
 ";
 
 #[test]
@@ -292,6 +293,26 @@ fn what_is_broken_by_hand_is_noticed() {
         ),
         (&["nft delete table bridge cambric"], &["another pod's source"], "it arrived"),
         (&["nft delete table ip cambric"], &["VXLAN from a stranger", "pod to outside"], "it arrived"),
+        (
+            &["nft delete element ip cambric-services services { 10.96.0.1 . tcp . 80 }"],
+            &["pod to service"],
+            "it was refused",
+        ),
+        (
+            &["nft flush chain ip cambric-services postrouting"],
+            &["outside to service or pod", "a pod to itself"],
+            "neither an answer nor a refusal",
+        ),
+        (
+            &[
+                "nft add table ip intruder",
+                "nft add chain ip intruder post { type nat hook postrouting priority 50 ; }",
+                "nft add rule ip intruder post ct status dnat snat to 10.244.0.1",
+            ],
+            &["pod to service"],
+            "the far end saw 10.244.0.1, not 10.244.0.3",
+        ),
+        (&["nft flush chain ip cambric-services refuse"], &["no endpoint: refusal"], "neither an answer"),
         (&["ip link set cbr0 down"], &["pod to pod, same node"], "no answer"),
     ];
     thread::scope(|scope| {

@@ -31,7 +31,8 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
         .map_err(|error| placed(file, &error))?;
     let load_balancer_ranges = load_balancer_ranges(&network.load_balancer_ranges, &config)?;
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
-    let spec = ClusterNetworkSpec { pod_ranges, service_ranges, encapsulation, mtu };
+    let node_port_addresses = Vec::new();
+    let spec = ClusterNetworkSpec { pod_ranges, service_ranges, node_port_addresses, encapsulation, mtu };
     Ok(Network { spec, config, load_balancer_ranges })
 }
 

@@ -142,6 +142,18 @@ impl fmt::Display for ServicePortName {
 }
 
 impl ServicePlan {
+    /// How many endpoints there are, those that several frontends have counted for each.
+    pub fn endpoints(&self) -> usize {
+        let of = |(&(_, picker), balancers): (&(Family, Picker), &usize)| match picker {
+            Picker::Pick(count)
+            | Picker::Stick(count)
+            | Picker::PickOutside(count)
+            | Picker::StickOutside(count) => count as usize * balancers,
+            Picker::Learn(_) => 0,
+        };
+        self.pickers.iter().map(of).sum()
+    }
+
     /// Whether a UDP flow to a frontend leads to where it should no more: it was made before the frontend had its
     /// endpoints, or its endpoint is gone. Connection tracking would keep it for as long as packets come.
     ///

@@ -59,6 +59,14 @@ impl ServicePlanner {
         &self.plan
     }
 
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values().flat_map(BTreeMap::values)
+    }
+
     pub(crate) fn service(&mut self, service: Service, change: &mut ServiceChange) {
         let name = service.name.clone();
         self.services.insert(name.clone(), service);

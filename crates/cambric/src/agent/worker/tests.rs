@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, FromArgMatches};
 use kube_source::ClusterNetworkSpec;
 use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
+use plan::services::ServicePlan;
 use plan::{Entry, Key, NodePlan, Planned};
 use tokio::sync::watch;
 
@@ -18,13 +19,29 @@ use super::*;
 #[derive(Debug, Clone, Default)]
 struct Pretended(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     entries: BTreeMap<Key, Planned>,
     record: Vec<&'static str>,
     refuse: bool,
     mtu: Option<u32>,
     attachments: Vec<Attachment>,
+    services: ServicePlan,
+    addresses: Result<Vec<IpAddr>, Failure>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            entries: BTreeMap::new(),
+            record: Vec::new(),
+            refuse: false,
+            mtu: None,
+            attachments: Vec::new(),
+            services: ServicePlan::default(),
+            addresses: Ok(Vec::new()),
+        }
+    }
 }
 
 impl Pretended {
@@ -55,16 +72,19 @@ impl Machine for Pretended {
                 return Outcome { failed: vec![failure], ..Outcome::default() };
             }
             state.entries = plan.entries.clone();
+            state.services = plan.services.clone();
             Outcome::default()
         })
     }
 
     fn doubt_services(&mut self) {}
 
-    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
-        let mtu = self.with(|state| state.mtu);
-        let v4 = addresses.v4.and(mtu);
-        Ok(PerFamily { v4, v6: addresses.v6.and(mtu) })
+    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
+        self.with(|state| {
+            let mtu = PerFamily { v4: underlay.v4.and(state.mtu), v6: underlay.v6.and(state.mtu) };
+            let addresses = state.addresses.clone()?;
+            Ok(Surroundings { mtu, missing: None, addresses })
+        })
     }
 
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
@@ -319,9 +339,11 @@ fn pods_of_the_node_are_part_of_the_plan() {
 #[test]
 fn a_run_without_the_api_goes_by_the_state_of_the_last() {
     let mut first = Bench::new();
-    first.events(cluster());
+    first.events([vec![service()], cluster()].concat());
     first.run();
     let entries = first.kernel.with(|state| state.entries.clone());
+    let services = first.kernel.with(|state| state.services.clone());
+    assert_eq!(services.frontends.len(), 2);
 
     let mut second = Bench::new();
     std::fs::create_dir_all(second.dir.path().join("run")).unwrap();
@@ -331,4 +353,78 @@ fn a_run_without_the_api_goes_by_the_state_of_the_last() {
     second.run();
     assert_eq!(second.record(), ["reconcile"]);
     assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
+    assert_eq!(second.kernel.with(|state| state.services.clone()), services);
+}
+
+/// A service that is reached at a cluster address and a node port.
+fn service() -> Event {
+    let port = model::ServicePort {
+        name: "".into(),
+        protocol: model::Protocol::Tcp,
+        port: 80,
+        node_port: Some(30080),
+    };
+    Event::Service(model::Service {
+        name: model::ObjectName::new("shop", "web"),
+        cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
+        external_addresses: Vec::new(),
+        balancer_addresses: Vec::new(),
+        balancer_sources: Vec::new(),
+        ports: vec![port],
+        internal_policy: model::TrafficPolicy::Cluster,
+        external_policy: model::TrafficPolicy::Cluster,
+        affinity: None,
+        health_check_port: None,
+    })
+}
+
+#[test]
+fn node_ports_follow_the_nodes_addresses() {
+    let mut bench = Bench::new();
+    let mut events = cluster();
+    events[0] = network(r#"{"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["198.51.100.0/24"]}"#);
+    events.insert(3, service());
+    bench.kernel.with(|state| state.addresses = Ok(vec!["198.51.100.1".parse().unwrap()]));
+    bench.events(events);
+    let ports = |kernel: &Pretended| {
+        kernel.with(|state| state.services.frontends.keys().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let kernel = bench.kernel.clone();
+    bench.turn(move |_| {
+        assert_eq!(ports(&kernel), ["10.96.0.7:80 TCP", "198.51.100.1:30080 TCP"]);
+        kernel.with(|state| state.addresses = Ok(vec!["198.51.100.2".parse().unwrap()]));
+        Heard::Change(Vec::new())
+    });
+    bench.run();
+    assert_eq!(ports(&bench.kernel), ["10.96.0.7:80 TCP", "198.51.100.2:30080 TCP"]);
+}
+
+#[test]
+fn without_the_nodes_addresses_nothing_is_compared() {
+    let mut bench = Bench::new();
+    let unreadable = Failure { error: "no buffer".to_owned(), origin: String::new() };
+    bench.kernel.with(|state| state.addresses = Err(unreadable));
+    bench.events(cluster());
+    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
+    bench.turn(move |_| {
+        assert!(health.ready().unwrap_err().contains("no buffer"));
+        assert_eq!(kernel.with(|state| state.record.clone()), Vec::<&str>::new());
+        kernel.with(|state| state.addresses = Ok(Vec::new()));
+        Heard::Change(Vec::new())
+    });
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile"]);
+    assert_eq!(bench.health.ready(), Ok(()));
+}
+
+#[test]
+fn what_is_refused_is_shown_before_the_next_comparison() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    let object = kube_source::Object { kind: "Service", name: "shop/web".to_owned() };
+    bench.events(vec![Event::Refused { object, reason: "Service shop/web: spec.ports".to_owned() }]);
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile"]);
+    let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
+    assert_eq!(status["problems"], serde_json::json!(["Service shop/web: spec.ports"]));
 }
