@@ -276,8 +276,7 @@ pub(super) fn unserved<'v>(view: &'v View, cast: &Cast<'v>, row: Row) -> Vec<Cas
             let served = stage.service(Role::One).map(|service| service.cluster_addresses.clone());
             let served = served.into_iter().flatten().find(|address| Family::of(address) == family);
             let ranges = view.cluster.network.service_ranges.iter();
-            let free =
-                ranges.filter(|range| Family::of_net(range) == family).find_map(|range| last_address(range));
+            let free = ranges.filter(|range| Family::of_net(range) == family).find_map(last_address);
             let targets = [("unused port", served, UNUSED), ("unused address", free, PORT)];
             for (name, address, port) in targets {
                 let (Some(address), Some(own)) = (address, client.party(view, family)) else { continue };

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use kernel::netns::NetNs;
 use model::{Family, NodeName};
@@ -15,6 +16,7 @@ use super::cast::Cast;
 use super::detour::Detour;
 use super::evidence::{Carried, Connection, Fate, Got, Row, Try};
 use super::predict::Predictor;
+use super::probe::PATIENCE;
 use super::trial::{Ports, Tried, attempt};
 use super::view::{self, View};
 use super::wire::Wire;
@@ -22,6 +24,8 @@ use crate::Result;
 
 /// How many connections are tried at the same time. Most of the time is that of waiting where no answer comes.
 const AT_ONCE: usize = 64;
+/// How long to wait where no answer should come. Answers in a lab take some milliseconds.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How the packets of a connection are told from those of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,9 +176,10 @@ fn try_all<'v>(view: &View, ports: &Ports, cases: Vec<Case<'v>>) -> Result<Vec<A
 /// Tries a case as often as it says, or until a try comes to nothing.
 fn try_one(from: &NetNs, case: &Case<'_>, ports: &Ports) -> Vec<Tried> {
     let mut tries: Vec<Tried> = Vec::new();
+    let patience = if matches!(case.fate, Fate::Silent { .. }) { SILENCE } else { PATIENCE };
     let goes_on = |tries: &[Tried]| tries.last().is_none_or(|last| matches!(last.got, Got::Answer(_)));
     while tries.len() < case.times && goes_on(&tries) {
-        tries.push(attempt(from, case.target.address, case.transport, ports));
+        tries.push(attempt(from, case.target.address, case.transport, ports, patience));
     }
     tries
 }

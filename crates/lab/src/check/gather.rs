@@ -87,7 +87,8 @@ fn services(
         let watch = Watch::start(view)?;
         let mut attempted = Vec::new();
         for row in SERVICES {
-            progress(&format!("trying row {}: {}", row.number(), row.title()))?;
+            let more = if known == Known::ByPort { "" } else { ", more" };
+            progress(&format!("trying row {}: {}{more}", row.number(), row.title()))?;
             attempted.extend(connections::connect(view, &ports, row, known)?);
         }
         let wire = watch.stop()?;

@@ -364,7 +364,7 @@ fn other_servers_are_not_asked() {
 #[test]
 fn the_harness_removes_its_namespaces() {
     let harness = Harness::up(V4);
-    let lab = harness.view.lab.to_string();
+    let lab = format!("{}-", harness.view.lab);
     drop(harness);
     let left = fs::read_dir(netns::NAMED).unwrap().flatten();
     assert!(!left.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(&lab)));

@@ -47,7 +47,7 @@ fn write_text(out: &mut String, evidence: &Evidence, judged: &[Judged], details:
         families.join(" and "),
         evidence.encapsulation
     )?;
-    writeln!(out, " #  {:<26}{:>5}  {:<14}{:<18}verdict", "row", "tried", "far end saw", "on the wire")?;
+    writeln!(out, " #  {:<26}{:>5}  {:<17}{:<18}verdict", "row", "tried", "far end saw", "on the wire")?;
     for line in judged {
         write_line(out, evidence, line)?;
     }
@@ -113,7 +113,7 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
     };
     let wire = if matches!(line.verdict, Verdict::NotSo(_)) && !main { "see below".to_owned() } else { wire };
     let row =
-        format!("{number:>2}  {title:<26}{tried:>5}  {:<14}{:<18}{verdict}", cut(&saw, 13), cut(&wire, 17));
+        format!("{number:>2}  {title:<26}{tried:>5}  {:<17}{:<18}{verdict}", cut(&saw, 16), cut(&wire, 17));
     writeln!(out, "{}", row.trim_end())
 }
 
@@ -261,14 +261,32 @@ mod tests {
         let text = text(&evidence, &judge(&evidence), false);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let line = |number: &str| text.lines().find(|line| line.starts_with(number)).unwrap().to_owned();
-        assert_eq!(line(" 3"), " 3  pod to pod, other node        2  the sender    VXLAN 4096        proved");
-        assert_eq!(line(" 2"), " 2  pod to pod, same node         1  the sender    nothing           proved");
-        assert_eq!(line(" 7"), " 7  pod to outside                1  its node      plain             proved");
-        assert_eq!(line(" 4"), " 4  pod to service                1  sender        nothing           proved");
-        assert_eq!(line(" 6"), " 6  outside to service or pod     1  gateway       VXLAN 4096, plain proved");
-        assert_eq!(line(" 8"), format!(" 8  {:<65}not yet", "no overlay"));
-        assert!(line("      no endpoint").ends_with("1  refusal       nothing           proved"), "{text}");
-        assert!(line("      VXLAN from").ends_with("1  nothing       sent, dropped     proved"), "{text}");
+        assert_eq!(
+            line(" 3"),
+            " 3  pod to pod, other node        2  the sender       VXLAN 4096        proved"
+        );
+        assert_eq!(
+            line(" 2"),
+            " 2  pod to pod, same node         1  the sender       nothing           proved"
+        );
+        assert_eq!(
+            line(" 7"),
+            " 7  pod to outside                1  its node         plain             proved"
+        );
+        assert_eq!(
+            line(" 4"),
+            " 4  pod to service                1  sender           nothing           proved"
+        );
+        assert_eq!(
+            line(" 6"),
+            " 6  outside to service or pod     1  gateway          VXLAN 4096, plain proved"
+        );
+        assert_eq!(line(" 8"), format!(" 8  {:<68}not yet", "no overlay"));
+        assert!(
+            line("      no endpoint").ends_with("1  refusal          nothing           proved"),
+            "{text}"
+        );
+        assert!(line("      VXLAN from").ends_with("1  nothing          sent, dropped     proved"), "{text}");
         assert!(text.contains("had predicted 10 of these ways"));
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::cast::{self, AFFINITY, Cast, PORT, PROTOCOLS, Role};
 use super::evidence::{Got, Transport};
 use super::pods::{NAMESPACE, object};
+use super::probe::PATIENCE;
 use super::trial::{Ports, attempt};
 use super::view::{View, api};
 use crate::{Error, Result};
@@ -96,7 +97,8 @@ pub(super) fn wait_served(view: &View, go_on: &mut dyn FnMut() -> Result<()>) ->
             let service = view.cluster.services.get(&role.object());
             for address in service.iter().flat_map(|service| &service.cluster_addresses) {
                 let to = SocketAddr::new(*address, PORT);
-                while !matches!(attempt(&namespace, to, Transport::Tcp, &ports).got, Got::Answer(_)) {
+                while !matches!(attempt(&namespace, to, Transport::Tcp, &ports, PATIENCE).got, Got::Answer(_))
+                {
                     go_on()?;
                     if Instant::now() > deadline {
                         return Ok(());

@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use super::evidence::{Got, Heard, Transport};
-use super::probe::{LONGEST, PATIENCE};
+use super::probe::LONGEST;
 use crate::echo::Answer;
 
 /// The ports that clients use: below those that the kernel gives (net.ipv4.ip_local_port_range), above those of
@@ -54,14 +54,20 @@ pub(super) struct Tried {
     pub(super) after: Duration,
 }
 
-/// Connects and asks who answers.
-pub(super) fn attempt(from: &NetNs, to: SocketAddr, transport: Transport, ports: &Ports) -> Tried {
+/// Connects and asks who answers, which may take some time.
+pub(super) fn attempt(
+    from: &NetNs,
+    to: SocketAddr,
+    transport: Transport,
+    ports: &Ports,
+    patience: Duration,
+) -> Tried {
     let tried = netns::run_in(from, || -> nix::Result<Tried> {
         let (fd, port) = bound(to, transport, ports)?;
         let begun = Instant::now();
         let asked = match transport {
-            Transport::Tcp => ask_tcp(fd, to),
-            Transport::Udp => ask_udp(fd, to),
+            Transport::Tcp => ask_tcp(fd, to, patience),
+            Transport::Udp => ask_udp(fd, to, patience),
         };
         Ok(Tried { port, got: got(asked), after: begun.elapsed() })
     });
@@ -96,20 +102,20 @@ fn bound(to: SocketAddr, transport: Transport, ports: &Ports) -> nix::Result<(Ow
     Err(Errno::EADDRINUSE)
 }
 
-fn ask_tcp(fd: OwnedFd, to: SocketAddr) -> io::Result<String> {
+fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String> {
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    wait(&fd, PollFlags::POLLOUT, PATIENCE)?;
+    wait(&fd, PollFlags::POLLOUT, patience)?;
     match getsockopt(&fd, sockopt::SocketError)? {
         0 => {}
         error => return Err(io::Error::from_raw_os_error(error)),
     }
     let mut stream = TcpStream::from(fd);
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     stream.write_all(b"JSON\n")?;
     let mut line = Vec::new();
     let mut byte = [0];
@@ -119,10 +125,10 @@ fn ask_tcp(fd: OwnedFd, to: SocketAddr) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
-fn ask_udp(fd: OwnedFd, to: SocketAddr) -> io::Result<String> {
+fn ask_udp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String> {
     let socket = UdpSocket::from(fd);
     socket.connect(to)?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     let mut buffer = vec![0; LONGEST as usize];
     loop {
         match socket.send(b"JSON") {
@@ -173,6 +179,8 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(5);
+
     #[test]
     fn refusals_and_answers_are_told_apart() {
         let here = NetNs::current().unwrap();
@@ -183,7 +191,7 @@ mod tests {
                 listener.local_addr().unwrap()
             };
             for transport in Transport::BOTH {
-                let tried = attempt(&here, closed, transport, &ports);
+                let tried = attempt(&here, closed, transport, &ports, LONG);
                 assert_eq!(tried.got, Got::Refusal, "{address} {transport}");
                 assert!(PORTS.contains(&tried.port));
             }
@@ -194,7 +202,7 @@ mod tests {
                 stream.write_all(b"220 ready\n").unwrap();
                 source
             });
-            let tried = attempt(&here, open, Transport::Tcp, &ports);
+            let tried = attempt(&here, open, Transport::Tcp, &ports, LONG);
             assert!(
                 matches!(&tried.got, Got::Other(what) if what.contains("no echo server")),
                 "{:?}",
