@@ -118,7 +118,7 @@ fn what_a_service_cannot_have_is_refused_with_the_reason() {
         String::from_utf8(output.stderr).unwrap()
     };
     let service = |name: &str, spec: &str| {
-        format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{{spec}}}}}")
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
     };
     let port = "ports: [{port: 80, nodePort: 30080}]";
     create(&lab, &service("first", &format!("type: NodePort, {port}")));
