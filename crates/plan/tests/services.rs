@@ -287,6 +287,26 @@ fn ranges_of_nodes_outside_of_the_network_are_pods_too() {
     assert_eq!(count(&planner), 2);
 }
 
+#[test]
+fn a_node_whose_pods_would_be_among_services_is_told_of() {
+    let mut clashing = node(3);
+    clashing.pod_ranges.v4 = Some("10.96.7.0/24".parse().unwrap());
+    let mut planner = Planner::new(node(1).name);
+    planner.update(Input::Network(network()));
+    planner.update(Input::Node(node(1)));
+    planner.update(Input::Node(clashing.clone()));
+    let problems: Vec<String> = planner.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "Node node-3: pod range 10.96.7.0/24 overlaps 10.96.0.0/16 in spec.serviceRanges, whose addresses are refused \
+          unless a service has them; its pods cannot be reached"
+        ]
+    );
+    planner.update(Input::NodeGone(clashing.name));
+    assert!(planner.problems().is_empty());
+}
+
 /// What a test does to a cluster.
 #[derive(Debug, Clone)]
 enum Step {
