@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Encapsulation, Family, NodeName};
+use model::{Family, NodeName, Sending, When};
 
 use super::evidence::{Carried, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport};
 use super::forge;
@@ -44,13 +44,12 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     let wire = watch.stop()?;
     let exchanges =
         tried.into_iter().map(|tried| Exchange { wire: wire.sightings(&tried.flow), ..tried.exchange });
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
     Ok(Evidence {
         lab: view.lab.to_string(),
         nodes: view.cluster.nodes.keys().map(ToString::to_string).collect(),
         pods: view.pods.len(),
         families: view.families(),
-        encapsulation: format!("VXLAN {}", vxlan.vni.value()),
+        encapsulation: view.cluster.network.encapsulation.to_string(),
         exchanges: exchanges.collect(),
         blind: wire.blind,
         namespaces: shared_namespaces(view)?,
@@ -195,7 +194,10 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
                         from: pod_party(from, *source),
                         to: pod_party(to, *destination),
                         transport,
-                        expected: Expected { source: *source, carried: between(view, &from.node, &to.node) },
+                        expected: Expected {
+                            source: *source,
+                            carried: between(view, (&from.node, *source), (&to.node, *destination)),
+                        },
                         predicted: Some(predictor.sent_by_pod(from, *source, *destination, transport, port)),
                         heard,
                         wire: Vec::new(),
@@ -209,11 +211,23 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
 }
 
 /// How pods of two nodes reach each other, by the row and not by any plan.
-fn between(view: &View, from: &NodeName, to: &NodeName) -> Carried {
+fn between(
+    view: &View,
+    (from, source): (&NodeName, IpAddr),
+    (to, destination): (&NodeName, IpAddr),
+) -> Carried {
     if from == to {
         return Carried::Nowhere;
     }
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
+    let plain = match view.cluster.network.encapsulation.sending {
+        Sending::Vxlan(When::Always) => false,
+        Sending::Vxlan(When::CrossSubnet) => in_one_subnet(view, from, to, Family::of(&destination)),
+        Sending::Plain => true,
+    };
+    if plain {
+        return Carried::Plain { source, destination };
+    }
+    let vxlan = view.cluster.network.encapsulation.vxlan;
     let address = |node: &NodeName, family| {
         view.topology.machine(node.as_str()).and_then(|machine| machine.addresses().of(family).copied())
     };
@@ -224,6 +238,27 @@ fn between(view: &View, from: &NodeName, to: &NodeName) -> Carried {
             Carried::Vxlan { vni: vxlan.vni.value(), port: vxlan.port.value(), source, destination }
         }
         None => Carried::Otherwise,
+    }
+}
+
+/// Whether two nodes have a subnet in common in which packets of a family can go as they are: IPv4 packets can do so
+/// by IPv6 next hops, if the nodes have no IPv4 addresses.
+fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
+    let interfaces = |node: &NodeName| {
+        let machine = view.topology.machine(node.as_str());
+        machine.into_iter().flat_map(|machine| machine.interfaces.iter()).collect::<Vec<_>>()
+    };
+    let (ours, theirs) = (interfaces(from), interfaces(to));
+    let both = |family: Family| {
+        let pairs = ours.iter().flat_map(|one| theirs.iter().map(move |other| (one, other)));
+        pairs
+            .filter(|(one, other)| one.addresses.of(family).is_some() && other.addresses.of(family).is_some())
+            .map(|(one, other)| one.subnet == other.subnet)
+            .collect::<Vec<_>>()
+    };
+    match both(family) {
+        none if none.is_empty() && family == Family::V4 => both(Family::V6).contains(&true),
+        pairs => pairs.contains(&true),
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use model::{
     Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family,
     NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service, ServicePort, TrafficPolicy,
-    VxlanSettings,
 };
 use plan::services::{Backend, Picker, ServicePlan, Target};
 use plan::{Facts, plan};
@@ -111,7 +110,7 @@ fn world() -> World {
     let network = NetworkConfig::parse(
         &texts(&["10.244.0.0/16", "fd00:10:f4::/48"]),
         &texts(&["10.96.0.0/16", "fd00:10:96::/112"]),
-        Encapsulation::Vxlan(VxlanSettings::default()),
+        Encapsulation::default(),
         "auto",
     );
     let node = |number: u8| {
