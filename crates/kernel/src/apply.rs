@@ -149,7 +149,8 @@ impl<'a> Apply<'a> {
             let request = match &planned.entry {
                 Entry::Address { link, net } => {
                     let index = self.on(planned, link);
-                    if index.is_none() {
+                    // Routes name the bridge's addresses as their source, whatever else has them.
+                    if index.is_none() && *link == LinkName::bridge() {
                         missing.insert(net.addr());
                     }
                     index.map(|index| address::add(link, index, net))

@@ -37,6 +37,7 @@ pub(crate) fn local(
     let mut entries = settings(node);
     entries.extend(bridge(network, node, underlay, problems));
     entries.extend(tunnels(network, node, underlay));
+    entries.extend(acceptance(node));
     entries.extend(firewall(network, node));
     entries
 }
@@ -147,6 +148,19 @@ fn tunnels(network: &NetworkConfig, node: &Node, underlay: &PerFamily<Underlay>)
         })
     };
     node.addresses.iter().map(device).collect()
+}
+
+/// What makes the VXLAN devices take IPv4 packets from pods to which another link leads: the other nodes' senders may
+/// follow another mode. The kernel validates IPv4 sources (RFC 3704), and on a link without an address it takes only those
+/// that it would send to by the same link, however loose the validation is.
+fn acceptance(node: &Node) -> Vec<Entry> {
+    let Some(gateway) = node.pod_ranges.v4.map(|range| range.gateway()) else { return Vec::new() };
+    let on_link = |address: &IpAddr| {
+        let link = tunnel_link(Family::of(address));
+        let path = format!("net/ipv4/conf/{link}/rp_filter");
+        [Entry::Address { link, net: gateway.into() }, Entry::Sysctl { path, value: "2".to_owned() }]
+    };
+    node.addresses.iter().flat_map(on_link).collect()
 }
 
 /// The VXLAN device of an underlay family.

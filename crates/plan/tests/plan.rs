@@ -95,11 +95,15 @@ vxlan vxlan6.cambric 06:MAC6 id 4096 port 4789 local 2001:db8::1 mtu 1430 | Clus
 port cbv6fa8d55f1b79 of cbr0 | Pod interface c1/eth0
 net/bridge/bridge-nf-call-ip6tables = 1 | ClusterNetwork
 net/bridge/bridge-nf-call-iptables = 1 | ClusterNetwork
+net/ipv4/conf/vxlan.cambric/rp_filter = 2 | ClusterNetwork
+net/ipv4/conf/vxlan6.cambric/rp_filter = 2 | ClusterNetwork
 net/ipv4/ip_forward = 1 | ClusterNetwork
 net/ipv6/conf/all/forwarding = 1 | ClusterNetwork
 net/ipv6/conf/cbr0/accept_dad = 0 | ClusterNetwork
 address 10.244.1.1/24 dev cbr0 | ClusterNetwork
 address fd00:10:f4:1::1/64 dev cbr0 | ClusterNetwork
+address 10.244.1.1/32 dev vxlan.cambric | ClusterNetwork
+address 10.244.1.1/32 dev vxlan6.cambric | ClusterNetwork
 fdb 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2 | Node two
 neigh 10.244.2.1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
 neigh fd00:10:f4:2::1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
