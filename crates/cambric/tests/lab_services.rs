@@ -1,187 +1,163 @@
-//! Services of a lab while their agents are killed: connections go on, and nothing is written that was right.
+//! The control plane of a lab treats services and their endpoints as that of a cluster does.
 
-#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod lab_common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kernel::netns::{self, NetNs};
-use kernel::{Event, Monitor};
-use lab_common::Lab;
-use serde_json::Value;
+use kernel::netns;
+use lab_common::{Lab, Pod};
+use serde_json::{Value, json};
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a client waits before it connects again.
-const PAUSE: Duration = Duration::from_millis(2);
-const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
-
-/// Two servers on each node, a service before them, and a client on a node.
-const MANIFEST: &str = "
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  replicas: 6
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      containers:
-        - name: web
-          image: echo
-          ports: [{containerPort: 8080, protocol: TCP}, {containerPort: 8080, protocol: UDP}]
-          # A container runs before it listens.
-          readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
----
+/// A server that is ready when somebody says so, and serves for some seconds after it was told to stop.
+const GATED: &str = "
 apiVersion: v1
-kind: Service
-metadata: {name: web}
+kind: Pod
+metadata: {name: gated, labels: {app: gated}}
 spec:
-  selector: {app: web}
-  ipFamilyPolicy: RequireDualStack
-  ports:
-    - {name: http, port: 80, targetPort: 8080, protocol: TCP}
-    - {name: datagrams, port: 80, targetPort: 8080, protocol: UDP}
+  nodeName: node-1
+  terminationGracePeriodSeconds: 20
+  readinessGates: [{conditionType: example.com/open}]
+  containers:
+    - name: c
+      image: echo
+      ports: [{name: web, containerPort: 8080}]
+      lifecycle: {preStop: {sleep: {seconds: 10}}}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: client}
 spec:
-  nodeName: node-1
-  containers: [{name: client, image: client, command: [sleep, infinity]}]
+  nodeName: node-2
+  containers: [{name: c, image: echo}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gated}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  externalTrafficPolicy: Local
+  selector: {app: gated}
+  ports: [{port: 80, targetPort: web}]
 ";
 
 #[test]
-fn killed_agents_cost_no_connection_and_write_nothing() {
+fn endpoints_follow_their_pods() {
     let lab = Lab::up("vxlan.yaml");
-    lab.apply(MANIFEST);
-    let addresses = cluster_addresses(&lab);
-    let pod = lab.pod("client");
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = Vec::new();
-    for (what, namespace) in [("a pod", pod.enter()), ("a node", lab.enter("node-1"))] {
-        let namespace = Arc::new(namespace);
-        for address in &addresses {
-            let to = SocketAddr::new(*address, 80);
-            // The agent has heard of the service when it answers.
-            reached_in_time(&namespace, to);
-            clients.push(Client::start(format!("{what} to {to}"), namespace.clone(), to, &stop));
-        }
+    let object = |arguments: &[&str]| -> Value {
+        let all = [&["--", "get", "-o", "json"], arguments].concat();
+        serde_json::from_str(&lab.run("kubectl", &all)).unwrap()
+    };
+    create(&lab, GATED);
+    lab.run("kubectl", &["--", "wait", "--for=condition=ContainersReady", "pod/gated", "--timeout=60s"]);
+    lab.run("kubectl", &["--", "wait", "--for=condition=Ready", "pod/client", "--timeout=60s"]);
+    let service = object(&["service", "gated"]);
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array().unwrap();
+    let addresses: Vec<&str> = ingress.iter().map(|one| one["ip"].as_str().unwrap()).collect();
+    assert_eq!(addresses, ["203.0.113.1", "2001:db8:ff::1"]);
+    assert!(service["spec"]["healthCheckNodePort"].as_u64().unwrap() >= 30_000);
+
+    let conditions = || -> Vec<Value> {
+        let slices = object(&["endpointslices", "-l", "kubernetes.io/service-name=gated"]);
+        let slices = slices["items"].as_array().unwrap();
+        slices.iter().flat_map(|slice| slice["endpoints"].as_array().unwrap().clone()).collect::<Vec<Value>>()
+    };
+    let all = |ready: bool, serving: bool, terminating: bool| {
+        let wanted = json!({"ready": ready, "serving": serving, "terminating": terminating});
+        let is_so = || {
+            let endpoints = conditions();
+            endpoints.len() == 2 && endpoints.iter().all(|endpoint| endpoint["conditions"] == wanted)
+        };
+        eventually(is_so, || format!("{wanted} is not so: {:#?}", conditions()));
+    };
+    all(false, false, false);
+    let open = r#"{"status": {"conditions": [{"type": "example.com/open", "status": "True"}]}}"#;
+    lab.run("kubectl", &["--", "patch", "pod", "gated", "--subresource=status", "-p", open]);
+    all(true, true, false);
+    assert!(conditions().iter().all(|endpoint| endpoint["nodeName"] == "node-1"));
+
+    // A pod that is going serves until the end, and its service leads to it as long as there is no other one.
+    let (client, gated) = (lab.pod("client"), lab.pod("gated"));
+    let frontends: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    for to in
+        gated.addresses.iter().map(|address| (*address, 8080)).chain(frontends.iter().map(|one| (*one, 80)))
+    {
+        eventually(|| answers(&client, to), || format!("{to:?} does not answer"));
     }
-    for node in NODES {
-        let mut monitor = netns::run_in(&lab.enter(node), || Monitor::open().unwrap()).unwrap();
-        lab.run("restart", &["--kill", &format!("agent/{node}")]);
-        lab.agent_ready(node);
-        let events = monitor.wait(Some(Duration::from_millis(500))).unwrap();
-        let written: Vec<&Event> =
-            events.iter().filter(|event| matches!(event, Event::Services | Event::Table)).collect();
-        assert!(written.is_empty(), "{node}: the agent that was restarted wrote: {written:?}");
+    lab.run("kubectl", &["--", "delete", "pod", "gated", "--wait=false"]);
+    all(false, true, true);
+    for to in
+        gated.addresses.iter().map(|address| (*address, 8080)).chain(frontends.iter().map(|one| (*one, 80)))
+    {
+        assert!(answers(&client, to), "{to:?} does not answer any more");
     }
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        let (what, connections) = client.finish();
-        assert!(connections > 100, "{what}: {connections} connections");
-    }
+    lab.run("kubectl", &["--", "delete", "pod", "gated", "--now"]);
+    eventually(|| conditions().is_empty(), || format!("endpoints stay: {:#?}", conditions()));
+
+    let shown = lab.run("kubectl", &["--", "describe", "service", "gated"]);
+    assert!(shown.contains("203.0.113.1") && shown.contains("HealthCheck NodePort"), "{shown}");
+    let wide = lab.run("kubectl", &["--", "get", "services", "-o", "wide"]);
+    assert!(wide.contains("203.0.113.1,2001:db8:ff::1") && wide.contains("app=gated"), "{wide}");
 }
 
-/// Endpoints that come when their pods are ready, and not before.
 #[test]
-fn more_replicas_cost_no_connection() {
-    let lab = Lab::up("vxlan.yaml");
-    lab.apply(MANIFEST);
-    let pod = Arc::new(lab.pod("client").enter());
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = Vec::new();
-    for address in cluster_addresses(&lab) {
-        let to = SocketAddr::new(address, 80);
-        reached_in_time(&pod, to);
-        clients.push(Client::start(format!("a pod to {to}"), pod.clone(), to, &stop));
-    }
-    for replicas in ["9", "12"] {
-        let replicas = format!("--replicas={replicas}");
-        lab.run("kubectl", &["--", "scale", "deployment", "web", &replicas]);
-        lab.run("kubectl", &["--", "rollout", "status", "deployment", "web", "--timeout=60s"]);
-    }
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        let (what, connections) = client.finish();
-        assert!(connections > 10, "{what}: {connections} connections");
-    }
-}
-
-fn cluster_addresses(lab: &Lab) -> Vec<IpAddr> {
-    let service: Value =
-        serde_json::from_str(&lab.run("kubectl", &["--", "get", "service", "web", "-o", "json"])).unwrap();
-    let addresses = service["spec"]["clusterIPs"].as_array().unwrap();
-    assert_eq!(addresses.len(), 2, "{service}");
-    addresses.iter().map(|address| address.as_str().unwrap().parse().unwrap()).collect()
-}
-
-/// Who connects all the time, and sends datagrams.
-struct Client {
-    what: String,
-    thread: thread::JoinHandle<()>,
-    connections: Arc<AtomicU64>,
-}
-
-impl Client {
-    fn start(what: String, namespace: Arc<NetNs>, to: SocketAddr, stop: &Arc<AtomicBool>) -> Client {
-        let connections = Arc::new(AtomicU64::new(0));
-        let (counted, stop, named) = (connections.clone(), stop.clone(), what.clone());
-        let thread = thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                let exchanged = netns::run_in(&namespace, || {
-                    ask(to)?;
-                    ask_by_datagram(to)
-                });
-                exchanged.unwrap().unwrap_or_else(|error| panic!("{named}: {error}"));
-                counted.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(PAUSE);
-            }
-        });
-        Client { what, thread, connections }
-    }
-
-    fn finish(self) -> (String, u64) {
-        self.thread.join().unwrap_or_else(|_| panic!("{}: a connection failed", self.what));
-        (self.what, self.connections.load(Ordering::Relaxed))
+fn what_a_service_cannot_have_is_refused_with_the_reason() {
+    let lab = Lab::up("vxlan-v4.yaml");
+    let refused = |manifest: &str| {
+        let mut command = lab.command("kubectl", &["--", "create", "-f", "-"]);
+        let (input, output) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+        let mut child = command.stdin(input).stderr(output).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success(), "{manifest}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let service = |name: &str, spec: &str| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+    };
+    let port = "ports: [{port: 80, nodePort: 30080}]";
+    create(&lab, &service("first", &format!("type: NodePort, {port}")));
+    for (spec, reason) in [
+        (format!("type: NodePort, {port}"), "another service has it for TCP"),
+        ("ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]".to_owned(), "IPv4 only"),
+        ("type: NodePort, ports: [{port: 80, nodePort: 80}]".to_owned(), "30000-32767"),
+        ("externalIPs: [127.0.0.1], ports: [{port: 80}]".to_owned(), "loopback"),
+    ] {
+        let error = refused(&service("second", &spec));
+        assert!(error.contains(reason), "{spec}: {error}");
     }
 }
 
-/// Waits until a service answers.
-fn reached_in_time(namespace: &NetNs, to: SocketAddr) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while let Err(error) = netns::run_in(namespace, || ask(to)).unwrap() {
-        assert!(std::time::Instant::now() < deadline, "{to}: {error}");
-        thread::sleep(Duration::from_millis(20));
+fn create(lab: &Lab, manifest: &str) {
+    let mut command = lab.command("kubectl", &["--", "create", "-f", "-"]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Waits until something is so; `otherwise` says what is instead.
+fn eventually(is_so: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{}", otherwise());
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn ask(to: SocketAddr) -> std::io::Result<()> {
-    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    (&stream).write_all(b"JSON\n")?;
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    assert!(line.starts_with('{'), "{line:?}");
-    Ok(())
-}
-
-fn ask_by_datagram(to: SocketAddr) -> std::io::Result<()> {
-    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"JSON")?;
-    let mut answer = [0; 4096];
-    let length = socket.recv(&mut answer)?;
-    assert!(answer[..length].starts_with(b"{"));
-    Ok(())
+/// Whether the pod `gated` answers at an address.
+fn answers(from: &Pod, to: (IpAddr, u16)) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /json HTTP/1.1\r\nHost: gated\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    netns::run_in(&from.enter(), ask).unwrap().is_ok_and(|answer| answer.contains("\"pod\":\"gated\""))
 }

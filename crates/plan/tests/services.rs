@@ -408,7 +408,7 @@ proptest! {
                     let known = whole.services.pickers.keys().any(|(family, picker)| {
                         *family == frontend.family() && plan::services::picker_chain(*picker) == *chain
                     });
-                    prop_assert!(known || ["refuse", "drop"].contains(&&*chain.0), "{}", chain);
+                    prop_assert!(known || ["refuse", "drop-silently"].contains(&&*chain.0), "{}", chain);
                 }
             }
         }

@@ -2,18 +2,25 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Family, NodeName, Sending, When};
+use model::{Family, NodeName};
 
-use super::evidence::{Carried, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport};
+use super::connections::{self, Known};
+use super::evidence::{
+    Carried, Connection, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport,
+};
 use super::forge;
 use super::predict::Predictor;
 use super::probe::{self, Asked};
 use super::processes;
+use super::trial::Ports;
 use super::view::{self, Pod, View};
+use super::ways::{self, between};
 use super::wire::{Flow, Watch};
 use crate::topology::{Machine, Role};
 use crate::{Error, Result};
 
+/// The rows that are about services.
+const SERVICES: [Row; 2] = [Row::Service, Row::Inbound];
 /// Up to this many nodes each pair of nodes is tried; beyond, each node and the next.
 const ALL_PAIRS: usize = 4;
 
@@ -30,7 +37,7 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     let forgeries = forge::forgeries(view)?;
     let watch = Watch::start(view)?;
     let mut tried = Vec::new();
-    for row in Row::ALL.into_iter().filter(|row| row.provable()) {
+    for row in Row::ALL.into_iter().filter(|row| row.provable() && !SERVICES.contains(row)) {
         progress(&format!("trying row {}: {}", row.number(), row.title()))?;
         match row {
             Row::Containers => containers(view, &mut tried)?,
@@ -42,20 +49,53 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
         }
     }
     let wire = watch.stop()?;
+    let mut blind = wire.blind.clone();
+    let connections = services(view, &predictor, &mut blind, progress)?;
     let exchanges =
         tried.into_iter().map(|tried| Exchange { wire: wire.sightings(&tried.flow), ..tried.exchange });
     Ok(Evidence {
         lab: view.lab.to_string(),
         nodes: view.cluster.nodes.keys().map(ToString::to_string).collect(),
         pods: view.pods.len(),
+        gateways: view
+            .cluster
+            .nodes
+            .values()
+            .flat_map(|node| node.pod_ranges.iter().map(|range| range.gateway()))
+            .collect(),
         families: view.families(),
-        encapsulation: view.cluster.network.encapsulation.to_string(),
+        encapsulation: ways::mode(view),
         exchanges: exchanges.collect(),
-        blind: wire.blind,
+        connections,
+        blind,
         namespaces: shared_namespaces(view)?,
         forgeries,
         impossible: impossible(view),
     })
+}
+
+/// Rows 4 and 6: everybody asks services. They have captures of their own, in which ports are nobody else's.
+fn services(
+    view: &View,
+    predictor: &Predictor<'_>,
+    blind: &mut Vec<String>,
+    progress: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Vec<Connection>> {
+    let ports = Ports::new();
+    let mut all = Vec::new();
+    for known in Known::ALL {
+        let watch = Watch::start(view)?;
+        let mut attempted = Vec::new();
+        for row in SERVICES {
+            let more = if known == Known::ByPort { "" } else { ", more" };
+            progress(&format!("trying row {}: {}{more}", row.number(), row.title()))?;
+            attempted.extend(connections::connect(view, &ports, row, known)?);
+        }
+        let wire = watch.stop()?;
+        all.extend(connections::conclude(view, predictor, attempted, &wire));
+        blind.extend(wire.blind);
+    }
+    Ok(all)
 }
 
 /// A pod as a party of an exchange.
@@ -76,6 +116,10 @@ fn impossible(view: &View) -> Vec<(Row, String)> {
     }
     if view.topology.of_role(Role::Outside).next().is_none() {
         impossible.push((Row::Outbound, "there is no outside host".to_owned()));
+        impossible.push((Row::Inbound, "there is no outside host".to_owned()));
+    }
+    if let Some(why) = connections::obstacle(view) {
+        impossible.extend([Row::Service, Row::Inbound].map(|row| (row, why.clone())));
     }
     impossible
 }
@@ -97,7 +141,7 @@ pub(super) fn enough_pods(view: &View) -> bool {
         && with_containers(view).next().is_some()
 }
 
-fn echo_pods<'v>(view: &'v View, node: &NodeName) -> impl Iterator<Item = &'v Pod> {
+pub(super) fn echo_pods<'v>(view: &'v View, node: &NodeName) -> impl Iterator<Item = &'v Pod> {
     view.pods.iter().filter(move |pod| pod.node == *node && pod.port().is_some())
 }
 
@@ -208,58 +252,6 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
         }
     }
     Ok(())
-}
-
-/// How pods of two nodes reach each other, by the row and not by any plan.
-fn between(
-    view: &View,
-    (from, source): (&NodeName, IpAddr),
-    (to, destination): (&NodeName, IpAddr),
-) -> Carried {
-    if from == to {
-        return Carried::Nowhere;
-    }
-    let plain = match view.cluster.network.encapsulation.sending {
-        Sending::Vxlan(When::Always) => false,
-        Sending::Vxlan(When::CrossSubnet) => in_one_subnet(view, from, to, Family::of(&destination)),
-        Sending::Plain => true,
-    };
-    if plain {
-        return Carried::Plain { source, destination };
-    }
-    let vxlan = view.cluster.network.encapsulation.vxlan;
-    let address = |node: &NodeName, family| {
-        view.topology.machine(node.as_str()).and_then(|machine| machine.addresses().of(family).copied())
-    };
-    let underlay =
-        Family::BOTH.into_iter().find_map(|family| Some((address(from, family)?, address(to, family)?)));
-    match underlay {
-        Some((source, destination)) => {
-            Carried::Vxlan { vni: vxlan.vni.value(), port: vxlan.port.value(), source, destination }
-        }
-        None => Carried::Otherwise,
-    }
-}
-
-/// Whether two nodes have a subnet in common in which packets of a family can go as they are: IPv4 packets can do so
-/// by IPv6 next hops, if the nodes have no IPv4 addresses.
-fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
-    let interfaces = |node: &NodeName| {
-        let machine = view.topology.machine(node.as_str());
-        machine.into_iter().flat_map(|machine| machine.interfaces.iter()).collect::<Vec<_>>()
-    };
-    let (ours, theirs) = (interfaces(from), interfaces(to));
-    let both = |family: Family| {
-        let pairs = ours.iter().flat_map(|one| theirs.iter().map(move |other| (one, other)));
-        pairs
-            .filter(|(one, other)| one.addresses.of(family).is_some() && other.addresses.of(family).is_some())
-            .map(|(one, other)| one.subnet == other.subnet)
-            .collect::<Vec<_>>()
-    };
-    match both(family) {
-        none if none.is_empty() && family == Family::V4 => both(Family::V6).contains(&true),
-        pairs => pairs.contains(&true),
-    }
 }
 
 /// Row 5: a node asks another one, as if there were no pods.

@@ -45,10 +45,10 @@ pub const SERVICE_RANGES: SetName = SetName("service-ranges");
 /// The sender is told at once.
 pub const REFUSE: ChainName = ChainName::fixed("refuse");
 /// The sender is not told.
-pub const DROP: ChainName = ChainName::fixed("drop");
+pub const DROP: ChainName = ChainName::fixed("drop-silently");
 const BALANCE: ChainName = ChainName::fixed("balance");
 /// Gives a connection an address of this node as its source.
-pub const MASQUERADE: ChainName = ChainName::fixed("masquerade");
+pub const MASQUERADE: ChainName = ChainName::fixed("masquerade-source");
 
 // IANA protocol number
 const TCP: u8 = 6;
