@@ -1,5 +1,7 @@
 //! What services leave behind: flows in connection tracking, and clients that stay with an endpoint.
 
+use std::net::IpAddr;
+
 use model::{Family, Protocol};
 use plan::services::{self, Backend, Frontend, Leftovers, ServicePlan};
 
@@ -69,7 +71,8 @@ fn clear_affinities(socket: &mut nft::Socket, plan: &ServicePlan, family: Family
         let gone: Vec<nft::Element> = elements
             .into_iter()
             .filter(|element| {
-                affinity(&set, element).is_some_and(|(frontend, endpoint)| plan.forgets(&frontend, &endpoint))
+                affinity(&set, element)
+                    .is_some_and(|(client, frontend, endpoint)| plan.forgets(&frontend, &client, &endpoint))
             })
             .map(|element| nft::Element::new(element.key))
             .collect();
@@ -95,14 +98,14 @@ pub(crate) fn frontend(map: &nft::Set, key: &nft::Key) -> Option<Frontend> {
 }
 
 /// Which clients stay with which endpoint.
-fn affinity(map: &nft::Set, element: &nft::Element) -> Option<(Frontend, Backend)> {
+fn affinity(map: &nft::Set, element: &nft::Element) -> Option<(IpAddr, Frontend, Backend)> {
     let Some(nft::MapData::Values(types)) = &map.data else { return None };
     let key = element.key.values(&map.key)?;
-    let [_client, frontend @ ..] = key.as_slice() else { return None };
+    let [client, frontend @ ..] = key.as_slice() else { return None };
     match element.value()?.values(types)?.as_slice() {
         [address, port] => {
             let backend = Backend { address: address.as_ip()?, port: port.as_u32()?.try_into().ok()? };
-            Some((frontend_of(frontend)?, backend))
+            Some((client.as_ip()?, frontend_of(frontend)?, backend))
         }
         _ => None,
     }

@@ -11,10 +11,6 @@ use plan::{
     Action, Field, Hook, Match, Member, Origin, Rule, Set, SetData, Table, TableFamily, TableName, Value,
 };
 
-/// How many elements rules may add to a set. Of its own accord the kernel would let them add 65,535, for all services
-/// together. It lists so many in 0.15 s, and four times as many in 3 s: this is as far as one may wait for it.
-const MOST_LEARNED: u32 = 131_072;
-
 /// A table as nftables has it.
 pub(crate) struct Rendered {
     pub(crate) table: nft::Table,
@@ -62,7 +58,11 @@ pub(crate) fn set(table: &nft::Table, set: &Set) -> nft::Set {
         SetData::Values(fields) => nft::Set::map(table, set.name.0, key, types(fields)),
     };
     let rendered = if set.prefixes { rendered.interval() } else { rendered };
-    if set.learned { rendered.dynamic().timeouts().size(MOST_LEARNED) } else { rendered }
+    let rendered = if set.learned { rendered.dynamic().timeouts() } else { rendered };
+    match set.most {
+        Some(most) => rendered.size(most),
+        None => rendered,
+    }
 }
 
 fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
@@ -81,9 +81,8 @@ fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
         Some(Hook::OutputNat) => base(nft::ChainType::Nat, nft::Hook::Output, nft::priority::DSTNAT),
         Some(Hook::Forward) => base(nft::ChainType::Filter, nft::Hook::Forward, nft::priority::FILTER),
         Some(Hook::Output) => base(nft::ChainType::Filter, nft::Hook::Output, nft::priority::FILTER),
-        Some(Hook::Postrouting) => {
-            base(nft::ChainType::Filter, nft::Hook::Postrouting, nft::priority::FILTER)
-        }
+        Some(Hook::FirstOut) => base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 2),
+        Some(Hook::FirstIn) => base(nft::ChainType::Nat, nft::Hook::Input, nft::priority::SRCNAT - 2),
     }
 }
 
@@ -124,7 +123,6 @@ fn condition(condition: &Match) -> nft::Match {
         Match::IsNot(of, fixed) => field(*of).is_not(value(fixed)),
         Match::In(of, set) => nft::Match::in_set(fields(of), set.0),
         Match::NotIn(of, set) => nft::Match::not_in_set(fields(of), set.0),
-        Match::New => ct::state().has(ct::NEW),
         Match::Translated => ct::status().has(ct::DNAT),
         Match::SourceIsOwn(true) => fib::address_type(fib::SADDR).is(fib::LOCAL),
         Match::SourceIsOwn(false) => fib::address_type(fib::SADDR).is_not(fib::LOCAL),

@@ -4,20 +4,22 @@
 //! what is in them (at the start, after a commit that failed, and when somebody else has changed them), and compared
 //! with what was committed last in all other cases.
 
-use std::collections::{BTreeSet, HashMap};
+mod found;
+
+use std::collections::BTreeSet;
 
 use model::Family;
-use plan::Table;
 use plan::services::{
     self, Balancer, Datum, Delta, Element, Frontend, Leftovers, Picker, ServiceChange, ServicePlan, Settings,
     picker_chain,
 };
 
+use self::found::{Counts, Found};
 use crate::conntrack::Conntrack;
 use crate::leftovers;
-use crate::render::{self, Rendered};
+use crate::render;
 use crate::report::{Report, Verb};
-use crate::tables::{self, unreadable};
+use crate::tables::unreadable;
 use crate::{Error, Result};
 
 /// The services' tables of both families, as our last commit has left them.
@@ -27,7 +29,7 @@ pub(crate) struct Services {
     /// `None` if it is not known what is there.
     committed: Option<ServicePlan>,
     /// The chains of pickers that are there. Those without use stay: a service that goes from ten endpoints to nine and
-    /// back would make and remove two each time, and there are no more than the biggest service has had endpoints.
+    /// back would make and remove two each time. There are four at most for each number of endpoints that a service has had.
     chains: BTreeSet<(Family, Picker)>,
     /// What commits have left behind and has not been cleared away yet.
     leftovers: Leftovers,
@@ -302,130 +304,6 @@ impl Work {
     }
 }
 
-#[derive(Default)]
-struct Counts {
-    made: usize,
-    changed: usize,
-    removed: usize,
-}
-
-/// The elements of a set that is there, by first and last key.
-type Elements = HashMap<(nft::Key, Option<nft::Key>), Option<nft::Data>>;
-
-/// What is there of a table.
-enum Found {
-    /// No table.
-    Nothing,
-    /// A table whose sets are not as they should be.
-    OtherSets,
-    /// A table with the right sets.
-    Sets {
-        /// Their elements, in the order of the plan's sets.
-        elements: Vec<Elements>,
-        /// Whether chains or rules are not as they should be.
-        other_rules: bool,
-        /// Chains that the table should have, but attached elsewhere; nothing leads to these.
-        misplaced: Vec<String>,
-        /// Chains that the table should not have.
-        extra: Vec<String>,
-    },
-}
-
-impl Found {
-    fn read(socket: &mut nft::Socket, table: &Table, wanted: &Rendered) -> Result<Found> {
-        if tables::differing_set(socket, wanted)?.is_some() {
-            return Ok(Found::OtherSets);
-        }
-        let mut elements = Vec::new();
-        for (planned, set) in table.sets.iter().zip(&wanted.sets) {
-            if planned.learned {
-                elements.push(Elements::new());
-                continue;
-            }
-            let what = || format!("read {set}");
-            let found = socket.elements(set).map_err(|source| unreadable(what(), source))?;
-            elements.push(found.into_iter().map(|each| ((each.key, each.last), each.data)).collect());
-        }
-        let what = || format!("read the chains of {}", wanted.table);
-        let chains = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let (mut misplaced, mut extra) = (Vec::new(), Vec::new());
-        for found in chains {
-            match wanted.chains.iter().find(|(chain, _)| chain.name == found.name) {
-                None => extra.push(found.name),
-                Some((chain, _)) if chain.base != found.base => misplaced.push(found.name),
-                Some(_) => {}
-            }
-        }
-        let other_rules = tables::differing_chain(socket, wanted)?.is_some();
-        Ok(Found::Sets { elements, other_rules, misplaced, extra })
-    }
-
-    /// Puts into a batch what makes of it what is wanted. Returns the frontends that are no more.
-    fn mend(
-        self,
-        batch: &mut nft::Batch,
-        wanted: &Rendered,
-        (plan, settings, family): (&ServicePlan, &Settings, Family),
-        counts: &mut Counts,
-    ) -> Vec<Frontend> {
-        let (mut found, extra) = match self {
-            Found::Nothing => {
-                tables::add(wanted, batch);
-                counts.made += 1;
-                (None, Vec::new())
-            }
-            Found::OtherSets => {
-                batch.destroy_table(&wanted.table);
-                tables::add(wanted, batch);
-                counts.changed += 1;
-                (None, Vec::new())
-            }
-            Found::Sets { elements, other_rules, misplaced, extra } => {
-                if other_rules {
-                    batch.flush_table(&wanted.table);
-                    misplaced.iter().for_each(|chain| batch.delete_chain(&wanted.table, chain));
-                    tables::add_chains(wanted, batch);
-                    counts.changed += 1;
-                }
-                (Some(elements), extra)
-            }
-        };
-        let mut gone: Vec<Vec<nft::Element>> = vec![Vec::new(); wanted.sets.len()];
-        let mut new: Vec<Vec<nft::Element>> = vec![Vec::new(); wanted.sets.len()];
-        for element in all_elements(plan, settings, family) {
-            let Some(at) = wanted.sets.iter().position(|set| set.name == element.set.0) else { continue };
-            let rendered = rendered(&element);
-            let key = (rendered.key.clone(), rendered.last.clone());
-            let there = found.as_mut().and_then(|sets| sets.get_mut(at)?.remove(&key));
-            match there {
-                Some(data) if data == rendered.data => continue,
-                Some(_) => gone[at].push(bare(key)),
-                None => {}
-            }
-            new[at].push(rendered);
-        }
-        let mut frontends = Vec::new();
-        for (at, left) in found.into_iter().flatten().enumerate() {
-            frontends.extend(left.keys().filter_map(|(key, _)| leftovers::frontend(&wanted.sets[at], key)));
-            gone[at].extend(left.into_keys().map(bare));
-        }
-        for (set, elements) in wanted.sets.iter().zip(&gone).filter(|(_, elements)| !elements.is_empty()) {
-            batch.delete_elements(set, elements);
-            counts.removed += elements.len();
-        }
-        for (set, elements) in wanted.sets.iter().zip(&new).filter(|(_, elements)| !elements.is_empty()) {
-            batch.add_elements(set, elements);
-            counts.made += elements.len();
-        }
-        // Last, because elements that went may have led there.
-        for chain in extra {
-            batch.delete_chain(&wanted.table, &chain);
-            counts.removed += 1;
-        }
-        frontends
-    }
-}
-
 /// All elements of one family, a few at a time.
 pub(crate) fn all_elements<'a>(
     plan: &'a ServicePlan,
@@ -465,7 +343,9 @@ fn delta_into(batch: &mut nft::Batch, table: &nft::Table, family: Family, delta:
 fn pickers_there(socket: &mut nft::Socket, table: &nft::Table) -> Result<Vec<Picker>> {
     let what = || format!("read the chains of {table}");
     let chains = socket.chains(table).map_err(|source| unreadable(what(), source))?;
-    Ok(chains.iter().filter_map(|chain| services::picker_of(&chain.name)).collect())
+    let pickers = chains.iter().filter_map(|chain| services::picker_of(&chain.name));
+    // Of numbers of endpoints there are not many, but a time limit can be anything.
+    Ok(pickers.filter(|picker| !matches!(picker, Picker::Learn(_))).collect())
 }
 
 fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {
@@ -476,10 +356,6 @@ fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {
     for rule in &planned.rules {
         batch.add_rule(&render::rule(&chain, rule));
     }
-}
-
-fn bare((key, last): (nft::Key, Option<nft::Key>)) -> nft::Element {
-    nft::Element { last, ..nft::Element::new(key) }
 }
 
 /// An element as nftables has it.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::pods;
 use common::services::{
-    PORT, Scene, accept, ask, cluster_address, connect, endpoint, external_address, service, slices,
+    PATIENCE, PORT, Scene, accept, ask, cluster_address, connect, endpoint, external_address, ready, service,
+    slices,
 };
 use common::wire::Wire;
 use kernel::Verb;
@@ -176,6 +177,34 @@ fn clients_stay_with_their_endpoint_while_it_is_there() {
         let table = if family == Family::V4 { "ip" } else { "ip6" };
         let map = scene.node.run(&format!("nft list map {table} cambric-services affinity"));
         assert!(!map.contains("elements"), "{map}");
+    }
+}
+
+/// A client that gets no answer goes on to try. Its packets must not tie it anew to the endpoint that is gone.
+#[test]
+fn a_client_that_nobody_answers_is_let_go_with_its_endpoint() {
+    let mut scene = Scene::new(4);
+    for family in Family::BOTH {
+        scene.serve(&sticky(600), &[0, 1]);
+        let servers = scene.udp_servers(&[0, 1, 2], family);
+        let silent = scene.client(3, family);
+        silent.send_to(b"anybody", at(10, family)).unwrap();
+        let which = ready(&servers, PATIENCE).unwrap();
+        servers[which].recv_from(&mut [0; 64]).unwrap();
+
+        // Between the two steps of a removal the client sends again; here, after the element alone is gone.
+        let table = if family == Family::V4 { "ip" } else { "ip6" };
+        scene.node.run(&format!("nft flush map {table} cambric-services affinity"));
+        silent.send_to(b"anybody", at(10, family)).unwrap();
+        assert_eq!(ready(&servers, PATIENCE), Some(which), "its flow is where it was");
+        servers[which].recv_from(&mut [0; 64]).unwrap();
+        let map = scene.node.run(&format!("nft list map {table} cambric-services affinity"));
+        assert!(!map.contains("elements"), "remembered by a packet that was not the first: {map}");
+
+        scene.serve(&sticky(600), &[2]);
+        let reached = ask(&scene.client(3, family), at(10, family), &servers).0;
+        assert_eq!(reached, 2);
+        scene.serve(&sticky(600), &[0, 1]);
     }
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use model::{ObjectName, PerFamily};
 use plan::SetName;
-use plan::services::{Balancer, ServicePlan, ServicePortName};
+use plan::services::{Balancer, Reach, ServicePlan, ServicePortName};
 
 use super::*;
 use crate::services::{all_elements, rendered};
@@ -56,7 +56,7 @@ fn balancer(target: Target) -> Balancer {
         service: Arc::new(service),
         target,
         outside: None,
-        exposed: true,
+        reach: Reach::External,
         affinity: None,
         sources: None,
         lingering: Arc::default(),
@@ -76,7 +76,8 @@ fn plan() -> ServicePlan {
     };
     for family in Family::BOTH {
         let of = addresses(family);
-        let cluster = Balancer { affinity: Some(10800), exposed: false, ..balancer(target(family, 3)) };
+        let cluster =
+            Balancer { affinity: Some(10800), reach: Reach::Cluster, ..balancer(target(family, 3)) };
         let node = Balancer { outside: Some(target(family, 1)), ..balancer(target(family, 3)) };
         let sources = Some(Arc::from([of.allowed.parse().unwrap()]));
         let external = Balancer { sources, outside: Some(Target::Drop), ..balancer(Target::Refuse) };

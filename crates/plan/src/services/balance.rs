@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use model::{EndpointSlice, Family, Node, Service, ServicePort, TrafficPolicy};
 
 use super::choose::{Candidate, any_usable, choose};
-use super::{Backend, Balancer, Frontend, ServicePortName, Target};
+use super::{Backend, Balancer, Frontend, Reach, ServicePortName, Target};
 
 /// What a service is planned for.
 #[derive(Debug, Clone, Copy)]
@@ -81,11 +81,11 @@ impl Addresses {
         };
         let lingering = lingering(candidates);
         let affinity = service.affinity.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
-        let balancer = |target: &Target, outside: Option<&Target>, exposed| Balancer {
+        let balancer = |target: &Target, outside: Option<&Target>, reach| Balancer {
             service: name.clone(),
             target: target.clone(),
             outside: outside.cloned(),
-            exposed,
+            reach,
             affinity,
             sources: None,
             lingering: lingering.clone(),
@@ -94,16 +94,18 @@ impl Addresses {
             |address: &IpAddr, number| Frontend { address: *address, protocol: port.protocol, port: number };
         let mut all: Vec<(Frontend, Balancer)> = Vec::new();
         all.extend(
-            self.cluster.iter().map(|address| (at(address, port.port), balancer(internal, None, false))),
+            self.cluster
+                .iter()
+                .map(|address| (at(address, port.port), balancer(internal, None, Reach::Cluster))),
         );
-        let exposed = balancer(&everywhere, outside, true);
-        all.extend(self.external.iter().map(|address| (at(address, port.port), exposed.clone())));
+        let exposed = |reach| balancer(&everywhere, outside, reach);
+        all.extend(self.external.iter().map(|address| (at(address, port.port), exposed(Reach::External))));
         all.extend(self.balancer.iter().map(|address| {
             let sources = sources(&service.balancer_sources, Family::of(address));
-            (at(address, port.port), Balancer { sources, ..exposed.clone() })
+            (at(address, port.port), Balancer { sources, ..exposed(Reach::Balancer) })
         }));
         if let Some(node_port) = port.node_port {
-            all.extend(self.node.iter().map(|address| (at(address, node_port), exposed.clone())));
+            all.extend(self.node.iter().map(|address| (at(address, node_port), exposed(Reach::Node))));
         }
         all
     }

@@ -1,10 +1,11 @@
 //! What a change of services leaves behind in the kernel: flows and affinities that lead to where nobody is any more.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use model::{Family, Protocol};
 
-use super::{Backend, Balancer, Frontend, ServicePlan};
+use super::{Backend, Balancer, Frontend, ServicePlan, Target};
 
 /// Where something may be left behind. What of it is, [`ServicePlan::is_stale`] and [`ServicePlan::forgets`] say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,18 +71,41 @@ impl ServicePlan {
         }
     }
 
-    /// Whether clients of a frontend must not stay with an endpoint.
-    pub fn forgets(&self, frontend: &Frontend, endpoint: &Backend) -> bool {
-        let sticky = self.frontends.get(frontend).filter(|balancer| balancer.affinity.is_some());
-        sticky.is_none_or(|balancer| !balancer.has(endpoint))
+    /// Whether a client of a frontend must not stay with an endpoint.
+    ///
+    /// The node's own addresses are not known here: it is taken for somebody from outside, and if that is wrong it chooses
+    /// once more than it had to.
+    pub fn forgets(&self, frontend: &Frontend, client: &IpAddr, endpoint: &Backend) -> bool {
+        let Some(balancer) = self.frontends.get(frontend).filter(|balancer| balancer.affinity.is_some())
+        else {
+            return true;
+        };
+        let pods = self.settings.iter().flat_map(|settings| &settings.pods);
+        let is_pod = pods.into_iter().any(|net| net.contains(client));
+        let target = if is_pod { &balancer.target } else { balancer.outside_target() };
+        !target.has(endpoint)
+    }
+}
+
+impl Target {
+    fn has(&self, endpoint: &Backend) -> bool {
+        self.backends().binary_search(endpoint).is_ok()
+    }
+
+    fn loses(&self, after: &Target) -> bool {
+        self.backends().iter().any(|endpoint| !after.has(endpoint))
     }
 }
 
 impl Balancer {
+    /// Where connections from outside of the cluster go.
+    fn outside_target(&self) -> &Target {
+        self.outside.as_ref().unwrap_or(&self.target)
+    }
+
     /// Whether any client's new connections may go there.
     fn has(&self, endpoint: &Backend) -> bool {
-        self.target.backends().binary_search(endpoint).is_ok()
-            || self.outside.as_ref().is_some_and(|outside| outside.backends().binary_search(endpoint).is_ok())
+        self.target.has(endpoint) || self.outside_target().has(endpoint)
     }
 
     /// Whether any client's connections may be there.
@@ -120,7 +144,9 @@ fn leaves_affinities(before: Option<&Balancer>, after: Option<&Balancer>) -> boo
     match (before.filter(sticky), after.filter(sticky)) {
         (None, _) => false,
         (Some(_), None) => true,
-        (Some(before), Some(after)) => before.endpoints().any(|endpoint| !after.has(endpoint)),
+        (Some(before), Some(after)) => {
+            before.target.loses(&after.target) || before.outside_target().loses(after.outside_target())
+        }
     }
 }
 
@@ -130,7 +156,7 @@ mod tests {
 
     use model::ObjectName;
 
-    use super::super::{ServicePortName, Target};
+    use super::super::{Reach, ServicePortName, Settings};
     use super::*;
 
     const FRONTENDS: [&str; 2] = ["10.96.0.10", "fd00:96::a"];
@@ -143,6 +169,11 @@ mod tests {
     fn endpoint(near: &str, number: u8) -> Backend {
         let text = if near.contains(':') { format!("fd00::{number:x}") } else { format!("10.0.0.{number}") };
         Backend { address: text.parse().unwrap(), port: 5353 }
+    }
+
+    /// Somebody outside of the cluster, in the family of an address.
+    fn client(near: &str) -> IpAddr {
+        if near.contains(':') { "2001:db8::7" } else { "203.0.113.7" }.parse().unwrap()
     }
 
     /// What becomes of connections to an address of this family.
@@ -158,7 +189,7 @@ mod tests {
             }),
             target: target(everywhere),
             outside: outside.map(target),
-            exposed: outside.is_some(),
+            reach: if outside.is_some() { Reach::External } else { Reach::Cluster },
             affinity: None,
             sources: None,
             lingering: Arc::default(),
@@ -245,7 +276,11 @@ mod tests {
                 Balancer { lingering: [endpoint(address, 2)].into(), ..balancer(address, &[1], None) };
             let after = balancer(address, &[1], None);
             assert!(!plan_of(udp, going.clone()).is_stale(&udp, &endpoint(address, 2)));
-            assert!(plan_of(udp, sticky(going.clone())).forgets(&udp, &endpoint(address, 2)));
+            assert!(plan_of(udp, sticky(going.clone())).forgets(
+                &udp,
+                &client(address),
+                &endpoint(address, 2)
+            ));
             let looked_at = |before: &Balancer, after: Option<&Balancer>| {
                 let mut leftovers = Leftovers::default();
                 leftovers.note(&udp, Some(before), after);
@@ -279,11 +314,35 @@ mod tests {
             }
             let udp = frontend(address, Protocol::Udp);
             let plan = plan_of(udp, sticky(balancer(address, &[1], None)));
-            assert!(!plan.forgets(&udp, &endpoint(address, 1)));
-            assert!(plan.forgets(&udp, &endpoint(address, 2)));
-            assert!(plan.forgets(&frontend(address, Protocol::Tcp), &endpoint(address, 1)));
+            assert!(!plan.forgets(&udp, &client(address), &endpoint(address, 1)));
+            assert!(plan.forgets(&udp, &client(address), &endpoint(address, 2)));
+            assert!(plan.forgets(&frontend(address, Protocol::Tcp), &client(address), &endpoint(address, 1)));
             let plan = plan_of(udp, balancer(address, &[1], None));
-            assert!(plan.forgets(&udp, &endpoint(address, 1)), "there is no affinity any more");
+            assert!(
+                plan.forgets(&udp, &client(address), &endpoint(address, 1)),
+                "there is no affinity any more"
+            );
+        }
+    }
+
+    #[test]
+    fn clients_outside_are_forgotten_when_the_policy_sends_them_elsewhere() {
+        for (address, pod) in FRONTENDS.into_iter().zip(["10.244.1.5", "fd00:10:244::5"]) {
+            let pod: IpAddr = pod.parse().unwrap();
+            let tcp = frontend(address, Protocol::Tcp);
+            let everywhere = sticky(balancer(address, &[1, 2], None));
+            let local = sticky(balancer(address, &[1, 2], Some(&[1])));
+            let mut leftovers = Leftovers::default();
+            leftovers.note(&tcp, Some(&everywhere), Some(&local));
+            assert!(leftovers.affinities.contains(&tcp.family()));
+            let pods = ["10.244.0.0/16", "fd00:10:244::/56"].map(|net| net.parse().unwrap()).into();
+            let plan = ServicePlan {
+                settings: Some(Settings { pods, ..Settings::default() }),
+                ..plan_of(tcp, local)
+            };
+            assert!(plan.forgets(&tcp, &client(address), &endpoint(address, 2)));
+            assert!(!plan.forgets(&tcp, &client(address), &endpoint(address, 1)));
+            assert!(!plan.forgets(&tcp, &pod, &endpoint(address, 2)));
         }
     }
 

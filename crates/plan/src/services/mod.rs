@@ -105,14 +105,28 @@ pub struct Balancer {
     /// Where connections from outside of the cluster go, if that is elsewhere (`externalTrafficPolicy: Local`). They
     /// keep their source.
     pub outside: Option<Target>,
-    /// Whether the address is another than a cluster address, so that its clients may be anywhere.
-    pub exposed: bool,
+    /// What kind of address it is.
+    pub reach: Reach,
     /// For how many seconds a client stays with an endpoint.
     pub affinity: Option<u32>,
     /// Who may connect; everybody if `None`.
     pub sources: Option<Arc<[IpNet]>>,
     /// Endpoints that get no new connections, but serve those that they have until they end; sorted.
     pub lingering: Arc<[Backend]>,
+}
+
+/// What kind of address a frontend has. Of two services that claim one frontend the one with the first kind has it: what
+/// somebody writes into `externalIPs` must not take the address of another's service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// A cluster address.
+    Cluster,
+    /// An address of the node, with a node port.
+    Node,
+    /// An address of a load balancer.
+    Balancer,
+    /// One of `externalIPs`.
+    External,
 }
 
 /// Where connections go.

@@ -8,7 +8,7 @@ use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Se
 
 use super::balance::{Place, balance};
 use super::health::{HealthCheck, HealthChecks, health_check};
-use super::{Balancer, Frontend, ServicePlan, Settings, pickers};
+use super::{Balancer, Frontend, Reach, ServicePlan, Settings, pickers};
 use crate::Problem;
 
 /// What a change of the cluster changes in the services' part of a plan.
@@ -48,8 +48,9 @@ pub(crate) struct ServicePlanner {
     node_addresses: Vec<IpAddr>,
     /// What each service claims.
     claims: BTreeMap<ObjectName, Vec<Frontend>>,
-    /// Who would have a frontend too that another service has. The first by name has it, on every node the same.
-    losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
+    /// Who would have a frontend too that another service has. The first by kind of address and name has it, on every
+    /// node the same.
+    losers: BTreeMap<Frontend, BTreeSet<(Reach, ObjectName)>>,
     /// In how many balancers a pod of this node is.
     local_backends: BTreeMap<IpAddr, usize>,
     health_checks: HealthChecks,
@@ -147,7 +148,7 @@ impl ServicePlanner {
     pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
         let conflicts = self.losers.iter().flat_map(|(frontend, losers)| {
             let winner = self.plan.frontends.get(frontend).map(|balancer| balancer.service.service.clone());
-            losers.iter().filter_map(move |loser| {
+            losers.iter().filter_map(move |(_, loser)| {
                 Some(Problem::FrontendConflict {
                     frontend: *frontend,
                     winner: winner.clone()?,
@@ -206,16 +207,21 @@ impl ServicePlanner {
         balancer: Balancer,
         change: &mut ServiceChange,
     ) {
-        let holder = self.plan.frontends.get(&frontend).map(|balancer| balancer.service.service.clone());
-        match holder {
-            Some(holder) if holder < *name => {
-                self.losers.entry(frontend).or_default().insert(name.clone());
+        let rank = |balancer: &Balancer| (balancer.reach, balancer.service.service.clone());
+        let own = rank(&balancer);
+        match self.plan.frontends.get(&frontend).map(rank) {
+            // The same service, perhaps with another kind of address.
+            Some((_, holder)) if holder == *name => {}
+            Some(holder) if holder < own => {
+                let losers = self.losers.entry(frontend).or_default();
+                losers.retain(|(_, loser)| loser != name);
+                losers.insert(own);
                 return;
             }
-            Some(holder) if holder > *name => {
+            Some(holder) => {
                 self.losers.entry(frontend).or_default().insert(holder);
             }
-            _ => {}
+            None => {}
         }
         self.set(frontend, Some(balancer), change);
     }
@@ -228,14 +234,14 @@ impl ServicePlanner {
             if holds {
                 next = losers.get_mut().pop_first();
             } else {
-                losers.get_mut().remove(name);
+                losers.get_mut().retain(|(_, loser)| loser != name);
             }
             if losers.get().is_empty() {
                 losers.remove();
             }
         }
         if holds {
-            let heir = next.and_then(|next| {
+            let heir = next.and_then(|(_, next)| {
                 self.balanced(&next)
                     .into_iter()
                     .find(|(each, _)| each == frontend)

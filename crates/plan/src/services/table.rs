@@ -50,6 +50,10 @@ const BALANCE: ChainName = ChainName::fixed("balance");
 /// Gives a connection an address of this node as its source.
 pub const MASQUERADE: ChainName = ChainName::fixed("masquerade-source");
 
+/// How many clients of a family are remembered at most, over all services. Of its own accord the kernel would remember
+/// 65,535. It lists so many in 0.15 s, and four times as many in 3 s: this is as far as one may wait for it.
+const MOST_CLIENTS: u32 = 131_072;
+
 // IANA protocol number
 const TCP: u8 = 6;
 
@@ -198,6 +202,7 @@ pub fn sets(family: Family) -> Vec<Set> {
         map(STICKY, fields.frontend(), SetData::Verdict),
         Set {
             learned: true,
+            most: Some(MOST_CLIENTS),
             data: endpoint(),
             ..Set::plain(AFFINITY, [vec![fields.source], fields.frontend()].concat())
         },
@@ -304,11 +309,11 @@ fn remember(fields: Fields) -> [Chain; 2] {
         hook: Some(hook),
         rules: vec![rule(
             "sessionAffinity ClientIP",
-            vec![Match::New, Match::Translated],
+            vec![Match::Translated],
             Action::Look(fields.original(), STICKY),
         )],
     };
-    [chain("remember-out", Hook::Postrouting), chain("remember-in", Hook::Input)]
+    [chain("remember-out", Hook::FirstOut), chain("remember-in", Hook::FirstIn)]
 }
 
 /// The new source is the address by which this node reaches the endpoint, so that the answer comes back through it.

@@ -155,7 +155,6 @@ impl<'r> Runner<'r> {
         match condition {
             Match::Is(of, value) => field(of).is_some_and(|has| is(has, value)),
             Match::IsNot(of, value) => field(of).is_some_and(|has| !is(has, value)),
-            Match::New => true,
             Match::Translated => self.seen.translated,
             Match::SourceIsOwn(own) => self.seen.source_is_own == *own,
             Match::In(key, set) => self.key(key).is_some_and(|key| self.has(*set, &key)),

@@ -253,7 +253,7 @@ impl<'w> Walker<'w> {
         self.visit.output = link.cloned().or_else(uplink);
         let passed_on = self.visit.came != Came::Own;
         self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
-        self.hook(node, plan, Hook::Postrouting)?;
+        self.hook(node, plan, Hook::FirstOut)?;
         // Of the chains that translate sources the first that does so has decided for the connection.
         if !self.hook(node, plan, Hook::ServiceSourceNat)? {
             self.hook(node, plan, Hook::SourceNat)?;
