@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use model::{
     Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family,
-    NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service, ServicePort, TrafficPolicy,
+    NetworkConfig, Node, NodeName, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use plan::services::{Backend, Picker, ServicePlan, Target};
 use plan::{Facts, plan};
