@@ -95,7 +95,13 @@ impl Harness {
         let plan = plan::plan(&self.view.cluster, &node.name, &facts);
         assert_eq!(plan.problems, []);
         let namespace = self.view.machine_namespace(node.name.as_str()).unwrap();
-        let report = netns::run_in(&namespace, || Kernel::open()?.reconcile(&plan.entries)).unwrap().unwrap();
+        let report = netns::run_in(&namespace, || {
+            let mut kernel = Kernel::open()?;
+            kernel.reconcile_services(&plan.services)?;
+            kernel.reconcile(&plan.entries)
+        })
+        .unwrap()
+        .unwrap();
         let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
         assert_eq!(failures, Vec::<String>::new());
     }

@@ -196,7 +196,7 @@ fn told(outcome: &Outcome) -> String {
 #[test]
 fn connections_end_where_they_should_with_the_source_that_finds_the_way_back() {
     let world = world();
-    let no_endpoint = "dropped in chain drop: no endpoint that this client may use";
+    let no_endpoint = "dropped in chain drop-silently: no endpoint that this client may use";
     let not_allowed = "dropped in chain balance: loadBalancerSourceRanges";
     let reset = "refused in chain refuse: TCP is reset";
     let by_gateway_1 = ["1/2 pod a:8080 from gateway-1", "1/2 pod b:8080 from gateway-1"].as_slice();
