@@ -4,6 +4,7 @@
 
 mod lab_common;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -25,7 +26,8 @@ fn check(lab: &Lab) -> (bool, Vec<(u64, String, String)>, Value) {
     (output.status.success(), rows, report)
 }
 
-fn assert_proved(topology: &str, families: usize) {
+/// Proves a lab; how packets between pods of different nodes were carried, as the report has it.
+fn assert_proved(topology: &str, families: usize) -> BTreeSet<String> {
     let lab = Lab::up(topology);
     let (success, rows, report) = check(&lab);
     let text = lab.command("check", &["-v"]).output().unwrap();
@@ -52,21 +54,42 @@ fn assert_proved(topology: &str, families: usize) {
     assert!(!lab.run("kubectl", &["--", "get", "namespaces", "-o", "name"]).contains("cambric-check"));
     assert!(!lab.inside("router", "ip route show proto static").contains("198.18."));
     assert!(!lab.inside("router", "ip -6 route show proto static").contains("2001:2:"));
+    let exchanges = report["evidence"]["exchanges"].as_array().unwrap().iter();
+    let seen = exchanges.filter(|exchange| exchange["row"] == 3).flat_map(|exchange| {
+        let on_wire = exchange["wire"].as_array().unwrap().iter();
+        on_wire.map(|sighting| sighting["carried"]["as"].as_str().unwrap().to_owned())
+    });
+    seen.collect()
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 #[test]
 fn a_dual_stack_lab_is_proved() {
-    assert_proved("vxlan.yaml", 2);
+    assert_eq!(assert_proved("vxlan.yaml", 2), set(&["vxlan"]));
 }
 
 #[test]
 fn an_ipv4_lab_is_proved() {
-    assert_proved("vxlan-v4.yaml", 1);
+    assert_eq!(assert_proved("vxlan-v4.yaml", 1), set(&["vxlan"]));
 }
 
 #[test]
 fn an_ipv6_lab_is_proved() {
-    assert_proved("vxlan-v6.yaml", 1);
+    assert_eq!(assert_proved("vxlan-v6.yaml", 1), set(&["vxlan"]));
+}
+
+#[test]
+fn a_lab_without_encapsulation_is_proved() {
+    assert_eq!(assert_proved("direct.yaml", 2), set(&["plain"]));
+}
+
+/// Each exchange was carried as the subnets of its two nodes say, or its row would not be so.
+#[test]
+fn a_lab_that_encapsulates_across_subnets_only_is_proved() {
+    assert_eq!(assert_proved("cross-subnet.yaml", 2), set(&["plain", "vxlan"]));
 }
 
 /// With an address translation that somebody added, the far end sees another address than the pod's.

@@ -149,7 +149,8 @@ impl<'a> Apply<'a> {
             let request = match &planned.entry {
                 Entry::Address { link, net } => {
                     let index = self.on(planned, link);
-                    if index.is_none() {
+                    // Routes name the bridge's addresses as their source, whatever else has them.
+                    if index.is_none() && *link == LinkName::bridge() {
                         missing.insert(net.addr());
                     }
                     index.map(|index| address::add(link, index, net))
@@ -304,11 +305,12 @@ impl<'a> Apply<'a> {
                 Ok(holder) if exists && holder.ours => {
                     jobs.push(job(route::replace(wanted, index), Some(Verb::Changed)));
                 }
-                // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. The
-                // messages go in one datagram, so the gap is short.
+                // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. A route
+                // to the next hop alone says otherwise for as long as it takes, and there is no gap.
                 Ok(holder) if holder.ours && holder.elsewhere => jobs.extend([
-                    job(route::remove(&wanted.destination), None),
-                    job(route::add(wanted, index), Some(Verb::Changed)),
+                    job(route::lead(&wanted.via, &wanted.link, index), None),
+                    job(route::replace(wanted, index), Some(Verb::Changed)),
+                    job(route::remove(&wanted.via.into()), None),
                 ]),
                 Ok(holder) if exists || (holder.elsewhere && wanted.via.is_ipv6()) => {
                     self.fail(planned.entry.key(), Some(&planned.origin), holder.error);

@@ -38,4 +38,4 @@ pub use observed::{Found, Observed};
 pub use report::{Failure, Report, SERVICE_ELEMENT, Step, Steps, Verb};
 pub use seen::{AddressKind, SeenFrontend, SeenServices};
 pub use tables::Condition;
-pub use underlay::{Surroundings, Underlay};
+pub use underlay::Surroundings;

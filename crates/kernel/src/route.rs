@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use model::Family;
+use model::{Family, LinkName};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use plan::{Entry, Key, ROUTE_PROTOCOL, Route};
@@ -106,6 +106,8 @@ impl Parts {
                 RouteAttribute::Oif(index) => parts.link = Some(*index),
                 RouteAttribute::Priority(metric) => parts.metric = *metric,
                 RouteAttribute::Metrics(metrics) => parts.plain &= metrics.is_empty(),
+                // The next hop of an IPv4 route is of the other family (RFC 8950).
+                RouteAttribute::Via(RouteVia::Inet6(via)) => parts.via = Some(IpAddr::V6(*via)),
                 RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) | RouteAttribute::Via(_) => {
                     parts.plain = false;
                 }
@@ -143,6 +145,15 @@ pub(crate) fn replace(route: &Route, index: u32) -> Request {
     Request::replace(RouteNetlinkMessage::NewRoute(message(route, index)), what)
 }
 
+/// Has packets to one address leave by a link, without a next hop.
+pub(crate) fn lead(address: &IpAddr, link: &LinkName, index: u32) -> Request {
+    let mut message = header(&IpNet::from(*address));
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Oif(index));
+    let what = format!("lead packets to {address} to {link}");
+    Request::replace(RouteNetlinkMessage::NewRoute(message), what)
+}
+
 /// Removes the route of ours to a destination.
 pub(crate) fn remove(destination: &IpNet) -> Request {
     let mut message = header(destination);
@@ -166,7 +177,10 @@ fn message(route: &Route, index: u32) -> RouteMessage {
     if route.onlink {
         message.header.flags = RouteFlags::Onlink;
     }
-    message.attributes.push(RouteAttribute::Gateway(route.via.into()));
+    message.attributes.push(match (&route.destination, route.via) {
+        (IpNet::V4(_), IpAddr::V6(via)) => RouteAttribute::Via(RouteVia::Inet6(via)),
+        (_, via) => RouteAttribute::Gateway(via.into()),
+    });
     message.attributes.push(RouteAttribute::Oif(index));
     message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
     message

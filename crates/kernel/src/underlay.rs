@@ -2,19 +2,11 @@
 
 use std::net::IpAddr;
 
-use model::{Family, LinkName, PerFamily};
+use model::{Family, PerFamily};
+use plan::Underlay;
 
 use crate::link::Links;
 use crate::{Kernel, Result, address};
-
-/// The link that has one of the node's addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Underlay {
-    /// Its name.
-    pub link: LinkName,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-}
 
 /// Where the node stands in the networks around it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +31,7 @@ impl Kernel {
             let (Some(link), address) = (links.at(index), net.addr()) else { continue };
             let family = Family::of(&address);
             if underlay.of(family) == Some(&address) && found.underlay.of(family).is_none() {
-                found.underlay.insert(family, Underlay { link: link.name.clone(), mtu: link.mtu });
+                found.underlay.insert(family, Underlay { link: link.name.clone(), net, mtu: link.mtu });
             }
             if !link.ours && !link.pods && !address.is_loopback() && !is_link_local(&address) {
                 found.addresses.push(address);

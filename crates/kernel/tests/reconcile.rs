@@ -253,7 +253,7 @@ fn a_change_of_settings_recreates_the_tunnels_with_all_that_is_on_them() {
     let before = state(&test);
     for (vni, port) in [(77, 4789), (77, 8472), (4096, 4789)] {
         let vxlan = VxlanSettings { vni: Vni::new(vni).unwrap(), port: VxlanPort::new(port).unwrap() };
-        cluster.network.encapsulation = Encapsulation::Vxlan(vxlan);
+        cluster.network.encapsulation = Encapsulation { vxlan, ..Encapsulation::default() };
         let plan = cluster::plan(&cluster, Vec::new());
         reconcile(&plan);
         let link = test.run("ip -d link show vxlan.cambric");

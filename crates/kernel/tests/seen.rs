@@ -11,8 +11,7 @@ use common::TestNs;
 use common::cluster::{self, Stack};
 use kernel::{AddressKind, Kernel, SeenServices};
 use model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, PerFamily, Protocol, Service, ServicePort,
-    TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use plan::Facts;
 use plan::services::ServicePlan;
@@ -65,7 +64,7 @@ fn plan() -> ServicePlan {
     let mut cluster = cluster::cluster(2, Stack::Dual);
     cluster.services = BTreeMap::from([(service.name.clone(), service)]);
     cluster.slices = slices.into_iter().map(|slice| (slice.name.clone(), slice)).collect();
-    let facts = Facts { underlay_mtu: PerFamily { v4: Some(1500), v6: Some(1500) }, ..Facts::default() };
+    let facts = Facts { underlay: cluster::underlay(), ..Facts::default() };
     let plan = plan::plan(&cluster, &cluster::name(0), &facts);
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     plan.services

@@ -51,10 +51,11 @@ pub struct ClusterNetworkSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncapsulationSpec {
-    /// The protocol of the tunnels.
+    /// The protocol of the tunnels; "none" for packets that go as they are, by routes between nodes of one subnet.
     #[serde(default)]
     pub protocol: Protocol,
-    /// Between which nodes packets are encapsulated.
+    /// Between which nodes packets are encapsulated: "always" between all, "crossSubnet" between those of different
+    /// subnets only.
     #[serde(default)]
     pub when: When,
     /// The VXLAN network identifier; 4096 if it is left out.
@@ -76,17 +77,22 @@ pub enum Protocol {
     #[default]
     #[allow(missing_docs)]
     Vxlan,
+    #[allow(missing_docs)]
+    None,
 }
 
 /// Between which nodes packets are encapsulated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "camelCase")]
 #[schemars(inline)]
 pub enum When {
     // Between all nodes.
     #[default]
     #[allow(missing_docs)]
     Always,
+    // Between nodes of different subnets.
+    #[allow(missing_docs)]
+    CrossSubnet,
 }
 
 /// The text `auto` or a number of bytes.
@@ -203,8 +209,9 @@ mod tests {
 
     #[test]
     fn the_schema_refuses_what_cannot_be() {
-        assert_eq!(spec_field("/encapsulation/properties/protocol/enum"), serde_json::json!(["vxlan"]));
-        assert_eq!(spec_field("/encapsulation/properties/when/enum"), serde_json::json!(["always"]));
+        let values = |field: &str| spec_field(&format!("/encapsulation/properties/{field}/enum"));
+        assert_eq!(values("protocol"), serde_json::json!(["vxlan", "none"]));
+        assert_eq!(values("when"), serde_json::json!(["always", "crossSubnet"]));
         assert_eq!(spec_field("/encapsulation/properties/vni/maximum").as_f64(), Some(16_777_215.0));
         assert_eq!(spec_field("/encapsulation/properties/port/minimum").as_f64(), Some(1.0));
         assert_eq!(spec_field("/podRanges/minItems"), serde_json::json!(1));

@@ -1,6 +1,6 @@
 //! From a `ClusterNetwork` to the network's configuration.
 
-use model::{Encapsulation, Mtu, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
+use model::{Encapsulation, Mtu, NetworkConfig, NetworkError, Sending, Vni, VxlanPort, VxlanSettings};
 
 use crate::cluster_network::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec, Protocol, When};
 use crate::error::SpecError;
@@ -9,7 +9,7 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
     type Error = NetworkError;
 
     fn try_from(spec: &ClusterNetworkSpec) -> Result<Self, Self::Error> {
-        let encapsulation = encapsulation(&spec.encapsulation)?;
+        let encapsulation = Encapsulation::try_from(&spec.encapsulation)?;
         let mtu = match &spec.mtu {
             MtuSpec::Bytes(bytes) => bytes.to_string(),
             MtuSpec::Text(text) => text.clone(),
@@ -21,14 +21,19 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
 
 impl From<&NetworkConfig> for ClusterNetworkSpec {
     fn from(network: &NetworkConfig) -> Self {
-        let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+        let Encapsulation { sending, vxlan } = network.encapsulation;
+        let (protocol, when) = match sending {
+            Sending::Vxlan(model::When::Always) => (Protocol::Vxlan, When::Always),
+            Sending::Vxlan(model::When::CrossSubnet) => (Protocol::Vxlan, When::CrossSubnet),
+            Sending::Plain => (Protocol::None, When::Always),
+        };
         ClusterNetworkSpec {
             pod_ranges: network.pod_ranges.iter().map(ToString::to_string).collect(),
             service_ranges: network.service_ranges.iter().map(ToString::to_string).collect(),
             node_port_addresses: network.node_port_addresses.iter().map(ToString::to_string).collect(),
             encapsulation: EncapsulationSpec {
-                protocol: Protocol::Vxlan,
-                when: When::Always,
+                protocol,
+                when,
                 vni: Some(vxlan.vni.value()),
                 port: Some(vxlan.port.value().into()),
             },
@@ -40,16 +45,26 @@ impl From<&NetworkConfig> for ClusterNetworkSpec {
     }
 }
 
-fn encapsulation(spec: &EncapsulationSpec) -> Result<Encapsulation, NetworkError> {
-    let (Protocol::Vxlan, When::Always) = (spec.protocol, spec.when);
-    let mut vxlan = VxlanSettings::default();
-    if let Some(vni) = spec.vni {
-        vxlan.vni = Vni::new(vni.into())?;
+impl TryFrom<&EncapsulationSpec> for Encapsulation {
+    type Error = NetworkError;
+
+    fn try_from(spec: &EncapsulationSpec) -> Result<Self, Self::Error> {
+        let sending = match (spec.protocol, spec.when) {
+            (Protocol::Vxlan, When::Always) => Sending::Vxlan(model::When::Always),
+            (Protocol::Vxlan, When::CrossSubnet) => Sending::Vxlan(model::When::CrossSubnet),
+            // That is also what is left out.
+            (Protocol::None, When::Always) => Sending::Plain,
+            (Protocol::None, When::CrossSubnet) => return Err(NetworkError::NothingToEncapsulate),
+        };
+        let mut vxlan = VxlanSettings::default();
+        if let Some(vni) = spec.vni {
+            vxlan.vni = Vni::new(vni.into())?;
+        }
+        if let Some(port) = spec.port {
+            vxlan.port = VxlanPort::new(port.into())?;
+        }
+        Ok(Encapsulation { sending, vxlan })
     }
-    if let Some(port) = spec.port {
-        vxlan.port = VxlanPort::new(port.into())?;
-    }
-    Ok(Encapsulation::Vxlan(vxlan))
 }
 
 /// Reads a spec that came over the API.
@@ -81,7 +96,7 @@ mod tests {
     fn a_short_object_gets_the_defaults() {
         let network = read_spec(&json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/56"]})).unwrap();
         assert_eq!(network.mtu, Mtu::Auto);
-        assert_eq!(network.encapsulation, Encapsulation::Vxlan(VxlanSettings::default()));
+        assert_eq!(network.encapsulation, Encapsulation::default());
         assert_eq!(network.pod_ranges.len(), 2);
         assert_eq!(read_spec(&json!({"podRanges": ["10.244.0.0/16"], "mtu": null})).unwrap().mtu, Mtu::Auto);
     }
@@ -91,6 +106,8 @@ mod tests {
         for spec in [
             json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceRanges": ["10.96.0.0/12"]}),
             json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"vni": 7, "port": 8472}, "mtu": 1400}),
+            json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"when": "crossSubnet"}}),
+            json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"protocol": "none", "vni": 7}}),
             json!({"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["192.0.2.0/24", "2001:db8::/64"]}),
         ] {
             let network = read_spec(&spec).unwrap();
@@ -109,7 +126,8 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(network.mtu, Mtu::Fixed(1400));
-        let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+        let Encapsulation { sending, vxlan } = network.encapsulation;
+        assert_eq!(sending, Sending::Vxlan(model::When::Always));
         assert_eq!((vxlan.vni.value(), vxlan.port.value()), (7, 8472));
         assert_eq!(network.service_ranges, ["10.96.0.0/12".parse().unwrap()]);
         assert_eq!(network.node_port_addresses, ["192.0.2.0/24".parse().unwrap(), "::/0".parse().unwrap()]);
@@ -124,11 +142,15 @@ mod tests {
             (json!({"podRanges": ["10.244.0.0/33"]}), "spec.podRanges[0]: pod range \"10.244.0.0/33\""),
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"protocol": "geneve"}}),
-                "spec.encapsulation.protocol: unknown variant `geneve`, expected `vxlan`",
+                "spec.encapsulation.protocol: unknown variant `geneve`, expected `vxlan` or `none`",
             ),
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"when": "never"}}),
-                "spec.encapsulation.when: unknown variant `never`, expected `always`",
+                "spec.encapsulation.when: unknown variant `never`, expected `always` or `crossSubnet`",
+            ),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"protocol": "none", "when": "crossSubnet"}}),
+                "spec.encapsulation.when: \"crossSubnet\" makes no sense with protocol none",
             ),
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"vni": 0}}),

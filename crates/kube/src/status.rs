@@ -1,7 +1,7 @@
 //! What is said about a `ClusterNetwork` in its status.
 
 use ipnet::IpNet;
-use model::{Encapsulation, NetworkConfig, PodRange};
+use model::{NetworkConfig, PodRange};
 
 use crate::cluster_network::{ClusterNetworkStatus, Condition, SINGLETON};
 use crate::error::SpecError;
@@ -37,16 +37,14 @@ pub fn verdict(name: &str, spec: Result<&NetworkConfig, &SpecError>) -> Verdict 
 }
 
 fn in_force(network: &NetworkConfig) -> String {
-    let Encapsulation::Vxlan(vxlan) = network.encapsulation;
     let services = match list(&network.service_ranges) {
         none if none.is_empty() => "no service ranges".to_owned(),
         ranges => format!("services {ranges}"),
     };
     format!(
-        "In force: pods {}; {services}; VXLAN between all nodes, identifier {}, UDP port {}; MTU {}.",
+        "In force: pods {}; {services}; {}; MTU {}.",
         list(&network.pod_ranges.iter().map(PodRange::net).collect::<Vec<_>>()),
-        vxlan.vni.value(),
-        vxlan.port.value(),
+        network.encapsulation,
         network.mtu,
     )
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::netns::{self, NetNs};
-use model::{Encapsulation, LinkName};
+use model::LinkName;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use trace::capture::{Capture, CaptureError, Captured, Direction, PcapWriter, Stop, Tunnels};
 
@@ -38,8 +38,7 @@ pub struct Options {
 /// [`Error`] if there is no such lab or link, or the output cannot be written.
 pub fn run(lab: &LabName, namespace: &str, options: &Options, interrupts: &Interrupts) -> Result<()> {
     let topology = topology::load(&lab.paths().topology())?;
-    let Encapsulation::Vxlan(vxlan) = topology.network.config.encapsulation;
-    let tunnels = Tunnels { vxlan_port: vxlan.port.value() };
+    let tunnels = Tunnels { vxlan_port: topology.network.config.encapsulation.vxlan.port.value() };
     let space = NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))?;
     let wanted = match &options.link {
         Some(link) => trace::capture::Options::on(link.clone()),

@@ -21,7 +21,9 @@ pub use endpoints::{Endpoint, EndpointError, EndpointPort, EndpointSlice};
 pub use family::{Family, PerFamily};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{LinkName, NameError, NodeName};
-pub use network::{Encapsulation, MIN_MTU, Mtu, NetworkConfig, NetworkError, Vni, VxlanPort, VxlanSettings};
+pub use network::{
+    Encapsulation, MIN_MTU, Mtu, NetworkConfig, NetworkError, Sending, Vni, VxlanPort, VxlanSettings, When,
+};
 pub use node::{Node, NodeError};
 pub use node_file::NodeFile;
 pub use range::{PodRange, RangeError};

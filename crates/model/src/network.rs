@@ -25,13 +25,53 @@ pub struct NetworkConfig {
 }
 
 /// How packets between nodes are carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encapsulation {
-    /// VXLAN (RFC 7348) between all nodes.
-    Vxlan(VxlanSettings),
+///
+/// It binds senders only. Every node accepts VXLAN and plain packets at any time, so a change loses none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Encapsulation {
+    /// How packets are sent.
+    pub sending: Sending,
+    /// The settings of the VXLAN devices, which are there in any case.
+    pub vxlan: VxlanSettings,
 }
 
-/// Settings of the VXLAN overlay.
+/// How packets between nodes are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    /// In VXLAN (RFC 7348).
+    Vxlan(When),
+    /// As they are, by routes over the underlay.
+    Plain,
+}
+
+/// Between which nodes packets are encapsulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Between all nodes.
+    Always,
+    /// Between nodes of different subnets of the underlay. In one subnet packets are sent as they are.
+    CrossSubnet,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Sending::Vxlan(When::Always)
+    }
+}
+
+impl fmt::Display for Encapsulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let between = match self.sending {
+            Sending::Vxlan(When::Always) => "all nodes",
+            Sending::Vxlan(When::CrossSubnet) => "nodes of different subnets",
+            Sending::Plain => return f.write_str("no encapsulation, routes between the nodes of a subnet"),
+        };
+        let VxlanSettings { vni, port } = self.vxlan;
+        write!(f, "VXLAN between {between}, identifier {}, UDP port {}", vni.0, port.0)
+    }
+}
+
+/// Settings of VXLAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VxlanSettings {
     /// The VXLAN network identifier.
@@ -130,6 +170,12 @@ pub enum NetworkError {
         /// The other.
         second: IpNet,
     },
+    /// A condition for an encapsulation that there is none of.
+    #[error(
+        "spec.encapsulation.when: \"crossSubnet\" makes no sense with protocol none, which encapsulates nothing between \
+         any nodes; leave it out, or use protocol vxlan to encapsulate between subnets only"
+    )]
+    NothingToEncapsulate,
     /// A VXLAN identifier out of range.
     #[error("spec.encapsulation.vni: {0} is out of range; use 1 to 16777215")]
     Vni(u64),
@@ -252,8 +298,7 @@ mod tests {
 
     fn parse(pods: &[&str], services: &[&str], mtu: &str) -> Result<NetworkConfig, NetworkError> {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let encapsulation = Encapsulation::Vxlan(VxlanSettings::default());
-        NetworkConfig::parse(&texts(pods), &texts(services), encapsulation, mtu)
+        NetworkConfig::parse(&texts(pods), &texts(services), Encapsulation::default(), mtu)
     }
 
     #[test]

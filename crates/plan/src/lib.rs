@@ -13,6 +13,7 @@ mod remote;
 mod rules;
 pub mod services;
 mod tables;
+mod underlay;
 
 pub use attachments::source_guard;
 pub use change::Change;
@@ -24,3 +25,4 @@ pub use rules::{
     Action, Chain, ChainName, Field, Hook, Match, Rule, Set, SetData, SetName, Table, TableFamily, TableName,
     Value,
 };
+pub use underlay::{Obstacle, Underlay};

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Encapsulation, Family, LinkName, MIN_MTU, MacAddr, Mtu, NetworkConfig, Node, NodeFile, PerFamily,
-    PodRange,
+    Family, LinkName, MIN_MTU, MacAddr, Mtu, NetworkConfig, Node, NodeFile, PerFamily, PodRange, Sending,
 };
 
 use crate::rules::{SetName, Value};
 use crate::tables::{self, CLUSTER_PODS, LOCAL_PODS};
-use crate::{Entry, Link, Member, Problem};
+use crate::{Entry, Link, Member, Problem, Underlay};
 
 /// What VXLAN over IPv4 adds to a packet, in bytes: IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
 pub const ENCAPSULATION_OVERHEAD_V4: u32 = 50;
@@ -22,11 +21,11 @@ const MIN_MTU_V4: u32 = 576;
 /// The MTU of Ethernet, in bytes, where the underlay's is not known yet.
 const ETHERNET_MTU: u32 = 1500;
 
-/// The entries of the node itself. `underlay_mtu` is in bytes, by family of the underlay address.
+/// The entries of the node itself.
 pub(crate) fn local(
     network: &NetworkConfig,
     node: &Node,
-    underlay_mtu: &PerFamily<u32>,
+    underlay: &PerFamily<Underlay>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
     if node.addresses.is_empty() {
@@ -37,27 +36,30 @@ pub(crate) fn local(
     }
     among_services(network, node, problems);
     let mut entries = settings(node);
-    entries.extend(bridge(network, node, underlay_mtu, problems));
-    entries.extend(tunnels(network, node, underlay_mtu));
+    entries.extend(bridge(network, node, underlay, problems));
+    entries.extend(tunnels(network, node, underlay));
+    entries.extend(acceptance(node));
     entries.extend(firewall(network, node));
     entries
 }
 
 /// The MTU of the node's pods in bytes, and what is wrong with it.
 ///
-/// It is the underlay's less the encapsulation, in the family that the node prefers for its tunnels.
+/// It is the underlay's less the encapsulation, in the family that the node prefers for its tunnels. Without
+/// encapsulation it is the underlay's, in the family where that is smaller.
 pub fn pod_mtu(
     network: &NetworkConfig,
     node: &Node,
-    underlay_mtu: &PerFamily<u32>,
+    underlay: &PerFamily<Underlay>,
 ) -> (u32, Option<Problem>) {
-    let Some((address, underlay)) = Family::BOTH.into_iter().find_map(|family| {
-        let address = node.addresses.of(family)?;
-        Some((*address, underlay_mtu.of(family).copied().unwrap_or(ETHERNET_MTU)))
-    }) else {
+    let mut links = node.addresses.iter().map(|address| (*address, link_mtu(underlay, address)));
+    let found = match network.encapsulation.sending {
+        Sending::Vxlan(_) => links.next().map(|(address, mtu)| (address, mtu, tunnel_mtu(mtu, &address))),
+        Sending::Plain => links.min_by_key(|(_, mtu)| *mtu).map(|(address, mtu)| (address, mtu, mtu)),
+    };
+    let Some((address, underlay, most)) = found else {
         return (ETHERNET_MTU - ENCAPSULATION_OVERHEAD_V6, None);
     };
-    let most = tunnel_mtu(underlay, Family::of(&address));
     let (mtu, problem) = match network.mtu {
         Mtu::Fixed(configured) if configured > most => (most, Some(Problem::MtuTooBig { configured, most })),
         Mtu::Fixed(configured) => (configured, None),
@@ -72,18 +74,23 @@ pub fn pod_mtu(
 }
 
 /// What the CNI plugin on this node needs to know; `None` while the node has no pod range.
-pub fn node_file(network: &NetworkConfig, node: &Node, underlay_mtu: &PerFamily<u32>) -> Option<NodeFile> {
+pub fn node_file(network: &NetworkConfig, node: &Node, underlay: &PerFamily<Underlay>) -> Option<NodeFile> {
     let pod_ranges: Vec<PodRange> = node.pod_ranges.iter().copied().collect();
     (!pod_ranges.is_empty()).then(|| NodeFile {
         node: node.name.to_string(),
         bridge: LinkName::bridge(),
-        mtu: pod_mtu(network, node, underlay_mtu).0,
+        mtu: pod_mtu(network, node, underlay).0,
         pod_ranges,
     })
 }
 
-fn tunnel_mtu(underlay: u32, family: Family) -> u32 {
-    underlay.saturating_sub(match family {
+/// The MTU of the link that has an underlay address.
+fn link_mtu(underlay: &PerFamily<Underlay>, address: &IpAddr) -> u32 {
+    underlay.of(Family::of(address)).map_or(ETHERNET_MTU, |underlay| underlay.mtu)
+}
+
+fn tunnel_mtu(underlay: u32, address: &IpAddr) -> u32 {
+    underlay.saturating_sub(match Family::of(address) {
         Family::V4 => ENCAPSULATION_OVERHEAD_V4,
         Family::V6 => ENCAPSULATION_OVERHEAD_V6,
     })
@@ -111,11 +118,11 @@ fn settings(node: &Node) -> Vec<Entry> {
 fn bridge(
     network: &NetworkConfig,
     node: &Node,
-    underlay_mtu: &PerFamily<u32>,
+    underlay: &PerFamily<Underlay>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
     let Some(first) = node.pod_ranges.iter().next() else { return Vec::new() };
-    let (mtu, problem) = pod_mtu(network, node, underlay_mtu);
+    let (mtu, problem) = pod_mtu(network, node, underlay);
     problems.extend(problem);
     let name = LinkName::bridge();
     let mut entries = vec![Entry::Link(Link::Bridge {
@@ -129,21 +136,32 @@ fn bridge(
     entries
 }
 
-fn tunnels(network: &NetworkConfig, node: &Node, underlay_mtu: &PerFamily<u32>) -> Vec<Entry> {
-    let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+fn tunnels(network: &NetworkConfig, node: &Node, underlay: &PerFamily<Underlay>) -> Vec<Entry> {
+    let vxlan = network.encapsulation.vxlan;
     let device = |address: &IpAddr| {
-        let family = Family::of(address);
-        let underlay = underlay_mtu.of(family).copied().unwrap_or(ETHERNET_MTU);
         Entry::Link(Link::Vxlan {
-            name: tunnel_link(family),
+            name: tunnel_link(Family::of(address)),
             vni: vxlan.vni,
             port: vxlan.port,
             local: *address,
             mac: MacAddr::for_tunnel(address),
-            mtu: tunnel_mtu(underlay, family),
+            mtu: tunnel_mtu(link_mtu(underlay, address), address),
         })
     };
     node.addresses.iter().map(device).collect()
+}
+
+/// What makes the VXLAN devices take IPv4 packets from pods to which another link leads: the other nodes' senders may
+/// follow another mode. The kernel validates IPv4 sources (RFC 3704), and on a link without an address it takes only those
+/// that it would send to by the same link, however loose the validation is.
+fn acceptance(node: &Node) -> Vec<Entry> {
+    let Some(gateway) = node.pod_ranges.v4.map(|range| range.gateway()) else { return Vec::new() };
+    let on_link = |address: &IpAddr| {
+        let link = tunnel_link(Family::of(address));
+        let path = format!("net/ipv4/conf/{link}/rp_filter");
+        [Entry::Address { link, net: gateway.into() }, Entry::Sysctl { path, value: "2".to_owned() }]
+    };
+    node.addresses.iter().flat_map(on_link).collect()
 }
 
 /// The VXLAN device of an underlay family.
@@ -155,7 +173,7 @@ pub(crate) fn tunnel_link(family: Family) -> LinkName {
 }
 
 fn firewall(network: &NetworkConfig, node: &Node) -> Vec<Entry> {
-    let Encapsulation::Vxlan(vxlan) = network.encapsulation;
+    let vxlan = network.encapsulation.vxlan;
     let mut entries = vec![
         Entry::Table(tables::bridged()),
         Entry::Table(tables::routed(Family::V4, &vxlan)),

@@ -5,19 +5,19 @@ use std::mem;
 use std::net::IpAddr;
 
 use model::{
-    Attachment, AttachmentId, Cluster, EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, PerFamily,
-    Service,
+    Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
+    PerFamily, Service,
 };
 
 use crate::attachments::attachment;
 use crate::services::{ServicePlan, ServicePlanner, node_port_addresses, strays};
-use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, local, remote};
+use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, Underlay, local, remote};
 
 /// What the node's kernel says of itself and the plan depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The MTU in bytes of the link that has the node's underlay address, by family of that address.
-    pub underlay_mtu: PerFamily<u32>,
+    /// The links that have the node's underlay addresses, by family of the address.
+    pub underlay: PerFamily<Underlay>,
     /// The addresses of the node that are not link-local.
     pub addresses: Vec<IpAddr>,
     /// The pods' interfaces on the node.
@@ -33,8 +33,8 @@ pub enum Input {
     Node(Node),
     /// A node that is gone.
     NodeGone(NodeName),
-    /// The underlay's MTU in bytes, by family.
-    UnderlayMtu(PerFamily<u32>),
+    /// The links that have the node's underlay addresses, by family of the address.
+    Underlay(PerFamily<Underlay>),
     /// All addresses of the node that are not link-local.
     Addresses(Vec<IpAddr>),
     /// All of the pods' interfaces on the node.
@@ -114,9 +114,13 @@ impl Planner {
                 self.replan_all(&mut change);
                 self.replan_services(&mut change);
             }
-            Input::UnderlayMtu(mtu) => {
-                self.facts.underlay_mtu = mtu;
+            Input::Underlay(underlay) => {
+                let settled = same_subnets(&self.facts.underlay, &underlay);
+                self.facts.underlay = underlay;
                 self.replan_local(&mut change);
+                if !settled {
+                    self.replan_remotes(&mut change);
+                }
             }
             Input::Node(node) => {
                 let name = node.name.clone();
@@ -231,10 +235,14 @@ impl Planner {
 
     fn replan_all(&mut self, change: &mut Change) {
         self.replan_local(change);
+        self.replan_remotes(change);
+        self.replan_attachments(change);
+    }
+
+    fn replan_remotes(&mut self, change: &mut Change) {
         for name in self.nodes.keys().filter(|name| **name != self.local).cloned().collect::<Vec<_>>() {
             self.replan_remote(&name, change);
         }
-        self.replan_attachments(change);
     }
 
     fn replan_node(&mut self, name: &NodeName, change: &mut Change) {
@@ -265,9 +273,7 @@ impl Planner {
     fn replan_local(&mut self, change: &mut Change) {
         let mut problems = Vec::new();
         let entries = match (&self.network, self.nodes.get(&self.local)) {
-            (Some(network), Some(node)) => {
-                local::local(network, node, &self.facts.underlay_mtu, &mut problems)
-            }
+            (Some(network), Some(node)) => local::local(network, node, &self.facts.underlay, &mut problems),
             _ => Vec::new(),
         };
         self.replace(Origin::ClusterNetwork, entries, problems, change);
@@ -276,7 +282,9 @@ impl Planner {
     fn replan_remote(&mut self, name: &NodeName, change: &mut Change) {
         let mut problems = Vec::new();
         let entries = match (&self.network, self.nodes.get(&self.local), self.nodes.get(name)) {
-            (Some(network), Some(local), Some(node)) => remote::remote(network, local, node, &mut problems),
+            (Some(network), Some(local), Some(node)) => {
+                remote::remote(network, local, &self.facts.underlay, node, &mut problems)
+            }
             _ => Vec::new(),
         };
         self.replace(Origin::Node(name.clone()), entries, problems, change);
@@ -362,4 +370,10 @@ impl Planner {
             self.losers.insert(key.clone(), losers);
         }
     }
+}
+
+/// Whether the underlay addresses are on the same links with the same prefixes, whatever the MTU.
+fn same_subnets(one: &PerFamily<Underlay>, other: &PerFamily<Underlay>) -> bool {
+    let place = |underlay: &Underlay| (underlay.link.clone(), underlay.net);
+    Family::BOTH.into_iter().all(|family| one.of(family).map(place) == other.of(family).map(place))
 }

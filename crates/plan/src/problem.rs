@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{Family, NodeName, ObjectName, PodRange};
 
 use crate::services::Frontend;
-use crate::{Key, Origin};
+use crate::{Key, Obstacle, Origin};
 
 /// Something in the cluster's state that keeps a part of the plan from being made. The rest is planned all the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -28,6 +28,18 @@ pub enum Problem {
         local: NodeName,
         /// The other one.
         remote: NodeName,
+    },
+    /// A pod range that cannot be reached without encapsulation.
+    #[error(
+        "Node {remote}: there is no route to its pod range {range}, because encapsulation is none and {obstacle}"
+    )]
+    NoPlainRoute {
+        /// The other node.
+        remote: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// What is in the way.
+        obstacle: Obstacle,
     },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]

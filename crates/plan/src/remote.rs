@@ -2,17 +2,21 @@
 
 use std::net::IpAddr;
 
-use model::{Family, MacAddr, NetworkConfig, Node, PodRange};
+use model::{Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, Sending, When};
 
 use crate::local::{among_services, stray, tunnel_link};
 use crate::rules::Value;
 use crate::tables::NODES;
-use crate::{Entry, Member, Problem, Route};
+use crate::underlay::next_hop;
+use crate::{Entry, Member, Problem, Route, Underlay};
 
 /// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
+///
+/// The way through the tunnel is there even if no route leads into it: when one does, nothing is missing.
 pub(crate) fn remote(
     network: &NetworkConfig,
     local: &Node,
+    subnets: &PerFamily<Underlay>,
     remote: &Node,
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
@@ -42,15 +46,35 @@ pub(crate) fn remote(
     for range in ranges {
         entries.extend(stray(network, range));
         entries.push(Entry::Neighbour { link: link.clone(), address: range.gateway(), mac });
-        entries.push(Entry::Route(Route {
-            destination: range.net(),
-            via: range.gateway(),
-            link: link.clone(),
-            source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
-            onlink: true,
-        }));
+        let plain = || next_hop(subnets, local, remote, range).map(|hop| direct(range, hop));
+        let route = match network.encapsulation.sending {
+            Sending::Vxlan(When::Always) => Ok(tunnelled(local, range, &link)),
+            Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| Ok(tunnelled(local, range, &link))),
+            Sending::Plain => plain(),
+        };
+        match route {
+            Ok(route) => entries.push(Entry::Route(route)),
+            Err(obstacle) => {
+                problems.push(Problem::NoPlainRoute { remote: remote.name.clone(), range: *range, obstacle });
+            }
+        }
     }
     entries
+}
+
+fn tunnelled(local: &Node, range: &PodRange, link: &LinkName) -> Route {
+    Route {
+        destination: range.net(),
+        via: range.gateway(),
+        link: link.clone(),
+        source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
+        onlink: true,
+    }
+}
+
+/// The node itself takes its underlay address to get there: the other node's pods answer to that as well.
+fn direct(range: &PodRange, (link, via): (LinkName, IpAddr)) -> Route {
+    Route { destination: range.net(), via, link, source: None, onlink: true }
 }
 
 /// The underlay family between two nodes: IPv4 if both have it.

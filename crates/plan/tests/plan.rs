@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{
-    Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family, MacAddr,
-    NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service, TrafficPolicy, VxlanSettings,
+    Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family,
+    LinkName, MacAddr, NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service,
+    TrafficPolicy,
 };
-use plan::{Entry, Facts, Input, Key, Link, NodePlan, Origin, Planner, Problem, plan};
+use plan::{Entry, Facts, Input, Key, Link, NodePlan, Origin, Planner, Problem, Underlay, plan};
 
 fn network(mtu: &str) -> NetworkConfig {
-    let encapsulation = Encapsulation::Vxlan(VxlanSettings::default());
+    let encapsulation = Encapsulation::default();
     let ranges = ["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()];
     NetworkConfig::parse(&ranges, &[], encapsulation, mtu).unwrap()
 }
@@ -26,6 +27,14 @@ fn one() -> Node {
 
 fn two() -> Node {
     node("two", &["192.0.2.2", "2001:db8::2"], &["10.244.2.0/24", "fd00:10:f4:2::/64"])
+}
+
+/// The links of node `one`, with these MTUs in bytes.
+fn on_eth0(v4: u32, v6: u32) -> PerFamily<Underlay> {
+    let on_eth0 = |net: &str, mtu| {
+        Some(Underlay { link: LinkName::new("eth0").unwrap(), net: net.parse().unwrap(), mtu })
+    };
+    PerFamily { v4: on_eth0("192.0.2.1/24", v4), v6: on_eth0("2001:db8::1/64", v6) }
 }
 
 fn plan_of(nodes: &[Node], network: NetworkConfig, facts: &Facts) -> NodePlan {
@@ -86,11 +95,15 @@ vxlan vxlan6.cambric 06:MAC6 id 4096 port 4789 local 2001:db8::1 mtu 1430 | Clus
 port cbv6fa8d55f1b79 of cbr0 | Pod interface c1/eth0
 net/bridge/bridge-nf-call-ip6tables = 1 | ClusterNetwork
 net/bridge/bridge-nf-call-iptables = 1 | ClusterNetwork
+net/ipv4/conf/vxlan.cambric/rp_filter = 2 | ClusterNetwork
+net/ipv4/conf/vxlan6.cambric/rp_filter = 2 | ClusterNetwork
 net/ipv4/ip_forward = 1 | ClusterNetwork
 net/ipv6/conf/all/forwarding = 1 | ClusterNetwork
 net/ipv6/conf/cbr0/accept_dad = 0 | ClusterNetwork
 address 10.244.1.1/24 dev cbr0 | ClusterNetwork
 address fd00:10:f4:1::1/64 dev cbr0 | ClusterNetwork
+address 10.244.1.1/32 dev vxlan.cambric | ClusterNetwork
+address 10.244.1.1/32 dev vxlan6.cambric | ClusterNetwork
 fdb 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2 | Node two
 neigh 10.244.2.1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
 neigh fd00:10:f4:2::1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
@@ -219,7 +232,7 @@ fn a_changed_address_changes_that_nodes_entries_only() {
 #[test]
 fn mtu_is_the_underlays_less_the_encapsulation() {
     let mtu = |setting: &str, underlay: u32, node: &Node| {
-        plan::pod_mtu(&network(setting), node, &PerFamily { v4: Some(underlay), v6: Some(underlay) })
+        plan::pod_mtu(&network(setting), node, &on_eth0(underlay, underlay))
     };
     let six = node("one", &["2001:db8::1"], &["fd00:10:f4:1::/64"]);
     assert_eq!(mtu("auto", 1500, &one()), (1450, None));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use model::{
     Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family, NetworkConfig, Node, NodeName,
-    ObjectName, Protocol, Service, ServicePort, TrafficPolicy, VxlanSettings,
+    ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use plan::services::{Backend, Balancer, Datum, Frontend, Reach, ServicePlan, Target, elements, ranges};
 use plan::{Facts, Input, Planner};
@@ -20,7 +20,7 @@ fn network() -> NetworkConfig {
     NetworkConfig::parse(
         &texts(&["10.244.0.0/16", "fd00:10:244::/56"]),
         &texts(&["10.96.0.0/16", "fd00:10:96::/112"]),
-        Encapsulation::Vxlan(VxlanSettings::default()),
+        Encapsulation::default(),
         "auto",
     )
     .unwrap()

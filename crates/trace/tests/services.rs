@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use model::{
     Attachment, Endpoint, EndpointPort, EndpointSlice, Family, NodeName, ObjectName, PodRange, Protocol,
-    Service, ServicePort, TrafficPolicy,
+    Sending, Service, ServicePort, TrafficPolicy, When,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 use trace::{End, Loss, Outcome, Packet, Start, World, walk, walk_all};
 
-use common::{Built, Shape, TCP, build, families, packet, pods, world};
+use common::{Built, Shape, TCP, Way, build, families, packet, pods, world};
 
 const PORT: u16 = 80;
 const ENDPOINT_PORT: u16 = 8080;
@@ -61,8 +61,24 @@ struct Client {
 }
 
 fn cluster() -> impl Strategy<Value = Shape> {
-    (families(), families(), prop::collection::vec(0u8..3, 1..4), any::<bool>())
-        .prop_map(|(underlay, pods, nodes, stray)| Shape { underlay, pods, nodes, stray })
+    let nodes = prop::collection::vec((0u8..3, any::<bool>()), 1..4);
+    let sending = (0..3usize, any::<bool>());
+    (families(), families(), nodes, any::<bool>(), sending).prop_map(
+        |(underlay, pods, nodes, stray, (mode, far))| {
+            let (nodes, mut far_nodes): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
+            // Without encapsulation there is a way between nodes of one subnet only, and none for IPv6 over IPv4.
+            let plain = pods.v6.is_none() || underlay.v6.is_some();
+            let sending = match mode {
+                0 => Sending::Vxlan(When::Always),
+                1 if plain => {
+                    far_nodes.fill(far);
+                    Sending::Plain
+                }
+                _ => Sending::Vxlan(When::CrossSubnet),
+            };
+            Shape { underlay, pods, nodes, stray, sending, far: far_nodes }
+        },
+    )
 }
 
 fn services() -> impl Strategy<Value = Vec<ServiceShape>> {
@@ -208,7 +224,12 @@ enum Expected {
 }
 
 /// What the node that translates makes of a connection, by the words of Kubernetes' API and of the network model.
-fn expected(built: &Built, shape: &ServiceShape, client: &Client, exposed: bool) -> Expected {
+fn expected(
+    (built, cluster): (&Built, &Shape),
+    shape: &ServiceShape,
+    client: &Client,
+    exposed: bool,
+) -> Expected {
     let family = Family::of(&client.source);
     let node = &built.cluster.nodes[&client.node];
     let from_outside = matches!(client.start, Start::Outside { .. });
@@ -240,6 +261,13 @@ fn expected(built: &Built, shape: &ServiceShape, client: &Client, exposed: bool)
         End::Node(_) => *node.addresses.of(family).unwrap(),
         _ if from_pod && place.address != client.source => client.source,
         _ if exposed && policy == TrafficPolicy::Local => client.source,
+        // By the uplink, the address of the uplink.
+        _ if !own_gateway
+            && place.node != client.node
+            && cluster.way(&client.node, &place.node, family) == Way::Plain =>
+        {
+            node.addresses.of(family).copied().unwrap_or(gateway)
+        }
         _ => gateway,
     };
     Expected::Ends(chosen.iter().map(|place| (place.address, source(place))).collect())
@@ -248,13 +276,13 @@ fn expected(built: &Built, shape: &ServiceShape, client: &Client, exposed: bool)
 /// Checks all outcomes of a connection. `translates` is the client as the node sees it that translates.
 fn check(
     world: &World,
-    built: &Built,
+    (built, cluster): (&Built, &Shape),
     shape: &ServiceShape,
     (client, sent): (&Client, Packet),
     (translates, exposed): (&Client, bool),
 ) -> Result<(), TestCaseError> {
     let outcomes: Vec<Outcome> = walk_all(world, &client.start, sent).collect();
-    let expected = expected(built, shape, translates, exposed);
+    let expected = expected((built, cluster), shape, translates, exposed);
     let Expected::Ends(sources) = &expected else {
         prop_assert_eq!(outcomes.len(), 1);
         let fits = match &outcomes[0].walk.end {
@@ -326,13 +354,13 @@ proptest! {
                     for (kind, exposed) in [(Kind::Cluster, false), (Kind::External, true)] {
                         let to = address_of(kind, index, family);
                         let sent = Packet { destination_port: Some(PORT), ..packet(client.source, to) };
-                        check(&world, &built, service, (&client, sent), (&client, exposed))?;
+                        check(&world, (&built, &shape), service, (&client, sent), (&client, exposed))?;
                     }
                     for (name, node) in &built.cluster.nodes {
                         let Some(to) = node.addresses.of(family) else { continue };
                         let sent = Packet { destination_port: Some(node_port(index)), ..packet(client.source, *to) };
                         let translates = at_node(&built, &client, name);
-                        check(&world, &built, service, (&client, sent), (&translates, true))?;
+                        check(&world, (&built, &shape), service, (&client, sent), (&translates, true))?;
                     }
                 }
             }

@@ -8,7 +8,7 @@ use model::{
     Attachment, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily, Service,
 };
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Input, Key, Planned, Planner};
+use plan::{Change, Entries, Input, Key, Planned, Planner, Underlay};
 
 /// The objects of the cluster, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Core {
     /// What the CNI plugin is to be told; `None` while the node has no pod range.
     pub(crate) fn node_file(&self) -> Option<NodeFile> {
         let (network, node) = (self.planner.network()?, self.planner.local_node()?);
-        plan::node_file(network, node, &self.planner.facts().underlay_mtu)
+        plan::node_file(network, node, &self.planner.facts().underlay)
     }
 
     /// All that is wrong, for the operator.
@@ -243,9 +243,9 @@ impl Core {
         &self.planner.facts().addresses
     }
 
-    /// The MTU of the underlay in bytes, by family.
-    pub(crate) fn underlay_mtu(&self) -> &PerFamily<u32> {
-        &self.planner.facts().underlay_mtu
+    /// The links that have the node's underlay addresses.
+    pub(crate) fn underlay(&self) -> &PerFamily<Underlay> {
+        &self.planner.facts().underlay
     }
 
     /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
@@ -347,7 +347,7 @@ impl Core {
         let Objects { mut nodes, services, slices } = objects;
         let facts = self.planner.facts().clone();
         let mut planner = Planner::new(self.local.clone());
-        planner.update(Input::UnderlayMtu(facts.underlay_mtu));
+        planner.update(Input::Underlay(facts.underlay));
         planner.update(Input::Addresses(facts.addresses));
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.

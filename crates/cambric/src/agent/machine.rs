@@ -6,7 +6,7 @@ use std::time::Duration;
 use kernel::Steps;
 use model::{Attachment, PerFamily};
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Entry, Key};
+use plan::{Change, Entries, Entry, Key, Underlay};
 
 /// What was done to the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,8 +43,8 @@ pub(crate) struct Failure {
 /// The node's own addresses, and the links that carry them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Surroundings {
-    /// The MTU in bytes of the links that have the underlay addresses.
-    pub(crate) mtu: PerFamily<u32>,
+    /// The links that have the underlay addresses.
+    pub(crate) underlay: PerFamily<Underlay>,
     /// Which underlay address is on no link, in words.
     pub(crate) missing: Option<String>,
     /// All addresses by which others can reach the node.

@@ -67,19 +67,14 @@ impl Machine for System {
 
     fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
         let found = self.kernel.surroundings(underlay).map_err(|error| failure(&error))?;
-        let mut mtu = PerFamily::default();
-        for family in Family::BOTH {
-            if let Some(underlay) = found.underlay.of(family) {
-                mtu.insert(family, underlay.mtu);
-            }
-        }
-        let missing = underlay.iter().find(|address| mtu.of(Family::of(address)).is_none()).map(|address| {
+        let nowhere = |address: &&IpAddr| found.underlay.of(Family::of(address)).is_none();
+        let missing = underlay.iter().find(nowhere).map(|address| {
             format!(
-                "this node's InternalIP {address} is on none of its links, so tunnels cannot be sent from it; see \
-                 --node-ip of the kubelet"
+                "this node's InternalIP {address} is on none of its links, so nothing can be sent from it to other \
+                 nodes; see --node-ip of the kubelet"
             )
         });
-        Ok(Surroundings { mtu, missing, addresses: found.addresses })
+        Ok(Surroundings { underlay: found.underlay, missing, addresses: found.addresses })
     }
 
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use kube_source::Event;
-use plan::{Change, Input, Key};
+use plan::{Change, Input, Key, Underlay};
 
 use super::core::{Core, Todo};
 use super::debounce::Debounce;
@@ -285,18 +285,23 @@ impl<M: Machine, E: Ear> Worker<M, E> {
 
     /// Looks up the node's addresses, and how big packets can be that leave it.
     fn look_around(&mut self) -> Result<(), Failure> {
-        let Some(underlay) = self.core.local_node().map(|node| node.addresses.clone()) else { return Ok(()) };
-        let Surroundings { mtu, missing, addresses } = self.machine.surroundings(&underlay)?;
-        // What is on no link now may be on its way from one to another: its MTU stays what it was.
-        if missing.is_none() && mtu != *self.core.underlay_mtu() {
-            tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
-            self.core.observe(Input::UnderlayMtu(mtu));
+        let Some(own) = self.core.local_node().map(|node| node.addresses.clone()) else { return Ok(()) };
+        let Surroundings { underlay: found, missing, addresses } = self.machine.surroundings(&own)?;
+        // What is on no link now may be on its way from one to another: it stays what it was.
+        let mut underlay = self.core.underlay().clone();
+        underlay.v4 = found.v4.or(underlay.v4);
+        underlay.v6 = found.v6.or(underlay.v6);
+        if underlay != *self.core.underlay() {
+            for Underlay { link, net, mtu } in underlay.iter() {
+                tracing::info!(%link, address = %net, mtu, "the underlay");
+            }
+            self.core.observe(Input::Underlay(underlay));
         }
         if addresses != self.core.addresses() {
             self.core.observe(Input::Addresses(addresses));
         }
         self.report.underlay_error = missing;
-        self.report.addresses = Some(underlay);
+        self.report.addresses = Some(own);
         Ok(())
     }
 

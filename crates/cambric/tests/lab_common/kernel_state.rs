@@ -46,10 +46,12 @@ pub fn ours(lab: &Lab, node: &str) -> Vec<String> {
             all.push(format!("neighbour {device} {}", without_passing(&entry)));
         }
     }
-    for address in json(lab, node, "ip -j address show dev cbr0") {
-        for info in address["addr_info"].as_array().unwrap() {
-            if info["scope"] == "global" {
-                all.push(format!("address {}/{}", info["local"], info["prefixlen"]));
+    for device in ["cbr0", "vxlan.cambric", "vxlan6.cambric"] {
+        for address in json(lab, node, &format!("ip -j address show dev {device}")) {
+            for info in address["addr_info"].as_array().unwrap() {
+                if info["scope"] == "global" {
+                    all.push(format!("address {device} {}/{}", info["local"], info["prefixlen"]));
+                }
             }
         }
     }

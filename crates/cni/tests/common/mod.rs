@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kernel::Kernel;
 use kernel::netns::{self, NetNs};
-use model::{Cluster, Encapsulation, NetworkConfig, Node, NodeName, PerFamily, VxlanSettings};
-use plan::Facts;
+use model::{Cluster, Encapsulation, LinkName, NetworkConfig, Node, NodeName, PerFamily};
+use plan::{Facts, Underlay};
 use serde_json::{Value, json};
 
 /// The plugin as cargo built it for a test.
@@ -111,10 +111,14 @@ impl TestNode {
     pub fn reconcile(&self) {
         let name = NodeName::new("node-1").unwrap();
         let node = Node::parse(name.clone(), ["192.0.2.1"], self.ranges.iter().map(String::as_str)).unwrap();
-        let encapsulation = Encapsulation::Vxlan(VxlanSettings::default());
+        let encapsulation = Encapsulation::default();
         let network = NetworkConfig::parse(&self.ranges, &[], encapsulation, "auto").unwrap();
-        let underlay_mtu = PerFamily { v4: Some(1500), v6: None };
-        let file = plan::node_file(&network, &node, &underlay_mtu).unwrap();
+        let link = LinkName::new("eth0").unwrap();
+        let underlay = PerFamily {
+            v4: Some(Underlay { link, net: "192.0.2.1/24".parse().unwrap(), mtu: 1500 }),
+            v6: None,
+        };
+        let file = plan::node_file(&network, &node, &underlay).unwrap();
         fs::write(self.node_file(), serde_json::to_vec(&file).unwrap()).unwrap();
         let cluster = Cluster {
             network,
@@ -123,7 +127,7 @@ impl TestNode {
             slices: BTreeMap::new(),
         };
         let attachments = self.store().lock().unwrap().attachments().unwrap();
-        let plan = plan::plan(&cluster, &name, &Facts { underlay_mtu, attachments, ..Facts::default() });
+        let plan = plan::plan(&cluster, &name, &Facts { underlay, attachments, ..Facts::default() });
         let report =
             netns::run_in(&self.ns.ns, || Kernel::open()?.reconcile(&plan.entries)).unwrap().unwrap();
         assert!(report.failures.is_empty(), "{report}");

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Attachment, AttachmentId, Cluster, Encapsulation, NetworkConfig, Node, NodeName, PerFamily, VxlanSettings,
+    Attachment, AttachmentId, Cluster, Encapsulation, LinkName, NetworkConfig, Node, NodeName, PerFamily,
+    VxlanSettings,
 };
-use plan::{Entries, Facts};
+use plan::{Entries, Facts, Underlay};
 
 /// Which families the nodes and pods have.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,8 @@ pub fn node(number: u32, stack: Stack) -> Node {
 pub fn network(stack: Stack, vxlan: VxlanSettings) -> NetworkConfig {
     let pods = stack.of("10.128.0.0/9".into(), "fd00:10::/32".into());
     let services = stack.of("10.96.0.0/12".into(), "fd00:96::/108".into());
-    NetworkConfig::parse(&pods, &services, Encapsulation::Vxlan(vxlan), "auto").unwrap()
+    NetworkConfig::parse(&pods, &services, Encapsulation { vxlan, ..Encapsulation::default() }, "auto")
+        .unwrap()
 }
 
 /// A cluster of `size` nodes, this one (number 0) included.
@@ -65,10 +67,17 @@ pub fn attachment(number: u8, stack: Stack) -> Attachment {
     }
 }
 
+/// The links of node 0 to the underlay, as `TestNs::underlay` makes them.
+pub fn underlay() -> PerFamily<Underlay> {
+    let on_eth0 = |net: &str| {
+        Some(Underlay { link: LinkName::new("eth0").unwrap(), net: net.parse().unwrap(), mtu: 1500 })
+    };
+    PerFamily { v4: on_eth0("172.16.0.1/16"), v6: on_eth0("2001:db8::1/64") }
+}
+
 /// The plan of node 0, with an underlay of 1500 bytes.
 pub fn plan(cluster: &Cluster, attachments: Vec<Attachment>) -> Entries {
-    let facts =
-        Facts { underlay_mtu: PerFamily { v4: Some(1500), v6: Some(1500) }, attachments, ..Facts::default() };
+    let facts = Facts { underlay: underlay(), attachments, ..Facts::default() };
     let plan = plan::plan(cluster, &name(0), &facts);
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     plan.entries

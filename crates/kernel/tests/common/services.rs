@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use kernel::{Kernel, Report};
 use model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, NodeName, ObjectName, PerFamily, Protocol, Service,
-    ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Family, NodeName, ObjectName, Protocol, Service, ServicePort,
+    TrafficPolicy,
 };
 use plan::{Change, Input, Planner};
 
@@ -50,7 +50,7 @@ impl Scene {
         for node in cluster.nodes.into_values() {
             planner.update(Input::Node(node));
         }
-        planner.update(Input::UnderlayMtu(PerFamily { v4: Some(1500), v6: Some(1500) }));
+        planner.update(Input::Underlay(cluster::underlay()));
         let attachments: Vec<_> =
             (0..pods).map(|number| cluster::attachment(2 + number, Stack::Dual)).collect();
         planner.update(Input::Attachments(attachments.clone()));

@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Family, NodeName, Service, TrafficPolicy};
 
-use super::cast::{Cast, PORT, Role, gateways};
+use super::cast::{Cast, PORT, Role};
 use super::evidence::{Aspect, Carried, Fate, Leg, Party, Path, Row, Target, Transport};
-use super::gather::{between, machine_party, pod_party};
+use super::gather::{machine_party, pod_party};
 use super::view::{Pod, View};
+use super::ways::{between, own_address};
 use crate::topology::{self, Machine};
 
 /// How often a client connects, so that each of three endpoints has its turn: one is left out in one of 300,000 checks.
@@ -234,21 +235,22 @@ impl<'v> Stage<'v> {
         if usable.is_empty() {
             return Some(Fate::Silent { legs });
         }
-        let gateway = *gateways(self.view, node).of(family)?;
         let path = |pod: &&&Pod| {
+            let address = *pod.addresses.of(family)?;
             let source = match source {
                 Source::Pod(client) if client.full_name() != pod.full_name() => own.address,
                 Source::Stranger(address) if local && at != Address::Cluster => address,
-                _ => gateway,
+                _ => own_address(self.view, node, &pod.node, family)?,
             };
             let mut legs = legs.clone();
-            match between(self.view, node, &pod.node) {
+            match between(self.view, (node, source), (&pod.node, address)) {
                 Carried::Nowhere => {}
                 carried => legs.push(Leg { from: node.to_string(), to: pod.node.to_string(), carried }),
             }
-            Path { by: pod.full_name(), source, legs }
+            Some(Path { by: pod.full_name(), source, legs })
         };
-        Some(Fate::answered(usable.iter().map(path)))
+        let paths: Option<Vec<Path>> = usable.iter().map(path).collect();
+        Some(Fate::answered(paths?))
     }
 }
 

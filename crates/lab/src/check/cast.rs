@@ -5,8 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, NodeName, ObjectName, PerFamily, Protocol, Service,
-    ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
 
 use super::gather::echo_pods;
@@ -181,13 +180,4 @@ pub(super) fn service(
         affinity: (role == Role::Sticky).then(|| std::time::Duration::from_secs(AFFINITY.into())),
         health_check_port: None,
     }
-}
-
-/// The address by which a node talks to pods.
-pub(super) fn gateways(view: &View, node: &NodeName) -> PerFamily<IpAddr> {
-    let mut gateways = PerFamily::default();
-    for range in view.cluster.nodes.get(node).iter().flat_map(|node| node.pod_ranges.iter()) {
-        gateways.insert(range.family(), range.gateway());
-    }
-    gateways
 }

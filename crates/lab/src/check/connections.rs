@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 pub(super) enum Known {
     /// By the client's port, which nobody else has for as long as all ports stay as they are.
     ByPort,
-    /// By the addresses: the client's node gives what leaves it another port, which may be anybody's.
+    /// By the addresses: a node gives what leaves it another port, which may be anybody's.
     ByAddresses,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn connect<'v>(
     let Some(cast) = Cast::of(view) else { return Ok(Vec::new()) };
     let mut all = cases(view, &cast, row);
     all.extend(unserved(view, &cast, row));
-    all.retain(|case| masqueraded(case).is_some() == (known == Known::ByAddresses));
+    all.retain(|case| changes_port(view, case) == (known == Known::ByAddresses));
     if row == Row::Service {
         return try_all(view, ports, all);
     }
@@ -98,7 +98,7 @@ pub(super) fn conclude(
     let conclude = |Attempted { case, tries }: Attempted<'_>| {
         let from = case.client.party(view, Family::of(&case.target.address.ip()))?;
         let (predicted, steps) = predictor.connection(&case, from.address);
-        let masqueraded = masqueraded(&case);
+        let (masqueraded, changes_port) = (masqueraded(&case), changes_port(view, &case));
         let tries: Vec<Try> = tries
             .into_iter()
             .map(|tried| {
@@ -108,12 +108,18 @@ pub(super) fn conclude(
                 };
                 let mut packets = match masqueraded {
                     Some(source) => {
-                        let client = (source, seen.map(|seen| seen.port()));
+                        // The node that passed it on kept the port, if it took its gateway's address.
+                        let kept = seen.filter(|seen| !is_nodes(view, seen.ip()));
+                        let client = (source, kept.map(|seen| seen.port()));
+                        wire.between(case.transport, client, case.target.address)
+                    }
+                    None if changes_port => {
+                        let client = (from.address, Some(tried.port));
                         wire.between(case.transport, client, case.target.address)
                     }
                     None => wire.of_client(case.transport, tried.port),
                 };
-                if let Some(seen) = seen.filter(|seen| masqueraded.is_some() || seen.port() != tried.port) {
+                if let Some(seen) = seen.filter(|seen| changes_port || seen.port() != tried.port) {
                     packets.extend(wire.of_source(case.transport, seen));
                 }
                 let after = u64::try_from(tried.after.as_millis()).unwrap_or(u64::MAX);
@@ -143,9 +149,24 @@ fn masqueraded(case: &Case<'_>) -> Option<IpAddr> {
         Fate::Refused { legs } | Fate::Silent { legs } => legs,
     };
     match (case.client, legs.first()?.carried) {
-        (Client::Pod(_), Carried::Plain { source, .. }) => Some(source),
+        (Client::Pod(pod), Carried::Plain { source, .. }) => {
+            Some(source).filter(|source| pod.addresses.of(Family::of(source)) != Some(source))
+        }
         _ => None,
     }
+}
+
+/// Whether a node gives the packets another port: one that masquerades what leaves by its uplink.
+fn changes_port(view: &View, case: &Case<'_>) -> bool {
+    let by_uplink = match &case.fate {
+        Fate::Answered { paths } => paths.iter().any(|path| is_nodes(view, path.source)),
+        Fate::Refused { .. } | Fate::Silent { .. } => false,
+    };
+    by_uplink || masqueraded(case).is_some()
+}
+
+fn is_nodes(view: &View, address: IpAddr) -> bool {
+    view.cluster.nodes.values().any(|node| node.addresses.iter().any(|own| *own == address))
 }
 
 /// Tries cases side by side; the tries of one case one after the other.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use etherparse::PacketBuilder;
 use kernel::netns::{self, NetNs};
-use model::{Encapsulation, Family, LinkName, MacAddr, NodeName};
+use model::{Family, LinkName, MacAddr, NodeName};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
@@ -57,7 +57,7 @@ fn pair(view: &View, family: Family, fits: impl Fn(&Pod, &Pod) -> bool) -> Optio
 
 /// A host outside sends into the tunnel of the target's node, as if it were the node of an honest pod.
 fn strangers_vxlan(view: &View, family: Family, target: &Pod, honest: &Pod) -> Result<Vec<Forgery>> {
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
+    let vxlan = view.cluster.network.encapsulation.vxlan;
     let nodes = &view.cluster.nodes;
     let (Some(node), Some(honest_node)) = (nodes.get(&target.node), nodes.get(&honest.node)) else {
         return Ok(Vec::new());

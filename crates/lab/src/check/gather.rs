@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use model::{Encapsulation, Family, NodeName};
+use model::{Family, NodeName};
 
 use super::connections::{self, Known};
 use super::evidence::{
@@ -14,6 +14,7 @@ use super::probe::{self, Asked};
 use super::processes;
 use super::trial::Ports;
 use super::view::{self, Pod, View};
+use super::ways::{self, between};
 use super::wire::{Flow, Watch};
 use crate::topology::{Machine, Role};
 use crate::{Error, Result};
@@ -52,7 +53,6 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     let connections = services(view, &predictor, &mut blind, progress)?;
     let exchanges =
         tried.into_iter().map(|tried| Exchange { wire: wire.sightings(&tried.flow), ..tried.exchange });
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
     Ok(Evidence {
         lab: view.lab.to_string(),
         nodes: view.cluster.nodes.keys().map(ToString::to_string).collect(),
@@ -64,7 +64,7 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
             .flat_map(|node| node.pod_ranges.iter().map(|range| range.gateway()))
             .collect(),
         families: view.families(),
-        encapsulation: format!("VXLAN {}", vxlan.vni.value()),
+        encapsulation: ways::mode(view),
         exchanges: exchanges.collect(),
         connections,
         blind,
@@ -238,7 +238,10 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
                         from: pod_party(from, *source),
                         to: pod_party(to, *destination),
                         transport,
-                        expected: Expected { source: *source, carried: between(view, &from.node, &to.node) },
+                        expected: Expected {
+                            source: *source,
+                            carried: between(view, (&from.node, *source), (&to.node, *destination)),
+                        },
                         predicted: Some(predictor.sent_by_pod(from, *source, *destination, transport, port)),
                         heard,
                         wire: Vec::new(),
@@ -249,25 +252,6 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
         }
     }
     Ok(())
-}
-
-/// How pods of two nodes reach each other, by the row and not by any plan.
-pub(super) fn between(view: &View, from: &NodeName, to: &NodeName) -> Carried {
-    if from == to {
-        return Carried::Nowhere;
-    }
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
-    let address = |node: &NodeName, family| {
-        view.topology.machine(node.as_str()).and_then(|machine| machine.addresses().of(family).copied())
-    };
-    let underlay =
-        Family::BOTH.into_iter().find_map(|family| Some((address(from, family)?, address(to, family)?)));
-    match underlay {
-        Some((source, destination)) => {
-            Carried::Vxlan { vni: vxlan.vni.value(), port: vxlan.port.value(), source, destination }
-        }
-        None => Carried::Otherwise,
-    }
 }
 
 /// Row 5: a node asks another one, as if there were no pods.

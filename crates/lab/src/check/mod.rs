@@ -20,6 +20,7 @@ pub mod render;
 mod services;
 mod trial;
 mod view;
+mod ways;
 mod wire;
 
 use self::event_loop::{event_loop, unless_interrupted};

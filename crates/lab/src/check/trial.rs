@@ -1,7 +1,7 @@
 //! Tries of connections to services, each from a port of its own, so that all of its packets are known by that.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -121,6 +121,10 @@ fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String
     let mut byte = [0];
     while line.last() != Some(&b'\n') && (line.len() as u64) < LONGEST && stream.read(&mut byte)? > 0 {
         line.extend(byte);
+    }
+    // What ends the connection is on its way before a detour ends, or it would go by another node.
+    if stream.shutdown(Shutdown::Write).is_ok() {
+        while stream.read(&mut byte).is_ok_and(|read| read > 0) {}
     }
     Ok(String::from_utf8_lossy(&line).into_owned())
 }

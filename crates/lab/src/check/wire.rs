@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use kernel::netns;
-use model::{Encapsulation, LinkName};
+use model::LinkName;
 use trace::capture::{
     self, Capture, Captured, Direction, Limits, Options, Packet, Payload, Recorder, Tunnels,
 };
@@ -41,8 +41,7 @@ pub(super) struct Flow {
 
 /// Which UDP port is VXLAN in this cluster.
 pub(super) fn tunnels(view: &View) -> Tunnels {
-    let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
-    Tunnels { vxlan_port: vxlan.port.value() }
+    Tunnels { vxlan_port: view.cluster.network.encapsulation.vxlan.port.value() }
 }
 
 impl Watch {

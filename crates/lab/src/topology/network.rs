@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use kube_source::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec};
-use model::{Encapsulation, NetworkConfig, NetworkError, PodRange, Vni, VxlanPort, VxlanSettings};
+use model::{Encapsulation, NetworkConfig, NetworkError, PodRange, Vni, VxlanPort};
 
 use super::TopologyError;
 use super::source::{self, Text};
@@ -20,14 +20,15 @@ pub struct Network {
 
 pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Network, TopologyError> {
     let network = &file.value;
-    let (encapsulation, settings) = match &network.encapsulation {
+    let encapsulation = match &network.encapsulation {
         Some(encapsulation) => encapsulation_of(&encapsulation.value)?,
-        None => Default::default(),
+        None => EncapsulationSpec::default(),
     };
+    let checked = Encapsulation::try_from(&encapsulation).map_err(|error| placed(file, &error))?;
     let texts = |list: &[Text]| list.iter().map(|text| text.value.clone()).collect::<Vec<_>>();
     let (pod_ranges, service_ranges) = (texts(&network.pod_ranges), texts(&network.service_ranges));
     let mtu = network.mtu.as_ref().map_or("auto", |mtu| mtu.value.as_str());
-    let config = NetworkConfig::parse(&pod_ranges, &service_ranges, Encapsulation::Vxlan(settings), mtu)
+    let config = NetworkConfig::parse(&pod_ranges, &service_ranges, checked, mtu)
         .map_err(|error| placed(file, &error))?;
     let load_balancer_ranges = load_balancer_ranges(&network.load_balancer_ranges, &config)?;
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
@@ -57,30 +58,32 @@ fn load_balancer_ranges(list: &[Text], config: &NetworkConfig) -> Result<Vec<IpN
     Ok(ranges)
 }
 
-fn encapsulation_of(
-    encapsulation: &source::Encapsulation,
-) -> Result<(EncapsulationSpec, VxlanSettings), TopologyError> {
-    let mut settings = VxlanSettings::default();
+fn encapsulation_of(encapsulation: &source::Encapsulation) -> Result<EncapsulationSpec, TopologyError> {
     let mut spec = EncapsulationSpec {
         protocol: encapsulation.protocol.unwrap_or_default(),
-        when: encapsulation.when.unwrap_or_default(),
+        when: encapsulation.when.as_ref().map(|when| when.value).unwrap_or_default(),
         ..Default::default()
     };
     if let Some(vni) = &encapsulation.vni {
-        settings.vni = Vni::new(vni.value).map_err(|error| TopologyError::at(vni, worded(&error)))?;
-        spec.vni = Some(settings.vni.value());
+        let vni = Vni::new(vni.value).map_err(|error| TopologyError::at(vni, worded(&error)))?;
+        spec.vni = Some(vni.value());
     }
     if let Some(port) = &encapsulation.port {
-        settings.port =
-            VxlanPort::new(port.value).map_err(|error| TopologyError::at(port, worded(&error)))?;
-        spec.port = Some(settings.port.value().into());
+        let port = VxlanPort::new(port.value).map_err(|error| TopologyError::at(port, worded(&error)))?;
+        spec.port = Some(port.value().into());
     }
-    Ok((spec, settings))
+    Ok(spec)
 }
 
 /// Finds the place of what the model does not take.
 fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -> TopologyError {
     let network = &file.value;
+    if let NetworkError::NothingToEncapsulate = error
+        && let Some(encapsulation) = &network.encapsulation
+        && let Some(when) = &encapsulation.value.when
+    {
+        return TopologyError::at(when, worded(error));
+    }
     let text = match error {
         NetworkError::PodRange { index, .. } => network.pod_ranges.get(*index),
         NetworkError::ServiceRange { index, .. } => network.service_ranges.get(*index),
@@ -92,6 +95,7 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
         NetworkError::NoPodRange
         | NetworkError::Vni(_)
         | NetworkError::Port(_)
+        | NetworkError::NothingToEncapsulate
         | NetworkError::NodePortAddresses { .. } => None,
     };
     match text {

@@ -39,7 +39,7 @@ pub(super) struct Network {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Encapsulation {
     pub(super) protocol: Option<Protocol>,
-    pub(super) when: Option<When>,
+    pub(super) when: Option<Spanned<When>>,
     pub(super) vni: Option<Spanned<u64>>,
     pub(super) port: Option<Spanned<u64>>,
 }

@@ -5,8 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 6] = [
     ("vxlan", include_str!("../../../../examples/labs/vxlan.yaml")),
+    ("direct", include_str!("../../../../examples/labs/direct.yaml")),
+    ("cross-subnet", include_str!("../../../../examples/labs/cross-subnet.yaml")),
     ("vxlan-v4", include_str!("../../../../examples/labs/vxlan-v4.yaml")),
     ("vxlan-v6", include_str!("../../../../examples/labs/vxlan-v6.yaml")),
     ("two-subnets", include_str!("../../../../examples/labs/two-subnets.yaml")),
@@ -127,7 +129,12 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ),
     ("[10.96.0.0/16]", "[10.244.1.0/24]", "3:19: network: 10.244.0.0/16 and 10.244.1.0/24 overlap"),
     ("10.244.0.0/16,", "10.244.0.0/31,", "2:15: network.podRanges[0]: pod range 10.244.0.0/31 has no room"),
-    ("mtu: auto", "encapsulation: {protocol: gre}", "4:29: \"gre\" is not known here; use vxlan"),
+    ("mtu: auto", "encapsulation: {protocol: gre}", "4:29: \"gre\" is not known here; use vxlan or none"),
+    (
+        "mtu: auto",
+        "encapsulation: {protocol: none, when: crossSubnet}",
+        "4:41: network.encapsulation.when: \"crossSubnet\" makes no sense with protocol none",
+    ),
     ("mtu: auto", "encapsulation: {vni: 0}", "4:24: network.encapsulation.vni: 0 is out of range; use 1 to"),
     ("mtu: auto", "encapsulation: {port: 65536}", "4:25: network.encapsulation.port: 65536 is out of range"),
     (

@@ -13,7 +13,7 @@ impl fmt::Display for Loss {
             Loss::NoSuchChain(chain) => write!(f, "a map leads to chain {chain}, which is not there"),
             Loss::NoNeighbour(address) => write!(f, "no neighbour entry for the next hop {address}"),
             Loss::NoForwarding(mac) => write!(f, "no forwarding entry for {mac}"),
-            Loss::NoSuchNode(address) => write!(f, "the tunnel leads to {address}, which no node has"),
+            Loss::NoSuchNode(address) => write!(f, "the way leads to {address}, which no node has"),
             Loss::TunnelMismatch(link) => {
                 write!(f, "the tunnel device {link} at the other end is not its counterpart")
             }

@@ -104,7 +104,8 @@ pub enum Step {
         destination: ipnet::IpNet,
         /// The next hop, if it is not on the link itself.
         via: Option<IpAddr>,
-        /// The outgoing link; `None` for the node's own way out, which is not ours.
+        /// The outgoing link: a tunnel device, or the node's uplink if the packet goes to another node as it is; `None`
+        /// for the node's own way out, which is not ours.
         link: Option<LinkName>,
     },
     /// The destination became an endpoint of a service; which service is in the hop's origin.
@@ -178,7 +179,7 @@ pub enum Loss {
     NoNeighbour(IpAddr),
     /// A neighbour entry leads to an Ethernet address without a forwarding entry.
     NoForwarding(MacAddr),
-    /// The tunnel leads to an address that no node has.
+    /// A tunnel or a route leads to an address that no node has.
     NoSuchNode(IpAddr),
     /// The receiving node has no such tunnel device, or it has another Ethernet address or network identifier.
     TunnelMismatch(LinkName),

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use model::{
     Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family,
-    NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service, ServicePort, TrafficPolicy,
-    VxlanSettings,
+    NetworkConfig, Node, NodeName, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
 };
 use plan::services::{Backend, Picker, ServicePlan, Target};
 use plan::{Facts, plan};
@@ -111,7 +110,7 @@ fn world() -> World {
     let network = NetworkConfig::parse(
         &texts(&["10.244.0.0/16", "fd00:10:f4::/48"]),
         &texts(&["10.96.0.0/16", "fd00:10:96::/112"]),
-        Encapsulation::Vxlan(VxlanSettings::default()),
+        Encapsulation::default(),
         "auto",
     );
     let node = |number: u8| {
@@ -197,7 +196,7 @@ fn told(outcome: &Outcome) -> String {
 #[test]
 fn connections_end_where_they_should_with_the_source_that_finds_the_way_back() {
     let world = world();
-    let no_endpoint = "dropped in chain drop: no endpoint that this client may use";
+    let no_endpoint = "dropped in chain drop-silently: no endpoint that this client may use";
     let not_allowed = "dropped in chain balance: loadBalancerSourceRanges";
     let reset = "refused in chain refuse: TCP is reset";
     let by_gateway_1 = ["1/2 pod a:8080 from gateway-1", "1/2 pod b:8080 from gateway-1"].as_slice();
@@ -376,14 +375,15 @@ fn a_broken_plan_is_noticed() {
         ),
         ("pods may not be sent back", "a", |plan, _| plan.hairpins.clear(), "pod a:8080 from a"),
         (
-            "the gateway is unknown",
+            "the gateway is another",
             "node-1",
             |plan, _| {
                 if let Some(settings) = &mut plan.settings {
-                    settings.gateways = PerFamily::default();
+                    settings.gateways.v4 = Some(address("stranger", Family::V4));
+                    settings.gateways.v6 = Some(address("stranger", Family::V6));
                 }
             },
-            "pod b:8080 from node-1",
+            "pod b:8080 from stranger",
         ),
         (
             "the pod ranges are unknown",

@@ -184,7 +184,11 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, step, Some(origin));
                 self.leave(node, plan, Some(&route.link))?;
-                self.tunnel(node, plan, route)
+                if is_tunnel(&route.link) {
+                    self.tunnel(node, plan, route)
+                } else {
+                    self.hand_over(&route.via)
+                }
             }
             None => {
                 let everywhere = match self.family() {
@@ -193,14 +197,25 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, Step::Routed { destination: everywhere, via: None, link: None }, None);
                 self.leave(node, plan, None)?;
-                let has_it = |node: &Node| node.addresses.iter().any(|address| *address == destination);
-                let owner = self.world.nodes.iter().find(|(_, (node, _))| has_it(node));
-                match owner {
-                    Some((owner, _)) => self.arrive(owner, Came::Link(None)),
+                match self.owner(&destination) {
+                    Some(_) => self.hand_over(&destination),
                     None => Ok(End::Outside),
                 }
             }
         }
+    }
+
+    /// A packet that goes to a node as it is, by the underlay.
+    fn hand_over(&mut self, address: &IpAddr) -> Result<End, Loss> {
+        let (owner, _) = self.owner(address).ok_or(Loss::NoSuchNode(*address))?;
+        self.arrive(owner, Came::Link(None))
+    }
+
+    /// The node that has an underlay address.
+    fn owner(&self, address: &IpAddr) -> Option<(&'w NodeName, &'w NodePlan)> {
+        let has_it = |node: &Node| node.addresses.iter().any(|own| own == address);
+        let mut nodes = self.world.nodes.iter();
+        nodes.find(|(_, (node, _))| has_it(node)).map(|(name, (_, plan))| (name, plan))
     }
 
     fn tunnel(&mut self, node: &NodeName, plan: &'w NodePlan, route: &Route) -> Result<End, Loss> {
@@ -220,11 +235,7 @@ impl<'w> Walker<'w> {
         let step = Step::Encapsulated { link: link.clone(), source: local, destination: *remote, mac: *mac };
         self.hop(node, step, origin);
 
-        let nodes = &self.world.nodes;
-        let (name, (_, plan)) = nodes
-            .iter()
-            .find(|(_, (node, _))| node.addresses.iter().any(|address| address == remote))
-            .ok_or(Loss::NoSuchNode(*remote))?;
+        let (name, plan) = self.owner(remote).ok_or(Loss::NoSuchNode(*remote))?;
         let outer =
             Packet { source: local, destination: *remote, protocol: UDP, destination_port: Some(port) };
         let seen = Seen { fields: fields(&outer), translated: false, source_is_own: false };
@@ -377,11 +388,14 @@ impl<'w> Walker<'w> {
         Seen { fields, translated: *translated, source_is_own }
     }
 
-    /// The address that the kernel takes for what leaves by a link: one of the link, or else the node's.
+    /// The address that the kernel takes for what leaves by a link: one of the link, or else the node's, or else one of
+    /// any link.
     fn own_address(&self, node: &NodeName, plan: &NodePlan) -> Option<IpAddr> {
         let family = self.family();
         let of_link = self.visit.output.as_ref().and_then(|link| link_address(plan, link, family));
-        of_link.or_else(|| self.world.nodes.get(node)?.0.addresses.of(family).copied())
+        of_link
+            .or_else(|| self.world.nodes.get(node)?.0.addresses.of(family).copied())
+            .or_else(|| link_address(plan, &LinkName::bridge(), family))
     }
 
     fn hop(&mut self, node: &NodeName, step: Step, origin: Option<Origin>) {
@@ -409,6 +423,10 @@ impl Visit {
     fn new(came: Came, packet: Packet) -> Visit {
         Visit { came, output: None, original: packet, translated: false, service: None }
     }
+}
+
+fn is_tunnel(link: &LinkName) -> bool {
+    [LinkName::vxlan_v4(), LinkName::vxlan_v6()].contains(link)
 }
 
 /// The name of the uplink is not in the plan, and no rule asks for it: it is just none of ours.

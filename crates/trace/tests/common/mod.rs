@@ -7,10 +7,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Attachment, AttachmentId, Cluster, Encapsulation, Family, NetworkConfig, Node, NodeName, PerFamily,
-    PodRange, VxlanSettings,
+    Attachment, AttachmentId, Cluster, Encapsulation, Family, LinkName, NetworkConfig, Node, NodeName,
+    PerFamily, PodRange, Sending, When,
 };
-use plan::{Facts, plan};
+use plan::{Facts, Underlay, plan};
 use proptest::prelude::*;
 use trace::{Packet, World};
 
@@ -24,6 +24,46 @@ pub struct Shape {
     pub nodes: Vec<u8>,
     /// Whether a node's pod range lies outside the cluster's.
     pub stray: bool,
+    pub sending: Sending,
+    /// Whether a node is in the second subnet of two.
+    pub far: Vec<bool>,
+}
+
+/// How packets between pods of two nodes are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Tunnel,
+    Plain,
+    /// There is no way.
+    None,
+}
+
+impl Shape {
+    /// How packets of a family get from one node to another, by what the modes say and not by any plan.
+    pub fn way(&self, from: &NodeName, to: &NodeName, family: Family) -> Way {
+        let far = |name: &NodeName| {
+            self.far[name.as_str().strip_prefix("node-").unwrap().parse::<usize>().unwrap()]
+        };
+        // IPv4 goes by IPv6 next hops where there is no IPv4, and not the other way round.
+        let plain = far(from) == far(to) && (family == Family::V4 || self.underlay.v6.is_some());
+        match self.sending {
+            Sending::Vxlan(When::Always) => Way::Tunnel,
+            Sending::Vxlan(When::CrossSubnet) => {
+                if plain {
+                    Way::Plain
+                } else {
+                    Way::Tunnel
+                }
+            }
+            Sending::Plain => {
+                if plain {
+                    Way::Plain
+                } else {
+                    Way::None
+                }
+            }
+        }
+    }
 }
 
 pub fn families() -> impl Strategy<Value = PerFamily<()>> {
@@ -35,8 +75,18 @@ pub fn families() -> impl Strategy<Value = PerFamily<()>> {
 }
 
 pub fn shape() -> impl Strategy<Value = Shape> {
-    (families(), families(), prop::collection::vec(0u8..4, 1..7), any::<bool>())
-        .prop_map(|(underlay, pods, nodes, stray)| Shape { underlay, pods, nodes, stray })
+    let sending = prop_oneof![
+        Just(Sending::Vxlan(When::Always)),
+        Just(Sending::Vxlan(When::CrossSubnet)),
+        Just(Sending::Plain),
+    ];
+    let nodes = prop::collection::vec((0u8..4, any::<bool>()), 1..7);
+    (families(), families(), nodes, any::<bool>(), sending).prop_map(
+        |(underlay, pods, nodes, stray, sending)| {
+            let (nodes, far) = nodes.into_iter().unzip();
+            Shape { underlay, pods, nodes, stray, sending, far }
+        },
+    )
 }
 
 pub struct Built {
@@ -44,11 +94,18 @@ pub struct Built {
     pub facts: BTreeMap<NodeName, Facts>,
 }
 
-pub fn node_address(family: Family, index: usize) -> IpAddr {
+/// A node's underlay address with the prefix length of its subnet.
+pub fn node_net(family: Family, index: usize, far: bool) -> IpNet {
+    let far = u8::from(far);
     match family {
-        Family::V4 => IpAddr::from([192, 0, 2, index as u8 + 1]),
-        Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, index as u16 + 1]),
+        Family::V4 => IpNet::new_assert([192, 0, 2, (far << 7) + index as u8 + 1].into(), 25),
+        Family::V6 => IpNet::new_assert([0x2001, 0xdb8, 0, far.into(), 0, 0, 0, index as u16 + 1].into(), 64),
     }
+}
+
+/// The link that a node has its address on.
+pub fn underlay(net: IpNet) -> Underlay {
+    Underlay { link: LinkName::new("eth0").unwrap(), net, mtu: 1500 }
 }
 
 pub fn pod_range(family: Family, index: usize, stray: bool) -> PodRange {
@@ -69,7 +126,7 @@ pub fn build(shape: &Shape) -> Built {
     let network = NetworkConfig::parse(
         &["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()],
         &["10.96.0.0/12".to_owned(), "fd00:10:96::/112".to_owned()],
-        Encapsulation::Vxlan(VxlanSettings::default()),
+        Encapsulation { sending: shape.sending, ..Encapsulation::default() },
         "auto",
     )
     .unwrap();
@@ -90,14 +147,17 @@ pub fn build(shape: &Shape) -> Built {
             pod_ranges: PerFamily::default(),
             zone: None,
         };
+        let mut facts = Facts::default();
         for family in both(&shape.underlay) {
-            node.addresses.insert(family, node_address(family, index));
+            let net = node_net(family, index, shape.far[index]);
+            node.addresses.insert(family, net.addr());
+            facts.underlay.insert(family, underlay(net));
         }
         for family in both(&shape.pods) {
             node.pod_ranges.insert(family, pod_range(family, index, shape.stray && index == 0));
         }
-        let attachments = (0..*pods).map(|pod| pod_on(&node, pod)).collect();
-        built.facts.insert(name.clone(), Facts { attachments, ..Facts::default() });
+        facts.attachments = (0..*pods).map(|pod| pod_on(&node, pod)).collect();
+        built.facts.insert(name.clone(), facts);
         built.cluster.nodes.insert(name, node);
     }
     built

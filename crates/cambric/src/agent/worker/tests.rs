@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, FromArgMatches};
 use kube_source::ClusterNetworkSpec;
-use model::{Attachment, NetworkConfig, Node, NodeName, PerFamily};
+use model::{Attachment, LinkName, NetworkConfig, Node, NodeName, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Entries, Entry, Key};
 use tokio::sync::watch;
@@ -84,9 +84,13 @@ impl Machine for Pretended {
 
     fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
         self.with(|state| {
-            let mtu = PerFamily { v4: underlay.v4.and(state.mtu), v6: underlay.v6.and(state.mtu) };
+            let found = |address: Option<IpAddr>, prefix| {
+                let net = format!("{}/{prefix}", address?).parse().unwrap();
+                Some(Underlay { link: LinkName::new("eth0").unwrap(), net, mtu: state.mtu? })
+            };
+            let underlay = PerFamily { v4: found(underlay.v4, 24), v6: found(underlay.v6, 64) };
             let addresses = state.addresses.clone()?;
-            Ok(Surroundings { mtu, missing: None, addresses })
+            Ok(Surroundings { underlay, missing: None, addresses })
         })
     }
 

@@ -24,15 +24,14 @@ pub(super) fn saw(evidence: &Evidence, connections: &[&Connection]) -> String {
     list(words)
 }
 
-/// The addresses under which the connection has left its first machine, by the row.
+/// The addresses under which the connection has left machines as it was, by the row.
 fn left_as(connection: &Connection) -> Vec<IpAddr> {
     let Fate::Answered { paths } = &connection.expected else { return Vec::new() };
-    let first = paths.iter().filter_map(|path| path.legs.first());
     let source = |leg: &Leg| match leg.carried {
         Carried::Plain { source, .. } => Some(source),
         _ => None,
     };
-    first.filter_map(source).collect()
+    paths.iter().flat_map(|path| &path.legs).filter_map(source).collect()
 }
 
 /// In a word or two, how the packets were on the wire.

@@ -1,0 +1,64 @@
+//! The networks between the nodes, and the way to another node without encapsulation.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use model::{Family, LinkName, Node, PerFamily, PodRange};
+
+/// The link that has an underlay address of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// Its name.
+    pub link: LinkName,
+    /// The address with its prefix length: who is in the prefix is reached without a router.
+    pub net: IpNet,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+}
+
+/// What keeps packets from another node if they are not encapsulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Obstacle {
+    /// The node is in another subnet.
+    #[error(
+        "{address} is not in {subnet}, the subnet of this node; use protocol vxlan with when crossSubnet"
+    )]
+    OtherSubnet {
+        /// Its underlay address.
+        address: IpAddr,
+        /// The subnet of this node.
+        subnet: IpNet,
+    },
+    /// The nodes lack addresses of the family.
+    #[error("the two nodes do not both have an {0} InternalIP; give them one, or use protocol vxlan")]
+    Family(Family),
+    /// The subnet of this node is not known.
+    #[error("no link of this node has its InternalIP {0}; see --node-ip of its kubelet")]
+    NoSubnet(IpAddr),
+}
+
+/// The link and the next hop by which packets to a pod range of `remote` go as they are.
+///
+/// IPv4 packets can go by an IPv6 next hop, if the nodes have only IPv6 in common (RFC 8950). The kernel cannot do it
+/// the other way round.
+pub(crate) fn next_hop(
+    underlay: &PerFamily<Underlay>,
+    local: &Node,
+    remote: &Node,
+    range: &PodRange,
+) -> Result<(LinkName, IpAddr), Obstacle> {
+    let families = match range.family() {
+        Family::V4 => &[Family::V4, Family::V6][..],
+        Family::V6 => &[Family::V6],
+    };
+    let both =
+        |family: &Family| Some((*family, *local.addresses.of(*family)?, *remote.addresses.of(*family)?));
+    let (family, own, address) = families.iter().find_map(both).ok_or(Obstacle::Family(range.family()))?;
+    // Between a change of the node's address and the next look at its links the address is on none that is known.
+    let known = underlay.of(family).filter(|underlay| underlay.net.addr() == own);
+    let Underlay { link, net, .. } = known.ok_or(Obstacle::NoSubnet(own))?;
+    if !net.contains(&address) {
+        return Err(Obstacle::OtherSubnet { address, subnet: net.trunc() });
+    }
+    Ok((link.clone(), address))
+}
