@@ -234,16 +234,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let started = Instant::now();
         let outcome = match self.look_around() {
             Ok(()) => self.reconcile(),
-            // With the addresses of nobody knows when, node ports would be taken away.
-            Err(failure) => Outcome { failed: vec![failure], ..Outcome::default() },
+            // With the addresses of nobody knows when, node ports would be taken away. Nothing is known of the rest.
+            Err(failure) => {
+                let outcome = Outcome { failed: vec![failure], ..Outcome::default() };
+                journal::failures(&outcome);
+                outcome
+            }
         };
-        let took = started.elapsed();
-        self.metrics.reconciles.inc();
-        self.metrics.reconcile_time.observe(took.as_secs_f64());
-        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
-        self.compared = true;
-        self.report.services_error.clone_from(&outcome.services_error);
         let now = Instant::now();
+        let took = now - started;
         if outcome.failed.is_empty() {
             self.report.failures.clear();
             self.report.ever_clean = true;
@@ -303,6 +302,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
     /// Compares under the lock of the addresses: the CNI plugin changes its files and the kernel under the same one,
     /// so neither undoes the other's work.
     fn reconcile(&mut self) -> Outcome {
+        let started = Instant::now();
         let Worker { core, machine, report, .. } = self;
         let mut outcome = Outcome::default();
         machine.with_attachments(&mut |machine, attachments| {
@@ -318,6 +318,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             report.count(core.entries());
             outcome = machine.reconcile(core.entries(), core.services());
         });
+        self.metrics.reconciles.inc();
+        self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
+        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
+        self.compared = true;
+        self.report.services_error.clone_from(&outcome.services_error);
         outcome
     }
 
@@ -359,13 +364,16 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.metrics.endpoints.set(services.endpoints() as i64);
         self.metrics.attachments.set(self.core.attachments().len() as i64);
         self.metrics.ready.set(i64::from(not_ready.is_none()));
-        let in_force = self.compared && self.report.services_error.is_none();
-        self.metrics.services_in_force.set(i64::from(in_force));
+        let services_error = match self.compared {
+            true => self.report.services_error.clone(),
+            false => Some("services have not been compared with the plan yet".to_owned()),
+        };
+        self.metrics.services_in_force.set(i64::from(services_error.is_none()));
         let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());
         if let Some(problems) = problems {
             self.metrics.problems.set(problems as i64);
         }
-        self.health.beat(not_ready, self.report.services_error.clone());
+        self.health.beat(not_ready, services_error);
         // After all else: who asks because of the new answer finds what it rests on.
         self.publisher.answer(&self.core.services().health_checks);
     }

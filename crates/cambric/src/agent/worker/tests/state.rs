@@ -1,0 +1,21 @@
+use super::bench::*;
+use super::*;
+
+#[test]
+fn a_run_without_the_api_goes_by_the_state_of_the_last() {
+    let mut first = Bench::new();
+    first.events([vec![service()], cluster()].concat());
+    first.run();
+    let entries = first.kernel.with(|state| state.entries.clone());
+    let services = first.kernel.with(|state| state.services.clone());
+    assert_eq!(services.frontends.len(), 2);
+
+    let mut second = Bench::new();
+    second.leave(&first);
+    second.api_patience = Duration::ZERO;
+    second.turn(|_| Heard::Nothing);
+    second.run();
+    assert_eq!(second.record(), ["reconcile"]);
+    assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
+    assert_eq!(second.kernel.with(|state| state.services.clone()), services);
+}
