@@ -198,6 +198,27 @@ fn a_bad_service_is_refused_in_words_and_keeps_its_last_good_state() {
 }
 
 #[test]
+fn a_bad_service_is_served_as_before_by_the_next_agent_too() {
+    let mut node = serving();
+    let before = node.kernel_state();
+    let mut bad = web();
+    bad["externalIPs"] = json!(["127.0.0.1"]);
+    bad["ports"] = json!([{"port": 81}]);
+    node.put_service("web", &bad);
+    let refused = |node: &Node| node.problems().iter().any(|each| each.contains("127.0.0.1 is not unicast"));
+    node.eventually(SOON, "the status says what is wrong", || refused(&node));
+    for signal in ["TERM", "KILL"] {
+        node.end_agent(signal);
+        let news = News::listen(&node);
+        node.start_agent();
+        node.wait_ready();
+        assert!(is_served(&node) && refused(&node));
+        assert_eq!(news.heard("fence0"), Vec::<String>::new(), "{signal}");
+        same(&before, &node.kernel_state());
+    }
+}
+
+#[test]
 fn node_ports_are_open_on_the_addresses_of_the_configuration() {
     let node = serving();
     let mut spec = web();

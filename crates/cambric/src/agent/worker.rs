@@ -172,6 +172,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             | Event::Disconnected { .. }
                             | Event::Connected(_)
                     );
+                    if event == Event::Synced && self.core.needs_earlier() {
+                        self.publisher.restore(&mut self.core);
+                    }
                     match self.core.take(event) {
                         Todo::Nothing => {}
                         Todo::Reconcile => {
