@@ -32,6 +32,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const MOST_SINGLES: usize = 1000;
 /// The first delay before what the kernel refused is tried again; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Of this many changes that wait for a comparison it is known since when.
+const MOST_WAITING: usize = 10_000;
 
 /// How long the worker waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +64,8 @@ pub(crate) struct Worker<M, E> {
     compared: bool,
     /// Why the next comparison does what it does.
     why: Why,
+    /// When the API told of changes that a comparison will bring into the kernel.
+    uncommitted: Vec<Instant>,
     report: Report,
 }
 
@@ -100,6 +104,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             retry: FIRST_RETRY,
             compared: false,
             why: Why::Start,
+            uncommitted: Vec::new(),
             report: Report::default(),
         }
     }
@@ -193,17 +198,21 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
         }
         if !change.is_empty() {
-            self.apply(&change);
-            for at in received {
-                self.metrics.observe_programming(at.elapsed());
+            if self.apply(&change) {
+                self.committed(received);
+            } else {
+                let room = MOST_WAITING.saturating_sub(self.uncommitted.len());
+                self.uncommitted.extend(received.into_iter().take(room));
             }
         }
         Next::GoOn
     }
 
-    fn apply(&mut self, change: &Change) {
+    /// Says whether all of it is in the kernel now; if not, a comparison follows.
+    fn apply(&mut self, change: &Change) -> bool {
         if !self.compared {
-            return self.debounce.at_once(Instant::now());
+            self.debounce.at_once(Instant::now());
+            return false;
         }
         let outcome = self.machine.apply(change);
         journal::done(&outcome, Why::Change, &self.metrics);
@@ -224,6 +233,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.debounce.at_once(Instant::now());
         }
         self.publish();
+        outcome.failed.is_empty() && !outcome.reconcile_needed
+    }
+
+    fn committed(&self, received: Vec<Instant>) {
+        for at in received {
+            self.metrics.observe_programming(at.elapsed());
+        }
     }
 
     /// Compares the whole plan with the kernel and applies the difference.
@@ -247,6 +263,8 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let now = Instant::now();
         let took = now - started;
         if outcome.failed.is_empty() {
+            let waited = std::mem::take(&mut self.uncommitted);
+            self.committed(waited);
             self.report.failures.clear();
             self.report.ever_clean = true;
             self.retry = FIRST_RETRY;

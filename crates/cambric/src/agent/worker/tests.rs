@@ -140,3 +140,57 @@ fn what_is_refused_is_shown_before_the_next_comparison() {
     let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
     assert_eq!(status["problems"], serde_json::json!(["Service shop/web: spec.ports"]));
 }
+
+#[test]
+fn a_change_has_taken_as_long_as_it_was_not_in_the_kernel() {
+    const LONG_AGO: Duration = Duration::from_secs(100);
+    let count = |metrics: &Metrics, what: &str| -> f64 {
+        let text = metrics.text();
+        let name = format!("cambric_programming_latency_seconds_{what} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    };
+    let failure = Failure { error: "no such device".to_owned(), origin: String::new() };
+    for (hindered, refuse) in [
+        (Outcome { failed: vec![failure], ..Outcome::default() }, true),
+        (Outcome { reconcile_needed: true, ..Outcome::default() }, true),
+        (Outcome { reconcile_needed: true, ..Outcome::default() }, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.events(cluster());
+        let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
+        bench.turn(move |inbox| {
+            assert_eq!(count(&metrics, "count"), 0.0, "the first list is no change");
+            kernel.with(|state| (state.hindered, state.refuse) = (Some(hindered.clone()), refuse));
+            let before = Instant::now().checked_sub(LONG_AGO).unwrap();
+            inbox.send(Message::Cluster(node("c", 3), before)).unwrap();
+            Heard::Nothing
+        });
+        let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
+        bench.turn(move |_| {
+            assert_eq!(count(&metrics, "count"), f64::from(u8::from(!refuse)));
+            kernel.with(|state| state.refuse = false);
+            Heard::Change(Vec::new())
+        });
+        bench.run();
+        assert_eq!(count(&bench.metrics, "count"), 1.0);
+        assert!(count(&bench.metrics, "sum") >= LONG_AGO.as_secs_f64());
+    }
+}
+
+#[test]
+fn a_change_before_the_first_comparison_is_in_the_kernel_after_it() {
+    let mut bench = Bench::new();
+    let unreadable = Failure { error: "no buffer".to_owned(), origin: String::new() };
+    bench.kernel.with(|state| state.addresses = Err(unreadable));
+    bench.events(cluster());
+    bench.events(vec![node("c", 3)]);
+    let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
+    bench.turn(move |_| {
+        assert!(metrics.text().contains("programming_latency_seconds_count 0\n"));
+        kernel.with(|state| state.addresses = Ok(Vec::new()));
+        Heard::Change(Vec::new())
+    });
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile"]);
+    assert!(bench.metrics.text().contains("programming_latency_seconds_count 1\n"));
+}
