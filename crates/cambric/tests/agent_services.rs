@@ -172,12 +172,13 @@ fn cleanup_removes_the_services_tables() {
 fn a_bad_service_is_refused_in_words_and_keeps_its_last_good_state() {
     let node = serving();
     let mut bad = web();
-    bad["externalIPs"] = json!(["127.0.0.1"]);
+    // The API takes it for an address, of one host.
+    bad["externalIPs"] = json!(["255.255.255.255"]);
     bad["ports"] = json!([{"port": 81}]);
     node.put_service("web", &bad);
     node.eventually(SOON, "the status says what is wrong", || {
         node.problems().iter().any(|problem| {
-            problem.starts_with("Service default/web: spec.externalIPs: 127.0.0.1 is not unicast")
+            problem.starts_with("Service default/web: spec.externalIPs: 255.255.255.255 is not unicast")
         })
     });
     // Its endpoints go on to change, and others are not held up.
@@ -202,10 +203,10 @@ fn a_bad_service_is_served_as_before_by_the_next_agent_too() {
     let mut node = serving();
     let before = node.kernel_state();
     let mut bad = web();
-    bad["externalIPs"] = json!(["127.0.0.1"]);
+    bad["externalIPs"] = json!(["255.255.255.255"]);
     bad["ports"] = json!([{"port": 81}]);
     node.put_service("web", &bad);
-    let refused = |node: &Node| node.problems().iter().any(|each| each.contains("127.0.0.1 is not unicast"));
+    let refused = |node: &Node| node.problems().iter().any(|each| each.contains("255.255.255.255 is not unicast"));
     node.eventually(SOON, "the status says what is wrong", || refused(&node));
     for signal in ["TERM", "KILL"] {
         node.end_agent(signal);
