@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kube_source::{Event, Object, Watched};
 use model::{
@@ -223,12 +224,12 @@ impl Core {
     }
 
     /// All services.
-    pub(crate) fn known_services(&self) -> impl Iterator<Item = &Service> {
+    pub(crate) fn known_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.planner.known_services()
     }
 
     /// All endpoint slices.
-    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.planner.known_slices()
     }
 

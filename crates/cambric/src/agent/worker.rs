@@ -134,6 +134,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 }
             }
             if self.hear() == Next::Stop {
+                self.publisher.saver.finish(&self.core);
                 return;
             }
             self.restore_if_alone();
@@ -142,12 +143,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 self.compare();
             }
             self.show();
+            // After all else, and for the most part by another thread.
+            self.publisher.saver.keep(&self.core, Instant::now());
         }
     }
 
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at];
+        let kept = self.publisher.saver.deadline();
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept];
         let next = times.into_iter().flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
@@ -178,7 +182,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             | Event::Connected(_)
                     );
                     if event == Event::Synced && self.core.needs_earlier() {
-                        self.publisher.restore(&mut self.core);
+                        self.publisher.saver.restore(&mut self.core);
                     }
                     match self.core.take(event) {
                         Todo::Nothing => {}
@@ -275,7 +279,6 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         }
         self.debounce.rest(now, took);
         self.publish();
-        self.publisher.save(&self.core, self.times.sync_period);
         self.report.fresh = true;
     }
 
@@ -352,7 +355,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             return;
         }
         self.restore_at = None;
-        if self.publisher.restore(&mut self.core) {
+        if self.publisher.saver.restore(&mut self.core) {
             tracing::warn!("the API has not been heard; going by the state that the last run has left");
             self.debounce.at_once(Instant::now());
         }

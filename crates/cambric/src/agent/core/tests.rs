@@ -60,8 +60,8 @@ fn slice(text: &str, service: &str, addresses: &[&str]) -> EndpointSlice {
         serving: true,
         terminating: false,
         node: None,
-        zones: std::sync::Arc::default(),
-        nodes: std::sync::Arc::default(),
+        zones: Arc::default(),
+        nodes: Arc::default(),
     };
     let port = model::EndpointPort { name: "".into(), protocol: model::Protocol::Tcp, port: 8080 };
     let endpoints: Vec<model::Endpoint> = addresses.iter().map(endpoint).collect();

@@ -37,3 +37,21 @@ fn a_service_that_is_refused_at_the_start_stays_as_the_last_run_left_it() {
     // It is kept for the run after this one too.
     assert_eq!(second.read("run/state.json"), first.read("run/state.json"));
 }
+
+#[test]
+fn what_came_before_the_end_is_kept() {
+    let mut first = Bench::new();
+    first.events([vec![service()], cluster()].concat());
+    first.events(vec![node("c", 3), Event::ServiceGone(model::ObjectName::new("shop", "web"))]);
+    first.run();
+    let entries = first.kernel.with(|state| state.entries.clone());
+    assert_eq!(first.record(), ["reconcile", "apply"]);
+
+    let mut second = Bench::new();
+    second.leave(&first);
+    second.api_patience = Duration::ZERO;
+    second.turn(|_| Heard::Nothing);
+    second.run();
+    assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
+    assert_eq!(second.kernel.with(|state| state.services.frontends.len()), 0);
+}
