@@ -1,7 +1,7 @@
 //! Files that others read: written whole, by rename.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, IntoInnerError, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -13,21 +13,32 @@ pub(crate) fn publish(path: &Path, content: &[u8], mode: u32) -> Result<bool> {
     if fs::read(path).is_ok_and(|current| current == content) {
         return Ok(false);
     }
+    replace(path, mode, |file| file.write_all(content))?;
+    Ok(true)
+}
+
+/// Makes a file have the content that is written by `write`; a reader sees the old or the new here too.
+pub(crate) fn replace(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // A reader of the directory (a container runtime takes what ends in .conflist) must not take this one.
     let new = directory.join(format!(".{name}.new"));
-    let write = || -> io::Result<()> {
+    let replace = || -> io::Result<()> {
         remove(&new)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(content)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let mut buffer = BufWriter::new(file);
+        write(&mut buffer)?;
+        let file = buffer.into_inner().map_err(IntoInnerError::into_error)?;
         // The mode at creation is subject to the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(true)
+    replace().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a directory, with those above it, that only its owner can use.

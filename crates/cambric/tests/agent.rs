@@ -138,6 +138,7 @@ fn without_the_api_nothing_is_lost_and_drift_is_repaired() {
     node.exec("ip route del 10.244.2.0/24");
     node.comes("ip route", "10.244.2.0/24 via 10.244.2.1");
     assert_eq!(node.get("/readyz").unwrap(), "ok\n");
+    node.keeps("10.244.2.0/24");
 
     // The agent comes back and the API is still away: it goes by what the last one knew.
     assert!(!node.end_agent("KILL"));

@@ -88,13 +88,17 @@ fn services_and_endpoints_come_change_and_go() {
 #[test]
 fn a_restart_without_the_api_rewrites_nothing() {
     let mut node = serving();
+    // What changed a moment ago is known to the next agent too.
+    node.put_slice("web-4", &["10.244.2.2", "10.244.2.3", "10.244.2.4"]);
+    node.comes(BACKENDS, "10.244.2.4");
+    node.keeps("10.244.2.4");
     let before = node.kernel_state();
     node.stop_api();
     assert!(!node.end_agent("KILL"));
     let news = News::listen(&node);
     node.start_agent();
     node.wait_ready();
-    assert!(is_served(&node));
+    assert!(is_served(&node) && node.shows(BACKENDS, "10.244.2.4"));
     assert_eq!(news.heard("fence0"), Vec::<String>::new());
     same(&before, &node.kernel_state());
     assert!(node.problems()[0].contains("has not been heard"), "{:?}", node.problems());
@@ -108,6 +112,21 @@ fn a_restart_without_the_api_rewrites_nothing() {
     let patience = Duration::from_secs(40);
     node.eventually(patience, "the news arrives", || !node.shows(BACKENDS, "10.244.2.2"));
     assert!(node.shows(BACKENDS, "10.244.2.3"));
+}
+
+#[test]
+fn an_agent_that_is_stopped_keeps_what_has_just_come() {
+    let mut node = serving();
+    node.put_slice("web-6", &["fd00:10:244:2::2", "fd00:10:244:2::3", "fd00:10:244:2::4"]);
+    node.comes(BACKENDS6, "fd00:10:244:2::4");
+    assert!(node.end_agent("TERM"));
+    let before = node.kernel_state();
+    node.stop_api();
+    let news = News::listen(&node);
+    node.start_agent();
+    node.wait_ready();
+    assert_eq!(news.heard("fence0"), Vec::<String>::new());
+    same(&before, &node.kernel_state());
 }
 
 #[test]
@@ -172,7 +191,7 @@ fn cleanup_removes_the_services_tables() {
 fn a_bad_service_is_refused_in_words_and_keeps_its_last_good_state() {
     let node = serving();
     let mut bad = web();
-    // The API lets this one pass.
+    // The API takes it for an address, of one host.
     bad["externalIPs"] = json!(["255.255.255.255"]);
     bad["ports"] = json!([{"port": 81}]);
     node.put_service("web", &bad);
@@ -196,6 +215,28 @@ fn a_bad_service_is_refused_in_words_and_keeps_its_last_good_state() {
     node.comes(SERVICES, "198.51.100.7");
     node.comes("nft -j list map ip6 cambric-services services", "2001:db8:1::7");
     node.eventually(SOON, "nothing is wrong any more", || node.problems().is_empty());
+}
+
+#[test]
+fn a_bad_service_is_served_as_before_by_the_next_agent_too() {
+    let mut node = serving();
+    let before = node.kernel_state();
+    let mut bad = web();
+    bad["externalIPs"] = json!(["255.255.255.255"]);
+    bad["ports"] = json!([{"port": 81}]);
+    node.put_service("web", &bad);
+    let refused =
+        |node: &Node| node.problems().iter().any(|each| each.contains("255.255.255.255 is not unicast"));
+    node.eventually(SOON, "the status says what is wrong", || refused(&node));
+    for signal in ["TERM", "KILL"] {
+        node.end_agent(signal);
+        let news = News::listen(&node);
+        node.start_agent();
+        node.wait_ready();
+        assert!(is_served(&node) && refused(&node));
+        assert_eq!(news.heard("fence0"), Vec::<String>::new(), "{signal}");
+        same(&before, &node.kernel_state());
+    }
 }
 
 #[test]
@@ -250,6 +291,7 @@ fn many_services_are_small_and_a_change_among_them_is_quick() {
     let ready = start.elapsed();
     assert_eq!(node.metric("cambric_services"), f64::from(SERVICES));
     assert_eq!(node.metric("cambric_endpoints"), f64::from(SERVICES * ENDPOINTS));
+    node.keeps("}");
     let state = std::fs::metadata(node.dir.path().join("run/state.json")).unwrap().len();
 
     // Tests are not optimised and run beside each other: the times are for the reader, the bounds are generous.

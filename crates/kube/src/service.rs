@@ -41,8 +41,7 @@ pub(crate) fn read_service(name: &ObjectName, object: &ServiceLite) -> Result<Op
         cluster_addresses,
         external_addresses: reader
             .addresses("spec.externalIPs", spec.external_ips.iter().map(String::as_str))?,
-        balancer_addresses: reader
-            .addresses("status.loadBalancer.ingress.ip", own.filter_map(|ingress| text(&ingress.ip)))?,
+        balancer_addresses: balancer_addresses(own.filter_map(|ingress| text(&ingress.ip))),
         balancer_sources: if balanced {
             reader.sources(&spec.load_balancer_source_ranges)?
         } else {
@@ -57,6 +56,19 @@ pub(crate) fn read_service(name: &ObjectName, object: &ServiceLite) -> Result<Op
             _ => None,
         },
     }))
+}
+
+/// The addresses that a balancer has written into the status. Whoever owns the service cannot put that right, so one
+/// that is of no use is left out, and the rest of the service goes on. kube-proxy leaves out only what is no address.
+fn balancer_addresses<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<IpAddr> {
+    let address = |text: &str| text.parse().map(|address: IpAddr| address.to_canonical()).ok();
+    texts.filter_map(address).filter(is_unicast).collect()
+}
+
+/// Addresses of loopback, and what is no unicast address, would take over traffic that was never for a service.
+fn is_unicast(address: &IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !(broadcast || address.is_multicast() || address.is_unspecified() || address.is_loopback())
 }
 
 /// A field that is empty says as much as one that is not there.
@@ -78,15 +90,13 @@ impl Reader<'_> {
         texts.map(|text| self.address(field, text)).collect()
     }
 
-    /// Addresses of loopback, and what is no unicast address, would take over traffic that was never for a service.
     fn address(&self, field: &'static str, text: &str) -> Result<IpAddr, ServiceError> {
         let service = || self.name.clone();
         let Ok(address) = text.parse::<IpAddr>() else {
             return Err(ServiceError::Address { service: service(), field, value: text.to_owned() });
         };
         let address = address.to_canonical();
-        let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-        if broadcast || address.is_multicast() || address.is_unspecified() || address.is_loopback() {
+        if !is_unicast(&address) {
             return Err(ServiceError::NotUnicast { service: service(), field, value: address });
         }
         Ok(address)
@@ -306,8 +316,27 @@ mod tests {
             let error = read(spec, json!({})).unwrap_err().to_string();
             assert!(error.starts_with("Service shop/web: ") && error.contains(expected), "{error}");
         }
-        let status = json!({"loadBalancer": {"ingress": [{"ip": "lb"}]}});
-        let error = read(with("type", "LoadBalancer".into()), status).unwrap_err().to_string();
-        assert!(error.contains("status.loadBalancer.ingress.ip: \"lb\" is not an IP address"), "{error}");
+    }
+
+    #[test]
+    fn what_a_balancer_says_amiss_costs_that_address_only() {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7", "ports": [{"port": 80}]});
+        let ingress: Vec<Value> = [
+            "lb",
+            "127.0.0.1",
+            "198.51.100.8",
+            "::1",
+            "2001:db8:1::8",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "ff02::1",
+            "255.255.255.255",
+            "::ffff:198.51.100.9",
+        ]
+        .map(|ip| json!({"ip": ip}))
+        .into();
+        let service = read(spec, json!({"loadBalancer": {"ingress": ingress}})).unwrap().unwrap();
+        assert_eq!(service.balancer_addresses, addresses(&["198.51.100.8", "2001:db8:1::8", "198.51.100.9"]));
+        assert_eq!(service.cluster_addresses, addresses(&["10.96.0.7"]));
     }
 }

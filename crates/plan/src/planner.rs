@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::mem;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use model::{
     Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
@@ -223,13 +224,13 @@ impl Planner {
         &self.nodes
     }
 
-    /// The services that are known.
-    pub fn known_services(&self) -> impl Iterator<Item = &Service> {
+    /// The services that are known. Shared, so that whoever looks at all of them later need not copy them.
+    pub fn known_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.known()
     }
 
-    /// The endpoint slices that are known.
-    pub fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    /// The endpoint slices that are known, shared likewise.
+    pub fn known_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.services.known_slices()
     }
 

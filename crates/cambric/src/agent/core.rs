@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kube_source::{Event, Object, Watched};
 use model::{
@@ -9,6 +10,9 @@ use model::{
 };
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Input, Key, Planned, Planner, Underlay};
+
+/// The kind of the network's configuration.
+const NETWORK: &str = "ClusterNetwork";
 
 /// The objects of the cluster, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,6 +74,13 @@ impl Core {
             self.restored = true;
             self.rebuild(Some(network), objects);
         }
+    }
+
+    /// Whether the lists, which are about to be complete, leave out what the API has: what is refused is in none of
+    /// them, and how it was when it was good is known to an earlier run only.
+    pub(crate) fn needs_earlier(&self) -> bool {
+        let counts = |object: &Object| object.kind != NETWORK || object.name == kube_source::SINGLETON;
+        self.listing.is_some() && self.planner.network().is_none() && self.refused.keys().any(counts)
     }
 
     /// Takes in an event of the API.
@@ -135,20 +146,19 @@ impl Core {
             );
         }
         if self.planner.network().is_none() {
-            let object = Object { kind: "ClusterNetwork", name: kube_source::SINGLETON.to_owned() };
-            return Some(match self.refused.get(&object) {
-                Some(reason) => format!("{object}: {reason}"),
+            return Some(match self.refusal(NETWORK, kube_source::SINGLETON) {
+                Some(reason) => format!("{NETWORK} {}: {reason}", kube_source::SINGLETON),
                 None => {
                     "there is no ClusterNetwork named \"default\"; create one to say what the network should be"
                         .to_owned()
                 }
             });
         }
-        let object = Object { kind: "Node", name: self.local.to_string() };
-        Some(match self.refused.get(&object) {
+        Some(match self.refusal("Node", &self.local) {
             Some(reason) => reason.clone(),
             None => format!(
-                "the API has no {object}; see that the kubelet registers it, or name it with --node-name"
+                "the API has no Node {}; see that the kubelet registers it, or name it with --node-name",
+                self.local
             ),
         })
     }
@@ -214,12 +224,12 @@ impl Core {
     }
 
     /// All services.
-    pub(crate) fn known_services(&self) -> impl Iterator<Item = &Service> {
+    pub(crate) fn known_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.planner.known_services()
     }
 
     /// All endpoint slices.
-    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.planner.known_slices()
     }
 
@@ -248,7 +258,13 @@ impl Core {
         &self.planner.facts().underlay
     }
 
-    /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
+    /// Why an object is refused, if it is.
+    fn refusal(&self, kind: &'static str, name: &(impl ToString + ?Sized)) -> Option<&String> {
+        self.refused.get(&Object { kind, name: name.to_string() })
+    }
+
+    /// The lists are complete. What they do not have is gone, except for what is refused and what a plan cannot be
+    /// without.
     fn synced(&mut self) -> Todo {
         let Some(mut objects) = self.listing.take() else { return Todo::Nothing };
         tracing::info!(
@@ -258,9 +274,11 @@ impl Core {
             "the API has listed all objects"
         );
         let network = self.listed_network.take().or_else(|| {
-            self.network_gone = self.planner.network().is_some();
+            let refused = self.refusal(NETWORK, kube_source::SINGLETON).is_some();
+            self.network_gone = !refused && self.planner.network().is_some();
             self.planner.network().cloned()
         });
+        self.keep_refused(&mut objects);
         if !objects.nodes.contains_key(&self.local)
             && let Some(node) = self.planner.local_node()
         {
@@ -269,6 +287,28 @@ impl Core {
         }
         self.rebuild(network, objects);
         Todo::Reconcile
+    }
+
+    /// Of what is refused now the last good state stays.
+    fn keep_refused(&self, objects: &mut Objects) {
+        if self.refused.is_empty() {
+            return;
+        }
+        for node in self.planner.nodes().values() {
+            if self.refusal("Node", &node.name).is_some() {
+                objects.nodes.entry(node.name.clone()).or_insert_with(|| node.clone());
+            }
+        }
+        for service in self.planner.known_services() {
+            if self.refusal("Service", &service.name).is_some() {
+                objects.services.entry(service.name.clone()).or_insert_with(|| Service::clone(service));
+            }
+        }
+        for slice in self.planner.known_slices() {
+            if self.refusal("EndpointSlice", &slice.name).is_some() {
+                objects.slices.entry(slice.name.clone()).or_insert_with(|| EndpointSlice::clone(slice));
+            }
+        }
     }
 
     fn network(&mut self, network: NetworkConfig) -> Todo {

@@ -55,7 +55,8 @@ fn repairs(done: &Steps, metrics: &Metrics) {
     }
 }
 
-fn failures(outcome: &Outcome) {
+/// What the kernel has refused.
+pub(crate) fn failures(outcome: &Outcome) {
     for failure in outcome.failed.iter().take(LINES) {
         tracing::error!(origin = failure.origin, error = failure.error, "refused by the kernel");
     }

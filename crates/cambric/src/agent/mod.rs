@@ -1,7 +1,8 @@
 //! `cambric agent`: the cluster's state in, this node's kernel as it should be.
 //!
 //! Two threads. The first runs the API's watches and answers HTTP, load balancers' health checks included; the second
-//! owns the plan and the kernel and never waits for the network. A queue with a wake-up joins them.
+//! owns the plan and the kernel and never waits for the network. A queue with a wake-up joins them. A third comes and
+//! goes: it writes down what is known of the cluster, for a start without the API.
 
 mod condition;
 mod core;
@@ -14,6 +15,7 @@ mod metrics;
 mod options;
 mod persist;
 mod publish;
+mod saver;
 mod service_health;
 mod system;
 mod words;

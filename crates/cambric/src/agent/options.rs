@@ -10,9 +10,9 @@ use crate::paths;
 
 /// Keep this node's kernel as the cluster's state says.
 ///
-/// The agent watches Nodes and the ClusterNetwork "default", and makes bridge, tunnels, routes and firewall of this
-/// node follow them. It repairs what others change, touches nothing that is not its own, and leaves everything in
-/// place when it stops, so that a restart or an upgrade loses no packet.
+/// The agent watches Nodes, Services, EndpointSlices and the ClusterNetwork "default", and makes bridge, tunnels,
+/// routes, firewall and services of this node follow them. It repairs what others change, touches nothing that is not
+/// its own, and leaves everything in place when it stops, so that a restart or an upgrade loses no packet.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   cambric agent
@@ -79,6 +79,14 @@ fn parse_period(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_help_names_all_that_is_watched() {
+        let help = AgentOptions::augment_args(clap::Command::new("agent")).render_long_help().to_string();
+        for kind in ["Nodes", "Services", "EndpointSlices", "ClusterNetwork"] {
+            assert!(help.contains(kind), "{kind} in {help}");
+        }
+    }
 
     #[test]
     fn periods() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use kube_source::ClusterNetworkSpec;
@@ -12,7 +13,7 @@ use model::{EndpointSlice, NetworkConfig, Node, NodeName, Service, SharedNames};
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Objects};
-use crate::files::publish;
+use crate::files::replace;
 
 /// Services and slices are borrowed when it is written: there may be many. A file without them, which an older agent has
 /// left, is of no use: going by it would take the services away.
@@ -39,8 +40,29 @@ struct NodeEntry {
     zone: Option<Box<str>>,
 }
 
+/// The state of the cluster at one moment. Taking it is cheap: what there may be many of is shared.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    network: NetworkConfig,
+    nodes: Vec<Node>,
+    services: Vec<Arc<Service>>,
+    slices: Vec<Arc<EndpointSlice>>,
+}
+
+impl Snapshot {
+    /// What is known now; `None` if the network is not.
+    pub(crate) fn of(core: &Core) -> Option<Snapshot> {
+        Some(Snapshot {
+            network: core.network_in_force()?.clone(),
+            nodes: core.nodes().values().cloned().collect(),
+            services: core.known_services().cloned().collect(),
+            slices: core.known_slices().cloned().collect(),
+        })
+    }
+}
+
 /// Writes the state. Secrets are not in it; the directory is root's all the same.
-pub(crate) fn save(path: &Path, local: &NodeName, network: &NetworkConfig, core: &Core) -> Result<()> {
+pub(crate) fn save(path: &Path, local: &NodeName, snapshot: &Snapshot) -> Result<()> {
     let entry = |node: &Node| NodeEntry {
         name: node.name.clone(),
         internal_ips: node.addresses.iter().map(ToString::to_string).collect(),
@@ -50,13 +72,13 @@ pub(crate) fn save(path: &Path, local: &NodeName, network: &NetworkConfig, core:
     let file = File {
         boot_id: boot_id()?,
         node: local.clone(),
-        network: ClusterNetworkSpec::from(network),
-        nodes: core.nodes().values().map(entry).collect(),
-        services: core.known_services().collect::<Vec<&Service>>(),
-        slices: core.known_slices().collect::<Vec<&EndpointSlice>>(),
+        network: ClusterNetworkSpec::from(&snapshot.network),
+        nodes: snapshot.nodes.iter().map(entry).collect(),
+        services: snapshot.services.iter().map(Arc::as_ref).collect::<Vec<&Service>>(),
+        slices: snapshot.slices.iter().map(Arc::as_ref).collect::<Vec<&EndpointSlice>>(),
     };
-    let json = serde_json::to_vec(&file).context("cannot encode the state")?;
-    publish(path, &json, 0o600).map(drop)
+    // Piece by piece: as one text it would be as big as all that the agent knows.
+    replace(path, 0o600, |to| Ok(serde_json::to_writer(to, &file)?))
 }
 
 /// Reads the state that was written in this boot for this node; `None` if there is none.
@@ -96,7 +118,6 @@ fn boot_id() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use model::{Endpoint, EndpointPort, Family, ObjectName, Protocol, ServicePort, TrafficPolicy};
@@ -182,7 +203,12 @@ mod tests {
         let mut core = Core::new(name("a"));
         core.restore(network.clone(), objects.clone());
         assert_eq!(load(&path, &name("a")).unwrap(), None);
-        save(&path, &name("a"), &network, &core).unwrap();
+        let snapshot = Snapshot::of(&core).unwrap();
+        assert!(
+            core.known_services().zip(&snapshot.services).all(|(known, taken)| Arc::ptr_eq(known, taken))
+        );
+        assert!(core.known_slices().zip(&snapshot.slices).all(|(known, taken)| Arc::ptr_eq(known, taken)));
+        save(&path, &name("a"), &snapshot).unwrap();
         assert_eq!(load(&path, &name("a")).unwrap(), Some((network, objects)));
         assert_eq!(load(&path, &name("b")).unwrap(), None);
 

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use model::{NodeFile, NodeName, PerFamily};
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 
 use super::core::Core;
 use super::options::AgentOptions;
-use super::persist;
+use super::saver::Saver;
 use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
@@ -116,8 +115,8 @@ pub(crate) struct Publisher {
     condition: watch::Sender<bool>,
     checks: watch::Sender<Checks>,
     shown: Option<Status>,
-    saved: Option<u64>,
-    saved_at: Option<Instant>,
+    /// Keeps the state for a start without the API.
+    pub(crate) saver: Saver,
 }
 
 impl Publisher {
@@ -129,16 +128,16 @@ impl Publisher {
         condition: watch::Sender<bool>,
         checks: watch::Sender<Checks>,
     ) -> Publisher {
+        let run_dir = RunDir(options.run_dir.clone());
         Publisher {
+            saver: Saver::new(run_dir.state(), local.clone()),
             local,
-            run_dir: RunDir(options.run_dir.clone()),
+            run_dir,
             cni_conf_dir: options.cni_conf_dir.clone(),
             cni_data_dir: options.cni_data_dir.clone(),
             condition,
             checks,
             shown: None,
-            saved: None,
-            saved_at: None,
         }
     }
 
@@ -260,34 +259,6 @@ impl Publisher {
             (None, None | Some(Some(_))) => tracing::info!("ready"),
             (Some(reason), _) => tracing::info!(reason, "not ready"),
             _ => {}
-        }
-    }
-
-    /// Keeps the state for a start without the API, if it is new, and at most once per `period`.
-    pub(crate) fn save(&mut self, core: &Core, period: Duration) {
-        let Some(network) = core.network_in_force() else { return };
-        if self.saved_at.is_some_and(|at| at.elapsed() < period) || self.saved == Some(core.revision()) {
-            return;
-        }
-        self.saved_at = Some(Instant::now());
-        match persist::save(&self.run_dir.state(), &self.local, network, core) {
-            Ok(()) => self.saved = Some(core.revision()),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "the state cannot be kept"),
-        }
-    }
-
-    /// Puts the state of an earlier run into `core`; says whether there was one.
-    pub(crate) fn restore(&self, core: &mut Core) -> bool {
-        match persist::load(&self.run_dir.state(), &self.local) {
-            Ok(Some((network, objects))) => {
-                core.restore(network, objects);
-                true
-            }
-            Ok(None) => false,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "the state of the last run is of no use");
-                false
-            }
         }
     }
 }

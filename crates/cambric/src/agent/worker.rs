@@ -32,6 +32,8 @@ const BEAT: Duration = Duration::from_secs(5);
 const MOST_SINGLES: usize = 1000;
 /// The first delay before what the kernel refused is tried again; it doubles up to the sync period.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Of this many changes that wait for a comparison it is known since when.
+const MOST_WAITING: usize = 10_000;
 
 /// How long the worker waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +64,8 @@ pub(crate) struct Worker<M, E> {
     compared: bool,
     /// Why the next comparison does what it does.
     why: Why,
+    /// When the API told of changes that a comparison will bring into the kernel.
+    uncommitted: Vec<Instant>,
     report: Report,
 }
 
@@ -100,6 +104,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             retry: FIRST_RETRY,
             compared: false,
             why: Why::Start,
+            uncommitted: Vec::new(),
             report: Report::default(),
         }
     }
@@ -129,6 +134,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 }
             }
             if self.hear() == Next::Stop {
+                self.publisher.saver.finish(&self.core);
                 return;
             }
             self.restore_if_alone();
@@ -137,12 +143,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 self.compare();
             }
             self.show();
+            // After all else, and for the most part by another thread.
+            self.publisher.saver.keep(&self.core, Instant::now());
         }
     }
 
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at];
+        let kept = self.publisher.saver.deadline();
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept];
         let next = times.into_iter().flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
@@ -172,6 +181,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             | Event::Disconnected { .. }
                             | Event::Connected(_)
                     );
+                    if event == Event::Synced && self.core.needs_earlier() {
+                        self.publisher.saver.restore(&mut self.core);
+                    }
                     match self.core.take(event) {
                         Todo::Nothing => {}
                         Todo::Reconcile => {
@@ -190,17 +202,21 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
         }
         if !change.is_empty() {
-            self.apply(&change);
-            for at in received {
-                self.metrics.observe_programming(at.elapsed());
+            if self.apply(&change) {
+                self.committed(received);
+            } else {
+                let room = MOST_WAITING.saturating_sub(self.uncommitted.len());
+                self.uncommitted.extend(received.into_iter().take(room));
             }
         }
         Next::GoOn
     }
 
-    fn apply(&mut self, change: &Change) {
+    /// Says whether all of it is in the kernel now; if not, a comparison follows.
+    fn apply(&mut self, change: &Change) -> bool {
         if !self.compared {
-            return self.debounce.at_once(Instant::now());
+            self.debounce.at_once(Instant::now());
+            return false;
         }
         let outcome = self.machine.apply(change);
         journal::done(&outcome, Why::Change, &self.metrics);
@@ -221,6 +237,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.debounce.at_once(Instant::now());
         }
         self.publish();
+        outcome.failed.is_empty() && !outcome.reconcile_needed
+    }
+
+    fn committed(&self, received: Vec<Instant>) {
+        for at in received {
+            self.metrics.observe_programming(at.elapsed());
+        }
     }
 
     /// Compares the whole plan with the kernel and applies the difference.
@@ -234,17 +257,18 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let started = Instant::now();
         let outcome = match self.look_around() {
             Ok(()) => self.reconcile(),
-            // With the addresses of nobody knows when, node ports would be taken away.
-            Err(failure) => Outcome { failed: vec![failure], ..Outcome::default() },
+            // With the addresses of nobody knows when, node ports would be taken away. Nothing is known of the rest.
+            Err(failure) => {
+                let outcome = Outcome { failed: vec![failure], ..Outcome::default() };
+                journal::failures(&outcome);
+                outcome
+            }
         };
-        let took = started.elapsed();
-        self.metrics.reconciles.inc();
-        self.metrics.reconcile_time.observe(took.as_secs_f64());
-        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
-        self.compared = true;
-        self.report.services_error.clone_from(&outcome.services_error);
         let now = Instant::now();
+        let took = now - started;
         if outcome.failed.is_empty() {
+            let waited = std::mem::take(&mut self.uncommitted);
+            self.committed(waited);
             self.report.failures.clear();
             self.report.ever_clean = true;
             self.retry = FIRST_RETRY;
@@ -255,7 +279,6 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         }
         self.debounce.rest(now, took);
         self.publish();
-        self.publisher.save(&self.core, self.times.sync_period);
         self.report.fresh = true;
     }
 
@@ -308,6 +331,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
     /// Compares under the lock of the addresses: the CNI plugin changes its files and the kernel under the same one,
     /// so neither undoes the other's work.
     fn reconcile(&mut self) -> Outcome {
+        let started = Instant::now();
         let Worker { core, machine, report, .. } = self;
         let mut outcome = Outcome::default();
         machine.with_attachments(&mut |machine, attachments| {
@@ -323,6 +347,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             report.count(core.entries());
             outcome = machine.reconcile(core.entries(), core.services());
         });
+        self.metrics.reconciles.inc();
+        self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
+        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
+        self.compared = true;
+        self.report.services_error.clone_from(&outcome.services_error);
         outcome
     }
 
@@ -331,7 +360,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             return;
         }
         self.restore_at = None;
-        if self.publisher.restore(&mut self.core) {
+        if self.publisher.saver.restore(&mut self.core) {
             tracing::warn!("the API has not been heard; going by the state that the last run has left");
             self.debounce.at_once(Instant::now());
         }
@@ -364,13 +393,16 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.metrics.endpoints.set(services.endpoints() as i64);
         self.metrics.attachments.set(self.core.attachments().len() as i64);
         self.metrics.ready.set(i64::from(not_ready.is_none()));
-        let in_force = self.compared && self.report.services_error.is_none();
-        self.metrics.services_in_force.set(i64::from(in_force));
+        let services_error = match self.compared {
+            true => self.report.services_error.clone(),
+            false => Some("services have not been compared with the plan yet".to_owned()),
+        };
+        self.metrics.services_in_force.set(i64::from(services_error.is_none()));
         let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());
         if let Some(problems) = problems {
             self.metrics.problems.set(problems as i64);
         }
-        self.health.beat(not_ready, self.report.services_error.clone());
+        self.health.beat(not_ready, services_error);
         // After all else: who asks because of the new answer finds what it rests on.
         self.publisher.answer(&self.core.services().health_checks);
     }

@@ -233,6 +233,13 @@ impl Node {
         (output.status.success(), String::from_utf8(said).unwrap())
     }
 
+    /// Waits until what an agent without the API would go by has a text in it.
+    pub fn keeps(&self, text: &str) {
+        let path = self.dir.path().join("run/state.json");
+        let keeps = || std::fs::read_to_string(&path).is_ok_and(|state| state.contains(text));
+        self.eventually(SOON, &format!("the state has {text}"), keeps);
+    }
+
     /// What `cambric status` would show as wrong.
     pub fn problems(&self) -> Vec<String> {
         let status = std::fs::read(self.dir.path().join("run/status.json")).unwrap();

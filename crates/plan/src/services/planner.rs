@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Service};
@@ -39,9 +40,9 @@ impl ServiceChange {
 /// Keeps the services' part of a plan. A change of one service costs that one and not the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct ServicePlanner {
-    services: BTreeMap<ObjectName, Service>,
+    services: BTreeMap<ObjectName, Arc<Service>>,
     /// By the name of their service.
-    slices: BTreeMap<ObjectName, BTreeMap<Box<str>, EndpointSlice>>,
+    slices: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>,
     /// The service of each slice: the label may change.
     owners: BTreeMap<ObjectName, ObjectName>,
     local: Option<Node>,
@@ -66,17 +67,17 @@ impl ServicePlanner {
         self.plan
     }
 
-    pub(crate) fn known(&self) -> impl Iterator<Item = &Service> {
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
     }
 
-    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.values().flat_map(BTreeMap::values)
     }
 
     pub(crate) fn service(&mut self, service: Service, change: &mut ServiceChange) {
         let name = service.name.clone();
-        self.services.insert(name.clone(), service);
+        self.services.insert(name.clone(), Arc::new(service));
         self.replan(&name, change);
     }
 
@@ -92,7 +93,7 @@ impl ServicePlanner {
             self.forget(&before, &slice.name);
             self.replan(&before, change);
         }
-        self.slices.entry(service.clone()).or_default().insert(slice.name.name.clone(), slice);
+        self.slices.entry(service.clone()).or_default().insert(slice.name.name.clone(), Arc::new(slice));
         self.replan(&service, change);
     }
 
@@ -171,12 +172,16 @@ impl ServicePlanner {
     fn balanced(&self, name: &ObjectName) -> Vec<(Frontend, Balancer)> {
         let (Some(node), Some(service)) = (&self.local, self.services.get(name)) else { return Vec::new() };
         let place = Place { node, node_addresses: &self.node_addresses };
-        balance(place, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
+        balance(place, service, self.slices_of(name))
     }
 
     fn health_check(&self, name: &ObjectName) -> Option<(u16, HealthCheck)> {
         let (node, service) = (self.local.as_ref()?, self.services.get(name)?);
-        health_check(node, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
+        health_check(node, service, self.slices_of(name))
+    }
+
+    fn slices_of(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
+        self.slices.get(name).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
     }
 
     fn replan(&mut self, name: &ObjectName, change: &mut ServiceChange) {

@@ -60,8 +60,8 @@ fn slice(text: &str, service: &str, addresses: &[&str]) -> EndpointSlice {
         serving: true,
         terminating: false,
         node: None,
-        zones: std::sync::Arc::default(),
-        nodes: std::sync::Arc::default(),
+        zones: Arc::default(),
+        nodes: Arc::default(),
     };
     let port = model::EndpointPort { name: "".into(), protocol: model::Protocol::Tcp, port: 8080 };
     let endpoints: Vec<model::Endpoint> = addresses.iter().map(endpoint).collect();
@@ -254,4 +254,72 @@ fn the_nodes_own_addresses_outlive_a_list() {
     let node_ports: Vec<String> =
         core.services().frontends.keys().filter(|each| each.port > 30000).map(ToString::to_string).collect();
     assert_eq!(node_ports, ["198.51.100.1:30002 TCP"]);
+}
+
+/// The refusal of an object of this kind, and why it is shown.
+fn refused(kind: &'static str, name: &str) -> Event {
+    Event::Refused { object: Object { kind, name: name.to_owned() }, reason: "spec.x: 5".to_owned() }
+}
+
+#[test]
+fn what_is_refused_in_the_first_list_stays_as_an_earlier_run_knew_it() {
+    let events = [
+        Event::Network(network()),
+        Event::Node(node("a", 1)),
+        refused("Node", "b"),
+        refused("Service", "shop/web"),
+        refused("EndpointSlice", "shop/web-1"),
+        Event::Slice(slice("web-2", "web", &["fd00:10:244:1::3"])),
+        // It has no good state that anybody knew.
+        refused("Service", "shop/new"),
+    ];
+    let mut core = Core::new(name("a"));
+    for event in events {
+        core.take(event);
+    }
+    assert!(core.needs_earlier());
+    let nodes = [node("a", 1), node("b", 2), node("c", 3)].map(|node| (node.name.clone(), node));
+    let services = [service("gone", 1), service("web", 2)].map(|service| (service.name.clone(), service));
+    let slices = [slice("gone-1", "gone", &["10.244.1.2"]), slice("web-1", "web", &["10.244.1.3"])];
+    let slices = slices.map(|slice| (slice.name.clone(), slice));
+    let objects = Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() };
+    core.restore(network(), objects);
+    assert!(!core.needs_earlier());
+    core.take(Event::Synced);
+    let nodes: Vec<String> = core.nodes().keys().map(ToString::to_string).collect();
+    assert_eq!((nodes, routes(&core)), (vec!["a".to_owned(), "b".to_owned()], 2));
+    // Two cluster addresses and a node port on two addresses, and an endpoint for each.
+    assert_eq!((core.services().frontends.len(), core.services().endpoints()), (4, 4));
+    assert_eq!(core.problems().len(), 4, "{:?}", core.problems());
+}
+
+#[test]
+fn what_was_good_in_the_list_is_newer_than_what_an_earlier_run_knew() {
+    let mut core = Core::new(name("a"));
+    let services = [service("web", 2)].map(|service| (service.name.clone(), service));
+    let nodes = [node("a", 1)].map(|node| (node.name.clone(), node));
+    core.restore(network(), Objects { nodes: nodes.into(), services: services.into(), ..Objects::default() });
+    for event in [Event::Network(network()), Event::Node(node("a", 1)), Event::Service(service("web", 3))] {
+        core.take(event);
+    }
+    core.take(refused("Service", "shop/web"));
+    core.take(Event::Synced);
+    let addresses = |core: &Core| core.known_services().next().map(|each| each.cluster_addresses.clone());
+    assert_eq!(addresses(&core), Some(service("web", 3).cluster_addresses));
+}
+
+#[test]
+fn a_network_that_is_refused_at_the_start_is_not_gone() {
+    let mut core = Core::new(name("a"));
+    core.take(Event::Node(node("a", 1)));
+    assert!(!core.needs_earlier());
+    core.take(refused("ClusterNetwork", "another"));
+    assert!(!core.needs_earlier(), "it was never in force");
+    core.take(refused("ClusterNetwork", "default"));
+    assert!(core.needs_earlier());
+    core.restore(network(), Objects::default());
+    core.take(Event::Synced);
+    assert!(core.has_plan());
+    let problems = core.problems();
+    assert!(problems.iter().all(|problem| problem.ends_with("spec.x: 5")), "{problems:?}");
 }

@@ -1,228 +1,11 @@
-use std::collections::VecDeque;
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
+mod bench;
+mod services;
+mod state;
 
-use clap::{Args, FromArgMatches};
-use kube_source::ClusterNetworkSpec;
-use model::{Attachment, LinkName, NetworkConfig, Node, NodeName, PerFamily};
-use plan::services::ServicePlan;
-use plan::{Entries, Entry, Key};
-use tokio::sync::watch;
+use model::{Attachment, Node, NodeName};
 
-use super::super::machine::{AttachmentWork, Failure};
-use super::super::options::AgentOptions;
 use super::*;
-use crate::agent::service_health::Checks;
-
-/// A kernel that holds what it is told, and keeps a record.
-#[derive(Debug, Clone, Default)]
-struct Pretended(Arc<Mutex<State>>);
-
-#[derive(Debug)]
-struct State {
-    entries: Entries,
-    record: Vec<&'static str>,
-    refuse: bool,
-    services_error: Option<String>,
-    mtu: Option<u32>,
-    attachments: Vec<Attachment>,
-    services: ServicePlan,
-    addresses: Result<Vec<IpAddr>, Failure>,
-}
-
-impl Default for State {
-    fn default() -> State {
-        State {
-            entries: Entries::new(),
-            record: Vec::new(),
-            refuse: false,
-            services_error: None,
-            mtu: None,
-            attachments: Vec::new(),
-            services: ServicePlan::default(),
-            addresses: Ok(Vec::new()),
-        }
-    }
-}
-
-impl Pretended {
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Machine for Pretended {
-    fn apply(&mut self, change: &Change) -> Outcome {
-        self.with(|state| {
-            state.record.push("apply");
-            for (key, planned) in &change.keys {
-                match planned {
-                    Some(planned) => state.entries.insert(key.clone(), planned.clone()),
-                    None => state.entries.remove(key),
-                };
-            }
-        });
-        Outcome::default()
-    }
-
-    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan) -> Outcome {
-        self.with(|state| {
-            state.record.push("reconcile");
-            if state.refuse {
-                let failure = Failure { error: "no such device".to_owned(), origin: String::new() };
-                return Outcome { failed: vec![failure], ..Outcome::default() };
-            }
-            state.entries = plan.clone();
-            state.services = services.clone();
-            Outcome { services_error: state.services_error.clone(), ..Outcome::default() }
-        })
-    }
-
-    fn doubt_services(&mut self) {}
-
-    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
-        self.with(|state| {
-            let found = |address: Option<IpAddr>, prefix| {
-                let net = format!("{}/{prefix}", address?).parse().unwrap();
-                Some(Underlay { link: LinkName::new("eth0").unwrap(), net, mtu: state.mtu? })
-            };
-            let underlay = PerFamily { v4: found(underlay.v4, 24), v6: found(underlay.v6, 64) };
-            let addresses = state.addresses.clone()?;
-            Ok(Surroundings { underlay, missing: None, addresses })
-        })
-    }
-
-    fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
-        let attachments = self.with(|state| state.attachments.clone());
-        work(self, Ok(attachments));
-    }
-}
-
-/// What is heard, turn by turn; at each turn the script may do something first. At the end the worker is stopped.
-struct Script {
-    turns: VecDeque<Turn>,
-    inbox: Sender<Message>,
-}
-
-type Turn = Box<dyn FnMut(&Sender<Message>) -> Heard + Send>;
-
-impl Ear for Script {
-    fn wait(&mut self, timeout: Duration, _: &dyn Fn(&Key) -> Option<Entry>) -> Heard {
-        if timeout < Duration::from_millis(100) {
-            // What is due is done before the next turn.
-            std::thread::sleep(timeout);
-            return Heard::Nothing;
-        }
-        match self.turns.pop_front() {
-            Some(mut turn) => turn(&self.inbox),
-            None => {
-                self.inbox.send(Message::Stop).unwrap();
-                Heard::Nothing
-            }
-        }
-    }
-}
-
-struct Bench {
-    kernel: Pretended,
-    dir: tempfile::TempDir,
-    health: Arc<Health>,
-    wanted: watch::Receiver<bool>,
-    condition: Option<watch::Sender<bool>>,
-    checks: watch::Sender<Checks>,
-    turns: VecDeque<Turn>,
-    api_patience: Duration,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let (condition, wanted) = watch::channel(false);
-        Bench {
-            kernel: Pretended::default(),
-            dir: tempfile::tempdir().unwrap(),
-            health: Arc::new(Health::new(Duration::from_secs(60))),
-            wanted,
-            condition: Some(condition),
-            checks: watch::Sender::new(Checks::new()),
-            turns: VecDeque::new(),
-            api_patience: Duration::from_secs(600),
-        }
-    }
-
-    fn turn(&mut self, turn: impl FnMut(&Sender<Message>) -> Heard + Send + 'static) {
-        self.turns.push_back(Box::new(turn));
-    }
-
-    fn events(&mut self, events: Vec<Event>) {
-        let mut events = Some(events);
-        self.turn(move |inbox| {
-            for event in events.take().unwrap_or_default() {
-                inbox.send(Message::Cluster(event, Instant::now())).unwrap();
-            }
-            Heard::Nothing
-        });
-    }
-
-    fn run(&mut self) {
-        let (sender, inbox) = channel();
-        let ear = Script { turns: std::mem::take(&mut self.turns), inbox: sender };
-        let options = options(self.dir.path());
-        let local = NodeName::new("a").unwrap();
-        let condition = self.condition.take().unwrap();
-        let publisher = Publisher::new(local.clone(), &options, condition, self.checks.clone());
-        let worker = Worker::new(
-            Core::new(local),
-            self.kernel.clone(),
-            ear,
-            inbox,
-            publisher,
-            self.health.clone(),
-            Arc::new(Metrics::new()),
-            Times { sync_period: options.sync_period, api_patience: self.api_patience },
-        );
-        worker.run();
-    }
-
-    fn record(&self) -> Vec<&'static str> {
-        self.kernel.with(|state| state.record.clone())
-    }
-
-    fn read(&self, path: &str) -> Option<String> {
-        std::fs::read_to_string(self.dir.path().join(path)).ok()
-    }
-}
-
-fn options(dir: &Path) -> AgentOptions {
-    std::fs::create_dir_all(dir.join("net.d")).unwrap();
-    let run = dir.join("run").display().to_string();
-    let conf = dir.join("net.d").display().to_string();
-    let data = dir.join("networks").display().to_string();
-    let arguments = ["agent", "--run-dir", &run, "--cni-conf-dir", &conf, "--cni-data-dir", &data];
-    let command = AgentOptions::augment_args(clap::Command::new("agent"));
-    AgentOptions::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
-}
-
-fn node(name: &str, number: u8) -> Event {
-    let (ip, cidr) = (format!("192.0.2.{number}"), format!("10.244.{number}.0/24"));
-    Event::Node(Node::parse(NodeName::new(name).unwrap(), [ip.as_str()], [cidr.as_str()]).unwrap())
-}
-
-fn network(spec: &str) -> Event {
-    let spec: ClusterNetworkSpec = serde_json::from_str(spec).unwrap();
-    Event::Network(NetworkConfig::try_from(&spec).unwrap())
-}
-
-fn cluster() -> Vec<Event> {
-    vec![
-        network(r#"{"podRanges": ["10.244.0.0/16"]}"#),
-        node("a", 1),
-        node("b", 2),
-        Event::LocalNode { says_available: false },
-        Event::Synced,
-    ]
-}
+use bench::*;
 
 #[test]
 fn nothing_is_touched_before_the_cluster_is_known() {
@@ -347,87 +130,6 @@ fn pods_of_the_node_are_part_of_the_plan() {
 }
 
 #[test]
-fn a_run_without_the_api_goes_by_the_state_of_the_last() {
-    let mut first = Bench::new();
-    first.events([vec![service()], cluster()].concat());
-    first.run();
-    let entries = first.kernel.with(|state| state.entries.clone());
-    let services = first.kernel.with(|state| state.services.clone());
-    assert_eq!(services.frontends.len(), 2);
-
-    let mut second = Bench::new();
-    std::fs::create_dir_all(second.dir.path().join("run")).unwrap();
-    std::fs::write(second.dir.path().join("run/state.json"), first.read("run/state.json").unwrap()).unwrap();
-    second.api_patience = Duration::ZERO;
-    second.turn(|_| Heard::Nothing);
-    second.run();
-    assert_eq!(second.record(), ["reconcile"]);
-    assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
-    assert_eq!(second.kernel.with(|state| state.services.clone()), services);
-}
-
-/// A service that is reached at a cluster address and a node port.
-fn service() -> Event {
-    let port = model::ServicePort {
-        name: "".into(),
-        protocol: model::Protocol::Tcp,
-        port: 80,
-        node_port: Some(30080),
-    };
-    Event::Service(model::Service {
-        name: model::ObjectName::new("shop", "web"),
-        cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
-        external_addresses: Vec::new(),
-        balancer_addresses: Vec::new(),
-        balancer_sources: Vec::new(),
-        ports: vec![port],
-        internal_policy: model::TrafficPolicy::Cluster,
-        external_policy: model::TrafficPolicy::Cluster,
-        affinity: None,
-        health_check_port: None,
-    })
-}
-
-#[test]
-fn node_ports_follow_the_nodes_addresses() {
-    let mut bench = Bench::new();
-    let mut events = cluster();
-    events[0] = network(r#"{"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["198.51.100.0/24"]}"#);
-    events.insert(3, service());
-    bench.kernel.with(|state| state.addresses = Ok(vec!["198.51.100.1".parse().unwrap()]));
-    bench.events(events);
-    let ports = |kernel: &Pretended| {
-        kernel.with(|state| state.services.frontends.keys().map(ToString::to_string).collect::<Vec<_>>())
-    };
-    let kernel = bench.kernel.clone();
-    bench.turn(move |_| {
-        assert_eq!(ports(&kernel), ["10.96.0.7:80 TCP", "198.51.100.1:30080 TCP"]);
-        kernel.with(|state| state.addresses = Ok(vec!["198.51.100.2".parse().unwrap()]));
-        Heard::Change(Vec::new())
-    });
-    bench.run();
-    assert_eq!(ports(&bench.kernel), ["10.96.0.7:80 TCP", "198.51.100.2:30080 TCP"]);
-}
-
-#[test]
-fn without_the_nodes_addresses_nothing_is_compared() {
-    let mut bench = Bench::new();
-    let unreadable = Failure { error: "no buffer".to_owned(), origin: String::new() };
-    bench.kernel.with(|state| state.addresses = Err(unreadable));
-    bench.events(cluster());
-    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
-    bench.turn(move |_| {
-        assert!(health.ready().unwrap_err().contains("no buffer"));
-        assert_eq!(kernel.with(|state| state.record.clone()), Vec::<&str>::new());
-        kernel.with(|state| state.addresses = Ok(Vec::new()));
-        Heard::Change(Vec::new())
-    });
-    bench.run();
-    assert_eq!(bench.record(), ["reconcile"]);
-    assert_eq!(bench.health.ready(), Ok(()));
-}
-
-#[test]
 fn what_is_refused_is_shown_before_the_next_comparison() {
     let mut bench = Bench::new();
     bench.events(cluster());
@@ -440,64 +142,55 @@ fn what_is_refused_is_shown_before_the_next_comparison() {
 }
 
 #[test]
-fn load_balancers_are_told_once_the_plan_is_carried_out() {
-    let mut bench = Bench::new();
-    let Event::Service(everywhere) = service() else { unreachable!() };
-    let here = model::Service {
-        external_policy: model::TrafficPolicy::Local,
-        health_check_port: Some(32000),
-        ..everywhere.clone()
+fn a_change_has_taken_as_long_as_it_was_not_in_the_kernel() {
+    const LONG_AGO: Duration = Duration::from_secs(100);
+    let count = |metrics: &Metrics, what: &str| -> f64 {
+        let text = metrics.text();
+        let name = format!("cambric_programming_latency_seconds_{what} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
     };
-    let told = bench.checks.subscribe();
-    let ports = move || told.borrow().keys().copied().collect::<Vec<u16>>();
-    bench.events([vec![Event::Service(here)], cluster()].concat());
-    let (kernel, told) = (bench.kernel.clone(), ports.clone());
-    bench.turn(move |_| {
-        assert_eq!(kernel.with(|state| state.record.clone()), ["reconcile"]);
-        assert_eq!(told(), [32000]);
-        Heard::Nothing
-    });
-    bench.events(vec![Event::Service(everywhere)]);
-    bench.run();
-    assert_eq!(ports(), Vec::<u16>::new());
+    let failure = Failure { error: "no such device".to_owned(), origin: String::new() };
+    for (hindered, refuse) in [
+        (Outcome { failed: vec![failure], ..Outcome::default() }, true),
+        (Outcome { reconcile_needed: true, ..Outcome::default() }, true),
+        (Outcome { reconcile_needed: true, ..Outcome::default() }, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.events(cluster());
+        let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
+        bench.turn(move |inbox| {
+            assert_eq!(count(&metrics, "count"), 0.0, "the first list is no change");
+            kernel.with(|state| (state.hindered, state.refuse) = (Some(hindered.clone()), refuse));
+            let before = Instant::now().checked_sub(LONG_AGO).unwrap();
+            inbox.send(Message::Cluster(node("c", 3), before)).unwrap();
+            Heard::Nothing
+        });
+        let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
+        bench.turn(move |_| {
+            assert_eq!(count(&metrics, "count"), f64::from(u8::from(!refuse)));
+            kernel.with(|state| state.refuse = false);
+            Heard::Change(Vec::new())
+        });
+        bench.run();
+        assert_eq!(count(&bench.metrics, "count"), 1.0);
+        assert!(count(&bench.metrics, "sum") >= LONG_AGO.as_secs_f64());
+    }
 }
 
 #[test]
-fn services_that_are_not_as_planned_are_told_apart_from_all_else() {
+fn a_change_before_the_first_comparison_is_in_the_kernel_after_it() {
     let mut bench = Bench::new();
-    bench.kernel.with(|state| state.services_error = Some("table full".to_owned()));
+    let unreadable = Failure { error: "no buffer".to_owned(), origin: String::new() };
+    bench.kernel.with(|state| state.addresses = Err(unreadable));
     bench.events(cluster());
-    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
+    bench.events(vec![node("c", 3)]);
+    let (kernel, metrics) = (bench.kernel.clone(), bench.metrics.clone());
     bench.turn(move |_| {
-        assert_eq!(health.services(), Err("table full".to_owned()));
-        kernel.with(|state| (state.services_error, state.refuse) = (None, true));
+        assert!(metrics.text().contains("programming_latency_seconds_count 0\n"));
+        kernel.with(|state| state.addresses = Ok(Vec::new()));
         Heard::Change(Vec::new())
     });
-    bench.turn(|_| Heard::Nothing);
     bench.run();
-    assert!(bench.health.ready().is_err());
-    assert_eq!(bench.health.services(), Ok(()));
-}
-
-#[test]
-fn a_port_for_health_checks_that_is_taken_is_a_problem_until_it_is_free() {
-    let mut bench = Bench::new();
-    bench.events(cluster());
-    let problems = |text: &str| -> serde_json::Value {
-        let status: serde_json::Value = serde_json::from_str(text).unwrap();
-        status["problems"].clone()
-    };
-    bench.turn(|inbox| {
-        inbox.send(Message::HealthPorts(vec!["port 32000 is taken".to_owned()])).unwrap();
-        Heard::Nothing
-    });
-    let status = bench.dir.path().join("run/status.json");
-    bench.turn(move |inbox| {
-        let text = std::fs::read_to_string(&status).unwrap();
-        assert_eq!(problems(&text), serde_json::json!(["port 32000 is taken"]));
-        inbox.send(Message::HealthPorts(Vec::new())).unwrap();
-        Heard::Nothing
-    });
-    bench.run();
-    assert_eq!(problems(&bench.read("run/status.json").unwrap()), serde_json::json!([]));
+    assert_eq!(bench.record(), ["reconcile"]);
+    assert!(bench.metrics.text().contains("programming_latency_seconds_count 1\n"));
 }
