@@ -1,7 +1,7 @@
 //! Files that others read: written whole, by rename.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -13,21 +13,33 @@ pub(crate) fn publish(path: &Path, content: &[u8], mode: u32) -> Result<bool> {
     if fs::read(path).is_ok_and(|current| current == content) {
         return Ok(false);
     }
+    replace(path, mode, |file| file.write_all(content))?;
+    Ok(true)
+}
+
+/// Makes a file hold what `fill` writes, so that a reader sees the old or the new and nothing between. What is written
+/// is never in memory as a whole.
+pub(crate) fn replace(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // A reader of the directory (a container runtime takes what ends in .conflist) must not take this one.
     let new = directory.join(format!(".{name}.new"));
     let write = || -> io::Result<()> {
         remove(&new)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(content)?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let mut buffered = BufWriter::new(file);
+        fill(&mut buffered)?;
+        let file = buffered.into_inner()?;
         // The mode at creation is subject to the umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(true)
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a directory, with those above it, that only its owner can use.
@@ -71,6 +83,19 @@ mod tests {
         fs::write(dir.path().join(".a.new"), "half").unwrap();
         assert!(publish(&dir.path().join("a"), b"whole", 0o600).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_its_end_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(publish(&path, b"old", 0o600).unwrap());
+        let half = |file: &mut BufWriter<File>| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::InvalidData.into())
+        };
+        assert!(replace(&path, 0o600, half).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
     }
 
     #[test]

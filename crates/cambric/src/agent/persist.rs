@@ -12,7 +12,7 @@ use model::{EndpointSlice, NetworkConfig, Node, NodeName, Service, SharedNames};
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Objects};
-use crate::files::publish;
+use crate::files::replace;
 
 /// Services and slices are borrowed when it is written: there may be many. A file without them, which an older agent has
 /// left, is of no use: going by it would take the services away.
@@ -55,8 +55,8 @@ pub(crate) fn save(path: &Path, local: &NodeName, network: &NetworkConfig, core:
         services: core.known_services().collect::<Vec<&Service>>(),
         slices: core.known_slices().collect::<Vec<&EndpointSlice>>(),
     };
-    let json = serde_json::to_vec(&file).context("cannot encode the state")?;
-    publish(path, &json, 0o600).map(drop)
+    // Straight into the file: with many services it is too much to hold beside what it is made from.
+    replace(path, 0o600, |to| Ok(serde_json::to_writer(to, &file)?))
 }
 
 /// Reads the state that was written in this boot for this node; `None` if there is none.
