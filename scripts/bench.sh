@@ -18,8 +18,9 @@ measure() {
 }
 
 measure "a cluster of 5,000 nodes, seen from one of them" "$release/examples/scale" 5000
-measure "the agent's process in it" "$release/examples/agent" "$release/cambric" 5000
+measure "the agent's process in it" "$release/examples/agent" "$release/cambric" nodes 5000
 measure "services: programmed, changed, and connected through" "$release/examples/services"
+measure "the agent's process with 10,000 of them" "$release/examples/agent" "$release/cambric" services 10000
 measure "CNI ADD and DEL beside the reference bridge + host-local, in turns on the same cores" \
   "$release/examples/bench" "$release/cambric-cni"
 exit "$failed"

@@ -85,6 +85,19 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_written_to_its_end_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(publish(&path, b"old", 0o600).unwrap());
+        let half = |file: &mut BufWriter<File>| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::InvalidData.into())
+        };
+        assert!(replace(&path, 0o600, half).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
     fn errors_name_the_file() {
         let error = publish(Path::new("/nonexistent/a"), b"", 0o600).unwrap_err().to_string();
         assert_eq!(error, "cannot write /nonexistent/a");
