@@ -47,8 +47,9 @@ impl AdjOut {
 
     /// Notes that the paths in use of a prefix are others.
     pub(crate) fn changed(&mut self, prefix: IpNet, in_use: &[Path], rib: &Rib, towards: Towards<'_>) {
-        let passes = in_use.first().is_some_and(|best| export::passes(rib.kind(best.source), towards));
-        if passes || self.told.contains_key(&prefix) {
+        let passes = export::accepts(towards, &prefix)
+            && in_use.first().is_some_and(|best| export::passes(rib.kind(best.source), towards));
+        if passes || self.told.contains_key(&prefix) || self.without_next_hop.contains(&prefix) {
             self.due.entry(prefix).or_insert(false);
         }
     }
@@ -99,7 +100,7 @@ impl AdjOut {
             };
             let family = rib::index(&prefix);
             let new = match rib.in_use(&prefix).first() {
-                Some(best) if best.source != source && export::accepts(towards.peer, &prefix) => seen
+                Some(best) if best.source != source && export::accepts(towards, &prefix) => seen
                     .entry((Arc::as_ptr(&best.attributes), best.source, family))
                     .or_insert_with(|| {
                         let from =

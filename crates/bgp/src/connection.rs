@@ -210,6 +210,11 @@ impl Connection {
         self.step(Event::DecodeError(error), now, jitter)
     }
 
+    /// Says something, so that a peer that knows nothing of the connection answers that it does not.
+    pub(crate) fn probe(&mut self) -> Vec<Effect> {
+        keepalive().into_iter().collect()
+    }
+
     /// Ends the connection with a NOTIFICATION.
     pub(crate) fn refuse(&self, message: NotificationMessage, keep: Keep) -> Vec<Effect> {
         let reason = format!("we sent {}", notification::words(&message));
@@ -256,11 +261,7 @@ impl Connection {
         for action in self.fsm.handle_event(event) {
             match action {
                 Action::SendOpen(open) => effects.push(Effect::Send(self.open_bytes(open))),
-                Action::SendKeepalive => {
-                    effects.extend(
-                        encode_message(&Message::Keepalive).ok().map(|bytes| Effect::Send(bytes.freeze())),
-                    );
-                }
+                Action::SendKeepalive => effects.extend(keepalive()),
                 Action::SendNotification(message) => {
                     end = Some(format!("we sent {}", notification::words(&message)));
                     effects.push(Effect::Send(notification::encoded(message)));
@@ -298,6 +299,10 @@ impl Connection {
         }
         encode_message(&Message::Open(open)).map(BytesMut::freeze).unwrap_or_default()
     }
+}
+
+fn keepalive() -> Option<Effect> {
+    encode_message(&Message::Keepalive).ok().map(|bytes| Effect::Send(bytes.freeze()))
 }
 
 /// Whether an OPEN has bit R set: its sender has restarted.

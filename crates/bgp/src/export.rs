@@ -7,7 +7,7 @@ use model::Family;
 
 use crate::attributes::DEFAULT_LOCAL_PREF;
 use crate::decision::SourceKind;
-use crate::{Attributes, Community, PeerConfig, SpeakerConfig};
+use crate::{Attributes, Community, Families, PeerConfig, SpeakerConfig};
 
 /// Where a route goes.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub(crate) struct Towards<'a> {
     pub(crate) peer: &'a PeerConfig,
     /// Our address on the connection.
     pub(crate) local: IpAddr,
+    /// The families that were agreed on.
+    pub(crate) families: Families,
     /// IPv4 prefixes may have IPv6 next hops.
     pub(crate) v4_over_v6: bool,
 }
@@ -50,8 +52,8 @@ pub(crate) fn passes(kind: SourceKind, towards: Towards<'_>) -> bool {
 }
 
 /// Whether the peer is to be told of a prefix at all.
-pub(crate) fn accepts(peer: &PeerConfig, prefix: &IpNet) -> bool {
-    peer.families.contains(Family::of_net(prefix)) && peer.export.filter.accepts(prefix)
+pub(crate) fn accepts(towards: Towards<'_>, prefix: &IpNet) -> bool {
+    towards.families.contains(Family::of_net(prefix)) && towards.peer.export.filter.accepts(prefix)
 }
 
 /// What the peer is told of a route of this family.
@@ -140,7 +142,8 @@ mod tests {
 
     fn tell(case: &Case, kind: SourceKind, family: Family) -> Told {
         let Case { speaker, peer, route, local, v4_over_v6 } = case;
-        let towards = Towards { speaker, peer, local: *local, v4_over_v6: *v4_over_v6 };
+        let families = Families::BOTH;
+        let towards = Towards { speaker, peer, local: *local, families, v4_over_v6: *v4_over_v6 };
         told(route, From { kind, router_id: [10, 0, 0, 3].into() }, family, towards)
     }
 

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::Family;
+use rustbgpd_wire::notification::cease_subcode;
 
 use crate::adj_out::self_next_hop;
 use crate::attributes::Attributes;
@@ -75,7 +76,7 @@ impl Speaker {
     pub fn handle(&mut self, now: Moment, input: Input) -> Vec<Output> {
         match input {
             Input::SetPeer(config) => self.set_peer(*config, now),
-            Input::RemovePeer(name) => self.remove_peer(&name, now),
+            Input::RemovePeer(name) => self.remove_peer(&name, cease_subcode::PEER_DECONFIGURED, now),
             Input::ResetPeer(name) => self.reset_peer(&name, now),
             Input::RefreshPeer(name, family) => {
                 self.with_peer(&name, |peer, shared| peer.ask_again(family, shared, now));
@@ -107,7 +108,8 @@ impl Speaker {
             Input::Tick => self.tick(now),
             Input::Stop => {
                 let names: Vec<PeerName> = self.peers.keys().cloned().collect();
-                names.iter().for_each(|name| self.remove_peer(name, now));
+                let subcode = cease_subcode::ADMINISTRATIVE_SHUTDOWN;
+                names.iter().for_each(|name| self.remove_peer(name, subcode, now));
             }
         }
         self.settle(now);
@@ -217,3 +219,6 @@ impl Speaker {
         at.map(|peer| peer.config.name.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -203,7 +203,8 @@ impl Peer {
 
 impl Session {
     pub(super) fn towards<'a>(&self, speaker: &'a SpeakerConfig, peer: &'a PeerConfig) -> Towards<'a> {
-        Towards { speaker, peer, local: self.local, v4_over_v6: self.negotiated.v4_over_v6 }
+        let Negotiated { families, v4_over_v6, .. } = self.negotiated;
+        Towards { speaker, peer, local: self.local, families, v4_over_v6 }
     }
 
     /// Whether a family is exchanged.

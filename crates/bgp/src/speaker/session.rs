@@ -24,6 +24,9 @@ const NAMELESS_PATIENCE: Duration = Duration::from_secs(30);
 /// How many connections may be about to say who they are.
 const MOST_NAMELESS: usize = 64;
 
+/// How many connections of one peer may be without an OPEN.
+const MOST_IDLE: usize = 2;
+
 /// A session younger than this and another connection belong to one start of the peer.
 const YOUNG: Duration = Duration::from_secs(10);
 
@@ -65,16 +68,16 @@ impl Speaker {
             ..config.clone()
         };
         if identity(&old) != identity(&config) {
-            self.remove_peer(&name, now);
+            self.remove_peer(&name, cease_subcode::OTHER_CONFIGURATION_CHANGE, now);
             self.set_peer(config, now);
         } else {
             self.with_peer(&name, |peer, shared| peer.reconfigure(config, shared, now));
         }
     }
 
-    pub(super) fn remove_peer(&mut self, name: &PeerName, now: Moment) {
+    pub(super) fn remove_peer(&mut self, name: &PeerName, subcode: u8, now: Moment) {
         self.with_peer(name, |peer, shared| {
-            peer.close_all(cease_subcode::PEER_DECONFIGURED, shared, now);
+            peer.close_all(subcode, shared, now);
             peer.sweep(Families::BOTH, shared);
         });
         if let Some(peer) = self.peers.remove(name) {
@@ -167,10 +170,24 @@ impl Peer {
             shared.outputs.push(Output::Close { connection: id });
             return;
         }
+        self.make_room(shared, now);
         let restarting = shared.start.is_restarting(&shared.config);
         let connection = Connection::new(id, self.config.address, &shared.config, &self.config, restarting);
         self.connections.push(connection);
         self.connected(id, local, shared, now);
+    }
+
+    /// Lets go of the oldest of too many connections that have come to nothing yet.
+    fn make_room(&mut self, shared: &mut Shared, now: Moment) {
+        let is_idle = |connection: &&Connection| {
+            matches!(connection.id, ConnectionId::Incoming(_))
+                && connection.state() < SessionState::OpenConfirm
+        };
+        let idle: Vec<ConnectionId> = self.connections.iter().filter(is_idle).map(|found| found.id).collect();
+        if idle.len() >= MOST_IDLE {
+            let effects = self.refuse(idle[0], notification::cease(cease_subcode::CONNECTION_REJECTED));
+            self.apply(idle[0], effects, shared, now);
+        }
     }
 
     pub(super) fn connected(&mut self, id: ConnectionId, local: IpAddr, shared: &mut Shared, now: Moment) {
@@ -220,7 +237,12 @@ impl Peer {
         for other in self.others(id, now) {
             let (Other::Confirming(other_id) | Other::Established { connection: other_id, .. }) = other;
             match collision::resolve(id, connection::is_restarting(&open), other, ends) {
-                Verdict::CloseNew => return self.refuse(id, connection::collided()),
+                Verdict::CloseNew => {
+                    // Should the peer have lost the session without our knowing, the answer will say so.
+                    let probe = self.connection(other_id).map(Connection::probe).unwrap_or_default();
+                    self.apply(other_id, probe, shared, now);
+                    return self.refuse(id, connection::collided());
+                }
                 Verdict::CloseOther => {
                     let effects = self.refuse(other_id, connection::collided());
                     self.apply(other_id, effects, shared, now);
@@ -288,15 +310,10 @@ impl Peer {
         // What the peer has not kept itself, we do not keep for it (RFC 4724, section 4.2).
         if let Some(stale) = self.stale {
             let preserved = negotiated.restart.as_ref().map_or(Families::NONE, |restart| restart.preserved);
-            let lost: Families =
-                stale.families.iter().filter(|family| !preserved.contains(*family)).collect();
-            self.sweep(lost, shared);
-            self.stale = Stale::away(preserved, shared.config.stale_time, now)
-                .map(|kept| Stale {
-                    families: stale.families.iter().filter(|f| kept.families.contains(*f)).collect(),
-                    ..kept
-                })
-                .filter(|kept| !kept.families.is_empty());
+            self.sweep(stale.families.iter().filter(|family| !preserved.contains(*family)).collect(), shared);
+        }
+        if let Some(stale) = &mut self.stale {
+            stale.until = now + shared.config.stale_time;
         }
         let mut out = AdjOut::new(negotiated.families);
         out.all_changed(negotiated.families, false, &shared.rib);
@@ -327,7 +344,7 @@ impl Peer {
         let carried = self.session.take_if(|session| session.connection == id);
         match carried {
             Some(session) => self.down(session, end, shared, now),
-            None if self.session.is_none() => self.last_error = Some(end.reason),
+            None if self.connections.is_empty() => self.last_error = Some(end.reason),
             None => {}
         }
         if self.session.is_none() && self.held_down.is_none() && self.retry.at.is_none() {
