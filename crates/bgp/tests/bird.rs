@@ -4,24 +4,37 @@
 
 mod common;
 
-use bgp::{Community, LargeCommunity, LocalRoute, SessionState};
+use std::sync::Arc;
+
+use bgp::transport::{Password, PeerTransport};
+use bgp::{Community, LargeCommunity, LocalRoute, PrefixFilter, SessionState};
 use common::bird::Bird;
 use common::us::{Us, net, peer, speaker};
-use common::{Wire, address, until};
+use common::{Wire, address, until, until_blocking};
 
 const STATIC: &str = "protocol static { ipv4; route 10.20.0.0/16 blackhole; route 10.21.0.0/16 blackhole; }\n\
                       protocol static { ipv6; route 2001:db8:20::/48 blackhole; route 2001:db8:21::/48 blackhole; }\n";
 
+const LEARNED: [&str; 4] = ["10.20.0.0/16", "10.21.0.0/16", "2001:db8:20::/48", "2001:db8:21::/48"];
+
 /// A BGP protocol of BIRD towards us.
 fn towards_us(v6: bool, local_as: u32, our_as: u32, more: &str) -> String {
-    let (local, remote) = (address(v6, 2), address(v6, 1));
-    let channel = "import all; export where source = RTS_STATIC; next hop self;";
+    importing(v6, local_as, our_as, more, "import all;")
+}
+
+fn importing(v6: bool, local_as: u32, our_as: u32, more: &str, import: &str) -> String {
+    from(2, v6, local_as, our_as, more, import)
+}
+
+fn from(number: u8, v6: bool, local_as: u32, our_as: u32, more: &str, import: &str) -> String {
+    let (local, remote) = (address(v6, number), address(v6, 1));
+    let channel = format!("{import} export where source = RTS_STATIC; next hop self;");
     format!(
         "protocol bgp cambric {{ local {local} as {local_as}; neighbor {remote} as {our_as}; connect delay time 1; \
          connect retry time 1; error wait time 1, 2; hold time 9; {more}\n\
          ipv4 {{ {channel} {} }}; ipv6 {{ {channel} {} }}; }}\n",
-        if v6 { "next hop address 10.0.0.2;" } else { "" },
-        if v6 { "" } else { "next hop address fd00::2;" },
+        if v6 { format!("next hop address 10.0.0.{number};") } else { String::new() },
+        if v6 { String::new() } else { format!("next hop address fd00::{number};") },
     )
 }
 
@@ -42,7 +55,7 @@ fn routes_of_both_families_go_both_ways_over_both() {
             config.passive = we_wait;
             us.peer(config).await;
             us.up("bird").await;
-            us.until_learned(&["10.20.0.0/16", "10.21.0.0/16", "2001:db8:20::/48", "2001:db8:21::/48"]).await;
+            us.until_learned(&LEARNED).await;
             let as_path: &[u32] = if asn == 65000 { &[] } else { &[asn] };
             for (prefix, hop) in [("10.20.0.0/16", address(false, 2)), ("2001:db8:20::/48", address(true, 2))]
             {
@@ -97,5 +110,193 @@ fn attributes_arrive_as_they_were_meant() {
         assert_eq!(route["med"], "77");
         assert_eq!(route["community"], "(65000,5) (0,7) (1,1)");
         assert_eq!(route["large_community"], "(4200000000, 1, 2)");
+    });
+}
+
+#[test]
+fn either_side_can_ask_for_everything_again() {
+    let wire = Wire::new();
+    let none_of_ours = "import where net !~ 10.10.0.0/16;";
+    let config = |import: &str| format!("{STATIC}{}", importing(false, 65002, 65000, "", import));
+    let bird = Bird::start(&wire, "10.0.0.2", &config(none_of_ours));
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.announce(&["10.10.0.0/16", "2001:db8:10::/48"]).await;
+        us.peer(peer("bird", address(false, 2), 65002)).await;
+        us.until_learned(&LEARNED).await;
+        until("BIRD takes one", || bird.routes("cambric"), |routes| routes.len() == 1).await;
+        bird.configure("10.0.0.2", &config("import all;"));
+        until("BIRD asks again", || bird.routes("cambric"), |routes| routes.len() == 2).await;
+
+        let mut choosy = peer("bird", address(false, 2), 65002);
+        choosy.import.filter = PrefixFilter::only([net("2001:db8::/32")]);
+        us.peer(choosy).await;
+        us.until_learned(&LEARNED[2..]).await;
+        us.peer(peer("bird", address(false, 2), 65002)).await;
+        us.until_learned(&LEARNED).await;
+        assert_eq!(us.status("bird").await.established, 1);
+    });
+}
+
+#[test]
+fn passwords_and_ttl_security_are_kept_to() {
+    for v6 in [false, true] {
+        for we_wait in [false, true] {
+            let wire = Wire::new();
+            let passive = if we_wait { "" } else { "passive yes;" };
+            let secured = |password: &str| {
+                let more = format!("password \"{password}\"; ttl security on; {passive}");
+                format!("{STATIC}{}", towards_us(v6, 65002, 65000, &more))
+            };
+            let _bird = Bird::start(&wire, "10.0.0.2", &secured("sesame"));
+            let wire = Arc::new(wire);
+            let counting = Arc::clone(&wire);
+            wire.run(async move {
+                let mut us = Us::start(speaker(65000));
+                let mut config = peer("bird", address(v6, 2), 65002);
+                config.passive = we_wait;
+                let transport = PeerTransport {
+                    password: Some(Password::new(b"sesame").unwrap()),
+                    ttl_security: true,
+                    ..PeerTransport::default()
+                };
+                us.handle.set_peer(config.clone(), transport.clone()).await.unwrap();
+                us.until_learned(&LEARNED).await;
+                // Without the password, nothing gets through any more.
+                us.handle.remove_peer(config.name.clone()).await;
+                us.until_learned(&[]).await;
+                let before = counting.md5_drops();
+                us.handle.set_peer(config.clone(), PeerTransport::default()).await.unwrap();
+                until("segments are dropped", || counting.md5_drops(), |drops| *drops > before).await;
+                assert_ne!(us.status("bird").await.state, SessionState::Established);
+                us.handle.set_peer(config, transport).await.unwrap();
+                us.until_learned(&LEARNED).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_bird_that_crashes_keeps_its_place() {
+    let wire = Wire::new();
+    let more = "graceful restart on; graceful restart time 30;";
+    let mut bird =
+        Bird::start(&wire, "10.0.0.2", &format!("{STATIC}{}", towards_us(false, 65002, 65000, more)));
+    let wire = Arc::new(wire);
+    let theirs = Arc::clone(&wire);
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.announce(&["10.10.0.0/16"]).await;
+        us.peer(peer("bird", address(false, 2), 65002)).await;
+        us.until_learned(&LEARNED).await;
+        bird.kill();
+        us.down("bird").await;
+        us.until("all are stale", |us| us.routes.values().filter(|paths| paths[0].stale).count() == 4).await;
+        let bird = tokio::task::spawn_blocking(move || {
+            bird.recover(&theirs);
+            bird
+        });
+        let bird = bird.await.unwrap();
+        us.up("bird").await;
+        us.until("none is stale", |us| !us.routes.values().any(|paths| paths[0].stale)).await;
+        us.until_learned(&LEARNED).await;
+        assert_eq!(us.lost, [], "no route was missing in between");
+        until("BIRD has ours again", || bird.routes("cambric"), |routes| routes.len() == 1).await;
+    });
+}
+
+#[test]
+fn a_bird_keeps_our_place() {
+    let wire = Wire::new();
+    let bird = Bird::start(
+        &wire,
+        "10.0.0.2",
+        &format!("{STATIC}{}", towards_us(true, 65002, 65000, "graceful restart on;")),
+    );
+    let ours = ["10.10.0.0/16", "2001:db8:10::/48"];
+    wire.run({
+        let socket = bird.asker();
+        async move {
+            let mut us = Us::start(speaker(65000));
+            us.announce(&ours).await;
+            us.peer(peer("bird", address(true, 2), 65002)).await;
+            us.until_learned(&LEARNED).await;
+            until("BIRD has both", || socket.routes("cambric"), |routes| routes.len() == 2).await;
+        }
+    });
+    // Our sockets are closed, without a word.
+    let gone = until_blocking(
+        "BIRD notices",
+        || bird.ask("show protocols all cambric"),
+        |said| !said.contains("Established"),
+    );
+    assert!(gone.contains("Neighbor graceful restart active"), "{gone}");
+    assert_eq!(bird.routes("cambric").len(), 2, "both are kept");
+    wire.run(async move {
+        let mut config = speaker(65000);
+        config.restarting = true;
+        let mut us = Us::start(config);
+        us.announce(&ours[..1]).await;
+        us.peer(peer("bird", address(true, 2), 65002)).await;
+        us.up("bird").await;
+        us.until("all has come again", |us| us.converged && us.learned().len() == 4).await;
+        let left = until("BIRD sweeps", || bird.routes("cambric"), |routes| routes.len() == 1).await;
+        assert!(left.contains_key(ours[0]));
+    });
+}
+
+#[test]
+fn we_reflect_between_clients() {
+    let wire = Wire::new();
+    let one = Bird::start(&wire, "10.0.0.2", &format!("{STATIC}{}", towards_us(false, 65000, 65000, "")));
+    let two = Bird::start(&wire, "10.0.0.3", &from(3, true, 65000, 65000, "", "import all;"));
+    wire.run(async move {
+        let mut config = speaker(65000);
+        config.cluster_id = Some([10, 99, 0, 1].into());
+        let mut us = Us::start(config);
+        us.announce(&["10.10.0.0/16"]).await;
+        for (name, at) in [("one", address(false, 2)), ("two", address(true, 3))] {
+            let mut client = peer(name, at, 65000);
+            client.reflector_client = true;
+            us.peer(client).await;
+            us.up(name).await;
+        }
+        let seen =
+            until("the other client has all", || two.routes("cambric"), |routes| routes.len() == 5).await;
+        for (prefix, hop) in [("10.20.0.0/16", "10.0.0.2"), ("2001:db8:21::/48", "fd00::2")] {
+            let route = &seen[prefix];
+            assert_eq!(route["next_hop"].split(' ').next().unwrap(), hop);
+            assert_eq!(
+                (route["originator_id"].as_str(), route["cluster_list"].as_str()),
+                ("10.0.0.2", "10.99.0.1")
+            );
+            assert_eq!(route["local_pref"], "100");
+        }
+        assert!(!seen["10.10.0.0/16"].contains_key("originator_id"));
+        let own =
+            until("the first one has ours", || one.routes("cambric"), |routes| !routes.is_empty()).await;
+        assert_eq!(own.len(), 1, "its own routes do not come back to it");
+    });
+}
+
+#[test]
+fn ipv4_goes_over_an_ipv6_next_hop() {
+    let wire = Wire::new();
+    let channel = "import all; export where source = RTS_STATIC; extended next hop on;";
+    let config = format!(
+        "{STATIC}protocol bgp cambric {{ local fd00::2 as 65002; neighbor fd00::1 as 65000; connect delay time 1;\n\
+         ipv4 {{ {channel} }}; ipv6 {{ {channel} }}; }}"
+    );
+    let bird = Bird::start(&wire, "10.0.0.2", &config);
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.announce(&["10.10.0.0/16"]).await;
+        let mut config = peer("bird", address(true, 2), 65002);
+        config.own_addresses = bgp::OwnAddresses::default();
+        us.peer(config).await;
+        us.until_learned(&LEARNED).await;
+        assert_eq!(us.best("10.20.0.0/16").attributes.next_hop, address(true, 2));
+        let seen = until("BIRD has it", || bird.routes("cambric"), |routes| routes.len() == 1).await;
+        assert_eq!(seen["10.10.0.0/16"]["next_hop"].split(' ').next().unwrap(), "fd00::1");
     });
 }

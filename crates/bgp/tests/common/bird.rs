@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::{Process, Wire, output, text, until_blocking};
 
 pub struct Bird {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     process: Process,
 }
 
@@ -21,7 +22,7 @@ impl Bird {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("bird.conf"), config(router_id, rest)).unwrap();
         let process = Bird::spawn(wire, &dir, &[]);
-        Bird { dir, process }
+        Bird { dir: Arc::new(dir), process }
     }
 
     fn spawn(wire: &Wire, dir: &TempDir, more: &[&str]) -> Process {
@@ -42,9 +43,8 @@ impl Bird {
         process
     }
 
-    /// Ends it without a word and starts it again, in recovery from a graceful restart.
-    pub fn crash_and_recover(&mut self, wire: &Wire) {
-        self.process.kill();
+    /// Starts it again after it was killed, in recovery from a graceful restart.
+    pub fn recover(&mut self, wire: &Wire) {
         let _ = std::fs::remove_file(self.dir.path().join("ctl"));
         self.process = Bird::spawn(wire, &self.dir, &["-R"]);
     }
@@ -57,6 +57,11 @@ impl Bird {
         ask(&self.dir, command)
     }
 
+    /// Something that asks while the test holds the process.
+    pub fn asker(&self) -> Asker {
+        Asker(Arc::clone(&self.dir))
+    }
+
     /// Gives it another configuration.
     pub fn configure(&self, router_id: &str, rest: &str) {
         std::fs::write(self.dir.path().join("bird.conf"), config(router_id, rest)).unwrap();
@@ -66,11 +71,20 @@ impl Bird {
 
     /// What it has from a protocol of its own.
     pub fn routes(&self, protocol: &str) -> BTreeMap<String, Route> {
-        parse(&self.ask(&format!("show route all protocol {protocol}")))
+        self.asker().routes(protocol)
     }
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// Asks a BIRD.
+pub struct Asker(Arc<TempDir>);
+
+impl Asker {
+    pub fn routes(&self, protocol: &str) -> BTreeMap<String, Route> {
+        parse(&ask(&self.0, &format!("show route all protocol {protocol}")))
     }
 }
 
@@ -92,7 +106,7 @@ fn parse(answer: &str) -> BTreeMap<String, Route> {
     let mut current: Option<(String, Route)> = None;
     for line in answer.lines() {
         let indented = line.starts_with('\t');
-        if !indented && line.contains(" unicast [") {
+        if !indented && (line.contains(" unicast [") || line.contains(" unreachable [")) {
             routes.extend(current.take());
             current = Some((line.split(' ').next().unwrap().to_owned(), Route::new()));
         } else if let (true, Some((_, route))) = (indented, current.as_mut()) {

@@ -67,6 +67,11 @@ impl Wire {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
+    /// How many segments each end has dropped because they were signed and should not have been, or the reverse.
+    pub fn md5_drops(&self) -> u64 {
+        [&self.us, &self.them].map(|side| md5_drops(side)).iter().sum()
+    }
+
     /// Starts a program at their end.
     pub fn start(&self, program: &str, args: &[&str], log: &std::path::Path) -> Process {
         let log = File::create(log).unwrap();
@@ -150,6 +155,15 @@ pub fn output(command: &mut Command) -> Output {
 
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn md5_drops(namespace: &str) -> u64 {
+    let counters =
+        text(&output(Command::new("ip").args(["netns", "exec", namespace, "cat", "/proc/net/netstat"])));
+    let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' '));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let md5 = names.zip(values).filter(|(name, _)| ["TCPMD5NotFound", "TCPMD5Unexpected"].contains(name));
+    md5.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
 }
 
 #[track_caller]

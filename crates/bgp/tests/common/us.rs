@@ -19,6 +19,8 @@ pub struct Us {
     /// Peers whose session is up, as the events tell it.
     pub up: BTreeMap<String, bool>,
     pub converged: bool,
+    /// Prefixes for which, at some time, there was no route any more.
+    pub lost: Vec<IpNet>,
 }
 
 pub fn speaker(asn: u32) -> SpeakerConfig {
@@ -45,7 +47,14 @@ impl Us {
     pub fn with_options(config: SpeakerConfig, mut options: Options) -> Us {
         options.listen = [false, true].map(|v6| SocketAddr::new(us(v6), 179)).to_vec();
         let (handle, events) = start(config, 7, options).unwrap();
-        Us { handle, events, routes: BTreeMap::new(), up: BTreeMap::new(), converged: false }
+        Us {
+            handle,
+            events,
+            routes: BTreeMap::new(),
+            up: BTreeMap::new(),
+            converged: false,
+            lost: Vec::new(),
+        }
     }
 
     pub async fn peer(&self, config: PeerConfig) {
@@ -115,6 +124,7 @@ impl Us {
         match event {
             Event::Rib(change) if change.paths.is_empty() => {
                 self.routes.remove(&change.prefix);
+                self.lost.push(change.prefix);
             }
             Event::Rib(change) => {
                 self.routes.insert(change.prefix, change.paths);
