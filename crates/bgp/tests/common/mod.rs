@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod bird;
+pub mod frr;
+pub mod gobgp;
 pub mod us;
 
 use std::fs::File;

@@ -1,0 +1,93 @@
+//! FRR's bgpd, and how it sees the world.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Process, Wire, address, output, text, until_blocking};
+
+pub struct Frr {
+    dir: TempDir,
+    peer: String,
+    _processes: [Process; 2],
+}
+
+impl Frr {
+    /// Starts bgpd at .4 and ::4 with us as its peer in `our_as`; `more` is said of us as its neighbour.
+    pub fn start(wire: &Wire, v6: bool, local_as: u32, our_as: u32, more: &[&str], networks: &[&str]) -> Frr {
+        let dir = tempfile::tempdir().unwrap();
+        let (local, peer) = (address(v6, 4), address(v6, 1).to_string());
+        let neighbour: String = more.iter().map(|line| format!(" neighbor {peer} {line}\n")).collect();
+        let family = |name: &str, is_v6: bool| {
+            let of_family = networks.iter().filter(|network| network.contains(':') == is_v6);
+            let networks: String = of_family.map(|network| format!("  network {network}\n")).collect();
+            format!(
+                " address-family {name} unicast\n{networks}  neighbor {peer} activate\n exit-address-family\n"
+            )
+        };
+        let config = format!(
+            "frr defaults traditional\nrouter bgp {local_as}\n bgp router-id 10.0.0.4\n\
+             no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n\
+             bgp graceful-restart\n neighbor {peer} remote-as {our_as}\n neighbor {peer} timers 3 9\n\
+             neighbor {peer} timers connect 1\n neighbor {peer} update-source {local}\n{neighbour}{}{}",
+            family("ipv4", false),
+            family("ipv6", true),
+        );
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (file, pid, sockets, log) = (path("bgpd.conf"), path("pid"), path(""), dir.path().join("log"));
+        std::fs::write(&file, config).unwrap();
+        let (zserv, zebra_log) = (path("zserv"), dir.path().join("zebra.log"));
+        let common = ["-S", "--vty_socket", &sockets, "-P", "0", "-z", &zserv, "--log", "stdout"];
+        let (local, zebra_pid) = (local.to_string(), path("zebra.pid"));
+        // zebra knows the addresses of the namespace; without it bgpd has no next hops to tell.
+        let zebra_args = [&common[..], &["-f", "/dev/null", "-i", &zebra_pid]].concat();
+        let zebra = wire.start("/usr/lib/frr/zebra", &zebra_args, &zebra_log);
+        until_blocking("zebra listens", || dir.path().join("zserv").exists(), |there| *there);
+        let args = [&common[..], &["-f", &file, "-i", &pid, "-l", &local]].concat();
+        let mut process = wire.start("/usr/lib/frr/bgpd", &args, &log);
+        until_blocking(
+            "FRR answers",
+            || {
+                assert!(process.runs(), "FRR: {}", std::fs::read_to_string(&log).unwrap());
+                ask(&dir, "show bgp summary")
+            },
+            |answer| answer.contains(&peer),
+        );
+        Frr { dir, peer, _processes: [process, zebra] }
+    }
+
+    /// What it has from us and uses, by prefix.
+    pub fn routes(&self) -> BTreeMap<String, Value> {
+        let mut routes = BTreeMap::new();
+        for family in ["ipv4", "ipv6"] {
+            let list = self.ask(&format!("show bgp {family} unicast json"));
+            let list: Value = serde_json::from_str(&list).unwrap_or_default();
+            for prefix in list["routes"].as_object().into_iter().flatten().map(|(prefix, _)| prefix) {
+                let detail = self.ask(&format!("show bgp {family} unicast {prefix} json"));
+                let detail: Value = serde_json::from_str(&detail).unwrap_or_default();
+                let from_us = |path: &&Value| path["peer"]["peerId"] == self.peer.as_str();
+                if let Some(path) = detail["paths"].as_array().and_then(|paths| paths.iter().find(from_us)) {
+                    routes.insert(prefix.clone(), path.clone());
+                }
+            }
+        }
+        routes
+    }
+
+    /// Asks us for everything again.
+    pub fn refresh(&self) {
+        self.ask("clear bgp * soft in");
+    }
+
+    pub fn ask(&self, command: &str) -> String {
+        ask(&self.dir, command)
+    }
+}
+
+fn ask(dir: &TempDir, command: &str) -> String {
+    text(&output(
+        Command::new("vtysh").arg("--vty_socket").arg(dir.path()).args(["-d", "bgpd", "-c", command]),
+    ))
+}
