@@ -1,6 +1,7 @@
 //! FRR's bgpd, and how it sees the world.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -18,6 +19,8 @@ impl Frr {
     /// Starts bgpd at .4 and ::4 with us as its peer in `our_as`; `more` is said of us as its neighbour.
     pub fn start(wire: &Wire, v6: bool, local_as: u32, our_as: u32, more: &[&str], networks: &[&str]) -> Frr {
         let dir = tempfile::tempdir().unwrap();
+        // They run as a user of their own.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         let (local, peer) = (address(v6, 4), address(v6, 1).to_string());
         let neighbour: String = more.iter().map(|line| format!(" neighbor {peer} {line}\n")).collect();
         let family = |name: &str, is_v6: bool| {
@@ -39,21 +42,29 @@ impl Frr {
         let (file, pid, sockets, log) = (path("bgpd.conf"), path("pid"), path(""), dir.path().join("log"));
         std::fs::write(&file, config).unwrap();
         let (zserv, zebra_log) = (path("zserv"), dir.path().join("zebra.log"));
-        let common = ["-S", "--vty_socket", &sockets, "-P", "0", "-z", &zserv, "--log", "stdout"];
+        let common = ["--vty_socket", &sockets, "-P", "0", "-z", &zserv, "--log", "stdout"];
         let (local, zebra_pid) = (local.to_string(), path("zebra.pid"));
         // zebra knows the addresses of the namespace; without it bgpd has no next hops to tell.
         let zebra_args = [&common[..], &["-f", "/dev/null", "-i", &zebra_pid]].concat();
-        let zebra = wire.start("/usr/lib/frr/zebra", &zebra_args, &zebra_log);
-        until_blocking("zebra listens", || dir.path().join("zserv").exists(), |there| *there);
+        let mut zebra = wire.start("/usr/lib/frr/zebra", &zebra_args, &zebra_log);
+        until_blocking(
+            "zebra listens",
+            || {
+                assert!(zebra.runs(), "zebra: {}", std::fs::read_to_string(&zebra_log).unwrap());
+                dir.path().join("zserv").exists()
+            },
+            |there| *there,
+        );
         let args = [&common[..], &["-f", &file, "-i", &pid, "-l", &local]].concat();
         let mut process = wire.start("/usr/lib/frr/bgpd", &args, &log);
         until_blocking(
             "FRR answers",
             || {
                 assert!(process.runs(), "FRR: {}", std::fs::read_to_string(&log).unwrap());
-                ask(&dir, "show bgp summary")
+                // Until zebra has told it of the link, it drops sessions as soon as they are up.
+                ask(&dir, "show bgp nexthop")
             },
-            |answer| answer.contains(&peer),
+            |answer| answer.contains(&format!("{peer} valid")),
         );
         Frr { dir, peer, _processes: [process, zebra] }
     }

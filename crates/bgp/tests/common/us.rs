@@ -21,6 +21,8 @@ pub struct Us {
     pub converged: bool,
     /// Prefixes for which, at some time, there was no route any more.
     pub lost: Vec<IpNet>,
+    /// Why sessions went down.
+    pub downs: Vec<String>,
 }
 
 pub fn speaker(asn: u32) -> SpeakerConfig {
@@ -54,6 +56,7 @@ impl Us {
             up: BTreeMap::new(),
             converged: false,
             lost: Vec::new(),
+            downs: Vec::new(),
         }
     }
 
@@ -131,6 +134,7 @@ impl Us {
             }
             Event::Session(event) => {
                 self.up.insert(event.peer.to_string(), event.down.is_none());
+                self.downs.extend(event.down);
             }
             Event::Converged => self.converged = true,
         }
