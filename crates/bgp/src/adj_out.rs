@@ -10,7 +10,7 @@ use model::Family;
 
 use crate::export::{self, From, Told, Towards};
 use crate::intern::Interner;
-use crate::rib::{self, Path, Rib, Source};
+use crate::rib::{self, Rib, Source};
 use crate::{Attributes, Families, wire};
 
 /// So many prefixes are looked at before what follows from them is written out.
@@ -45,10 +45,13 @@ impl AdjOut {
         AdjOut { end_owed, ..AdjOut::default() }
     }
 
-    /// Notes that the paths in use of a prefix are others.
-    pub(crate) fn changed(&mut self, prefix: IpNet, in_use: &[Path], rib: &Rib, towards: Towards<'_>) {
-        let passes = export::accepts(towards, &prefix)
-            && in_use.first().is_some_and(|best| export::passes(rib.kind(best.source), towards));
+    /// Notes that the paths in use of a prefix are others. `source` is the peer itself.
+    pub(crate) fn changed(&mut self, prefix: IpNet, rib: &Rib, source: Source, towards: Towards<'_>) {
+        let passes = rib.in_use(&prefix).first().is_some_and(|best| {
+            best.source != source
+                && export::passes(rib.kind(best.source), towards)
+                && export::accepts(towards, &prefix)
+        });
         if passes || self.told.contains_key(&prefix) || self.without_next_hop.contains(&prefix) {
             self.due.entry(prefix).or_insert(false);
         }

@@ -71,11 +71,15 @@ impl Attributes {
     }
 
     pub(crate) fn add_communities(&mut self, added: &[Community]) {
-        self.communities = joined(&self.communities, added);
+        if !added.is_empty() {
+            self.communities = joined(&self.communities, added);
+        }
     }
 
     pub(crate) fn add_large_communities(&mut self, added: &[LargeCommunity]) {
-        self.large_communities = joined(&self.large_communities, added);
+        if !added.is_empty() {
+            self.large_communities = joined(&self.large_communities, added);
+        }
     }
 }
 

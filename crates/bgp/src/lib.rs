@@ -9,6 +9,7 @@
 
 mod adj_out;
 mod attributes;
+pub mod bfd;
 mod collision;
 mod config;
 mod connection;

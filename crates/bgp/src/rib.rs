@@ -121,9 +121,17 @@ impl Rib {
         let source = path.source;
         let entry =
             self.table.entry(prefix).or_insert_with(|| Entry { paths: Vec::with_capacity(1), in_use: 0 });
+        if entry.paths.is_empty() {
+            entry.paths.push(path);
+            entry.in_use = 1;
+            self.sources[source.0 as usize].counts[index(&prefix)] += 1;
+            return true;
+        }
         let before = entry.snapshot();
         match entry.paths.iter_mut().find(|other| other.source == source) {
-            Some(same) if *same == path => return false,
+            Some(same) if same.stale == path.stale && Arc::ptr_eq(&same.attributes, &path.attributes) => {
+                return false;
+            }
             Some(same) => *same = path,
             None => {
                 entry.paths.push(path);

@@ -17,7 +17,7 @@ impl Peer {
     pub(super) fn route_changed(&mut self, prefix: IpNet, shared: &Shared) {
         if let Some(session) = &mut self.session {
             let towards = session.towards(&shared.config, &self.config);
-            session.out.changed(prefix, shared.rib.in_use(&prefix), &shared.rib, towards);
+            session.out.changed(prefix, &shared.rib, self.source, towards);
         }
     }
 

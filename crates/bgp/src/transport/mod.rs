@@ -1,10 +1,12 @@
-//! The speaker on TCP.
+//! The speaker on TCP, and BFD on UDP.
 
+pub mod bfd;
 mod connection;
 mod driver;
 mod handle;
 mod password;
 mod socket;
+mod udp;
 
 use std::fmt;
 use std::io;

@@ -76,7 +76,8 @@ fn new(family_of: IpAddr) -> io::Result<TcpSocket> {
     }
 }
 
-fn set_ttl(socket: BorrowedFd<'_>, peer: IpAddr) -> io::Result<()> {
+/// Gives what is sent the highest TTL.
+pub(super) fn set_ttl(socket: BorrowedFd<'_>, peer: IpAddr) -> io::Result<()> {
     match peer {
         IpAddr::V4(_) => set(socket, libc::IPPROTO_IP, libc::IP_TTL, &HIGHEST_TTL),
         IpAddr::V6(_) => set(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &HIGHEST_TTL),
@@ -115,7 +116,8 @@ impl Md5Sig {
     }
 }
 
-fn set<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+/// Sets an option to an integer or a `repr(C)` struct without padding.
+pub(super) fn set<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     let pointer: *const c_void = std::ptr::from_ref(value).cast();
     // SAFETY: the descriptor is open while it is borrowed, and the kernel only reads the `size_of::<T>()` bytes
     // behind a pointer made from a reference. `T` is an integer or a `repr(C)` struct without padding.

@@ -49,6 +49,15 @@ impl Bird {
         self.process = Bird::spawn(wire, &self.dir, &["-R"]);
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Stops it without ending it: its kernel still answers for it.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
     pub fn kill(&mut self) {
         self.process.kill();
     }
@@ -83,6 +92,10 @@ impl Bird {
 pub struct Asker(Arc<TempDir>);
 
 impl Asker {
+    pub fn ask(&self, command: &str) -> String {
+        ask(&self.0, command)
+    }
+
     pub fn routes(&self, protocol: &str) -> BTreeMap<String, Route> {
         parse(&ask(&self.0, &format!("show route all protocol {protocol}")))
     }

@@ -18,9 +18,7 @@ pub struct Frr {
 impl Frr {
     /// Starts bgpd at .4 and ::4 with us as its peer in `our_as`; `more` is said of us as its neighbour.
     pub fn start(wire: &Wire, v6: bool, local_as: u32, our_as: u32, more: &[&str], networks: &[&str]) -> Frr {
-        let dir = tempfile::tempdir().unwrap();
-        // They run as a user of their own.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let (dir, zebra) = zebra(wire);
         let (local, peer) = (address(v6, 4), address(v6, 1).to_string());
         let neighbour: String = more.iter().map(|line| format!(" neighbor {peer} {line}\n")).collect();
         let family = |name: &str, is_v6: bool| {
@@ -39,30 +37,18 @@ impl Frr {
             family("ipv6", true),
         );
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let (file, pid, sockets, log) = (path("bgpd.conf"), path("pid"), path(""), dir.path().join("log"));
+        let (file, pid, log) = (path("bgpd.conf"), path("bgpd.pid"), dir.path().join("log"));
         std::fs::write(&file, config).unwrap();
-        let (zserv, zebra_log) = (path("zserv"), dir.path().join("zebra.log"));
-        let common = ["--vty_socket", &sockets, "-P", "0", "-z", &zserv, "--log", "stdout"];
-        let (local, zebra_pid) = (local.to_string(), path("zebra.pid"));
-        // zebra knows the addresses of the namespace; without it bgpd has no next hops to tell.
-        let zebra_args = [&common[..], &["-f", "/dev/null", "-i", &zebra_pid]].concat();
-        let mut zebra = wire.start("/usr/lib/frr/zebra", &zebra_args, &zebra_log);
-        until_blocking(
-            "zebra listens",
-            || {
-                assert!(zebra.runs(), "zebra: {}", std::fs::read_to_string(&zebra_log).unwrap());
-                dir.path().join("zserv").exists()
-            },
-            |there| *there,
-        );
-        let args = [&common[..], &["-f", &file, "-i", &pid, "-l", &local]].concat();
+        let own = ["-f", &file, "-i", &pid, "-l", &local.to_string()].map(str::to_owned);
+        let args = [&common(&dir)[..], &own].concat();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let mut process = wire.start("/usr/lib/frr/bgpd", &args, &log);
         until_blocking(
             "FRR answers",
             || {
                 assert!(process.runs(), "FRR: {}", std::fs::read_to_string(&log).unwrap());
                 // Until zebra has told it of the link, it drops sessions as soon as they are up.
-                ask(&dir, "show bgp nexthop")
+                ask(&dir, "bgpd", "show bgp nexthop")
             },
             |answer| answer.contains(&format!("{peer} valid")),
         );
@@ -93,12 +79,81 @@ impl Frr {
     }
 
     pub fn ask(&self, command: &str) -> String {
-        ask(&self.dir, command)
+        ask(&self.dir, "bgpd", command)
     }
 }
 
-fn ask(dir: &TempDir, command: &str) -> String {
+/// FRR's bfdd at .4 and ::4, with us as its neighbour.
+pub struct Bfdd {
+    dir: TempDir,
+    _processes: [Process; 2],
+}
+
+impl Bfdd {
+    pub fn start(wire: &Wire) -> Bfdd {
+        let (dir, zebra) = zebra(wire);
+        let peer = |v6: bool| {
+            format!(
+                " peer {} local-address {} interface eth0\n  receive-interval 100\n  transmit-interval 100\n exit\n",
+                address(v6, 1),
+                address(v6, 4)
+            )
+        };
+        std::fs::write(dir.path().join("bfdd.conf"), format!("bfd\n{}{}exit\n", peer(false), peer(true)))
+            .unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (file, pid, control) = (path("bfdd.conf"), path("bfdd.pid"), path("bfdd.sock"));
+        let log = dir.path().join("bfdd.log");
+        let own = ["-f", &file, "-i", &pid, "--bfdctl", &control].map(str::to_owned);
+        let args = [&common(&dir)[..], &own].concat();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut process = wire.start("/usr/lib/frr/bfdd", &args, &log);
+        until_blocking(
+            "bfdd answers",
+            || {
+                assert!(process.runs(), "bfdd: {}", std::fs::read_to_string(&log).unwrap());
+                ask(&dir, "bfdd", "show bfd peers")
+            },
+            |answer| answer.contains("peer "),
+        );
+        Bfdd { dir, _processes: [process, zebra] }
+    }
+
+    pub fn peers(&self) -> Value {
+        serde_json::from_str(&ask(&self.dir, "bfdd", "show bfd peers json")).unwrap_or_default()
+    }
+}
+
+/// A directory for sockets and files, and the daemon that knows the addresses of the namespace; without it the others
+/// have no next hops and no interfaces.
+fn zebra(wire: &Wire) -> (TempDir, Process) {
+    let dir = tempfile::tempdir().unwrap();
+    // They run as a user of their own.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let log = dir.path().join("zebra.log");
+    let pid = dir.path().join("zebra.pid").to_str().unwrap().to_owned();
+    let args = [&common(&dir)[..], &["-f", "/dev/null", "-i", &pid].map(str::to_owned)].concat();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut process = wire.start("/usr/lib/frr/zebra", &args, &log);
+    until_blocking(
+        "zebra listens",
+        || {
+            assert!(process.runs(), "zebra: {}", std::fs::read_to_string(&log).unwrap());
+            dir.path().join("zserv").exists()
+        },
+        |there| *there,
+    );
+    (dir, process)
+}
+
+fn common(dir: &TempDir) -> [String; 8] {
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (sockets, zserv) = (path(""), path("zserv"));
+    ["--vty_socket", &sockets, "-P", "0", "-z", &zserv, "--log", "stdout"].map(str::to_owned)
+}
+
+fn ask(dir: &TempDir, daemon: &str, command: &str) -> String {
     text(&output(
-        Command::new("vtysh").arg("--vty_socket").arg(dir.path()).args(["-d", "bgpd", "-c", command]),
+        Command::new("vtysh").arg("--vty_socket").arg(dir.path()).args(["-d", daemon, "-c", command]),
     ))
 }

@@ -11,7 +11,7 @@ use super::{Process, Wire, address, output, text, until_blocking};
 pub struct GoBgp {
     namespace: String,
     peer: String,
-    _process: Process,
+    process: Process,
     _dir: TempDir,
 }
 
@@ -52,7 +52,11 @@ impl GoBgp {
             },
             |answer| answer.contains(&peer),
         );
-        GoBgp { namespace, peer, _process: process, _dir: dir }
+        GoBgp { namespace, peer, process, _dir: dir }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn announce(&self, prefixes: &[(&str, &str)]) {

@@ -59,12 +59,15 @@ impl Wire {
         wire
     }
 
-    /// Runs a future on a thread that is in our namespace.
+    /// Runs a future on a thread that is in our namespace. What it spawns runs on another one, so that a test that
+    /// waits for a program's answer keeps no speaker from speaking.
     pub fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.us)).unwrap();
+        let enter = move || setns(&namespace, CloneFlags::CLONE_NEWNET).unwrap();
         let thread = std::thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+            enter();
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            runtime.worker_threads(1).enable_all().on_thread_start(enter).build().unwrap().block_on(work)
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -101,9 +104,18 @@ impl Drop for Wire {
 pub struct Process(Child);
 
 impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Whether it has not ended by itself.
     pub fn runs(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
+    }
+
+    pub fn freeze(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
     }
 
     /// Ends it without letting it say good-bye.
