@@ -9,6 +9,9 @@ use crate::attributes::DEFAULT_LOCAL_PREF;
 use crate::decision::SourceKind;
 use crate::{Attributes, Community, Families, PeerConfig, SpeakerConfig};
 
+/// Of an extended community: it means nothing to other ASes (RFC 4360, section 2).
+const NOT_TRANSITIVE: u64 = 0x4000_0000_0000_0000;
+
 /// Where a route goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Towards<'a> {
@@ -84,6 +87,8 @@ pub(crate) fn told(route: &Attributes, from: From, family: Family, towards: Towa
         attributes.local_pref = None;
         attributes.originator = None;
         attributes.cluster_list = Box::default();
+        attributes.extended_communities =
+            route.extended_communities.iter().copied().filter(|raw| raw & NOT_TRANSITIVE == 0).collect();
         // RFC 4271, section 5.1.4: the MED of one neighbour AS is not told to another.
         attributes.med = peer.export.med.or(route.med.filter(|_| from.kind == SourceKind::Local));
     } else {
@@ -177,11 +182,13 @@ mod tests {
         case.route.local_pref = Some(300);
         case.route.originator = Some([10, 0, 0, 8].into());
         case.route.cluster_list = [[8, 8, 8, 8].into()].into();
+        case.route.extended_communities = [0x0002_fde8_0000_0001, 0x4300_0000_0000_0000].into();
         for kind in [EXTERNAL, PLAIN, CLIENT] {
             let told = route(tell(&case, kind, Family::V4));
             assert_eq!(&*told.as_path, [65000, 65009]);
             assert_eq!((told.local_pref, told.med, told.originator), (None, None, None));
             assert_eq!((told.next_hop, told.cluster_list.len()), (case.local, 0));
+            assert_eq!(&*told.extended_communities, [0x0002_fde8_0000_0001]);
         }
         assert_eq!(route(tell(&case, LOCAL, Family::V4)).med, Some(7));
         case.peer.export.med = Some(5);
