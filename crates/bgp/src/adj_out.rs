@@ -10,7 +10,7 @@ use model::Family;
 
 use crate::export::{self, From, Told, Towards};
 use crate::intern::Interner;
-use crate::rib::{self, Rib, Source};
+use crate::rib::{self, Path, Rib, Source};
 use crate::{Attributes, Families, wire};
 
 /// So many prefixes are looked at before what follows from them is written out.
@@ -46,8 +46,15 @@ impl AdjOut {
     }
 
     /// Notes that the paths in use of a prefix are others. `source` is the peer itself.
-    pub(crate) fn changed(&mut self, prefix: IpNet, rib: &Rib, source: Source, towards: Towards<'_>) {
-        let passes = rib.in_use(&prefix).first().is_some_and(|best| {
+    pub(crate) fn changed(
+        &mut self,
+        prefix: IpNet,
+        in_use: &[Path],
+        rib: &Rib,
+        source: Source,
+        towards: Towards<'_>,
+    ) {
+        let passes = in_use.first().is_some_and(|best| {
             best.source != source
                 && export::passes(rib.kind(best.source), towards)
                 && export::accepts(towards, &prefix)

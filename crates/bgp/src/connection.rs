@@ -196,9 +196,12 @@ impl Connection {
         }
     }
 
-    /// An UPDATE was taken.
-    pub(crate) fn alive(&mut self, now: Moment, jitter: &mut Jitter) -> Vec<Effect> {
-        self.step(Event::UpdateReceived, now, jitter)
+    /// An UPDATE was taken: the peer is alive. All that the state machine would do is to start the hold timer again.
+    pub(crate) fn alive(&mut self, now: Moment) {
+        if self.hold.is_some() {
+            let seconds = self.fsm.negotiated().map_or(0, |session| session.hold_time);
+            self.hold = Some(now + Duration::from_secs(seconds.into()));
+        }
     }
 
     pub(crate) fn undecodable(

@@ -112,6 +112,11 @@ impl Rib {
         self.table.get(prefix).map_or(&[], |entry| &entry.paths[..entry.in_use])
     }
 
+    /// Every prefix with its paths in use.
+    pub(crate) fn all_in_use(&self) -> impl Iterator<Item = (&IpNet, &[Path])> {
+        self.table.iter().map(|(prefix, entry)| (prefix, &entry.paths[..entry.in_use]))
+    }
+
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
         self.table.keys()
     }

@@ -8,16 +8,17 @@ use super::Shared;
 use super::peer::{Peer, Session};
 use crate::connection::Connection;
 use crate::import;
+use crate::rib::Path;
 use crate::{Families, Moment, Output, PeerConfig, wire};
 
 /// With so many bytes on their way to a peer it is told no more until they are gone.
 const ENOUGH: usize = 1 << 20;
 
 impl Peer {
-    pub(super) fn route_changed(&mut self, prefix: IpNet, shared: &Shared) {
+    pub(super) fn route_changed(&mut self, prefix: IpNet, in_use: &[Path], shared: &Shared) {
         if let Some(session) = &mut self.session {
             let towards = session.towards(&shared.config, &self.config);
-            session.out.changed(prefix, &shared.rib, self.source, towards);
+            session.out.changed(prefix, in_use, &shared.rib, self.source, towards);
         }
     }
 

@@ -68,7 +68,10 @@ impl Peer {
             self.ended.insert(family);
             self.sweep(Families::only(family), shared);
         }
-        self.connection(id).map(|found| found.alive(now, &mut shared.jitter)).unwrap_or_default()
+        if let Some(connection) = self.connection(id) {
+            connection.alive(now);
+        }
+        Vec::new()
     }
 
     fn withdrawn(&self, prefix: &ipnet::IpNet, shared: &mut Shared) {

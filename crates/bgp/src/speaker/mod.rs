@@ -130,7 +130,7 @@ impl Speaker {
 
     /// The paths in use of every prefix.
     pub fn routes(&self) -> impl Iterator<Item = RibChange> {
-        self.shared.rib.prefixes().map(|prefix| self.rib_change(*prefix))
+        self.shared.rib.all_in_use().map(|(prefix, in_use)| self.rib_change(*prefix, in_use))
     }
 
     fn announce(&mut self, prefix: IpNet, route: LocalRoute) {
@@ -188,11 +188,12 @@ impl Speaker {
         self.shared.changed.sort_unstable();
         self.shared.changed.dedup();
         for prefix in std::mem::take(&mut self.shared.changed) {
-            let change = self.rib_change(prefix);
-            self.shared.outputs.push(Output::Rib(change));
+            let in_use = self.shared.rib.in_use(&prefix);
             for peer in self.peers.values_mut() {
-                peer.route_changed(prefix, &self.shared);
+                peer.route_changed(prefix, in_use, &self.shared);
             }
+            let change = self.rib_change(prefix, in_use);
+            self.shared.outputs.push(Output::Rib(change));
         }
         let peers = self.peers.values().map(Peer::progress);
         let hold_ends = self.shared.start.settle(peers, now, &mut self.shared.outputs);
@@ -201,8 +202,8 @@ impl Speaker {
         }
     }
 
-    fn rib_change(&self, prefix: IpNet) -> RibChange {
-        let paths = self.shared.rib.in_use(&prefix).iter().map(|path| BestPath {
+    fn rib_change(&self, prefix: IpNet, in_use: &[Path]) -> RibChange {
+        let paths = in_use.iter().map(|path| BestPath {
             peer: self.name_of(path.source),
             attributes: std::sync::Arc::clone(&path.attributes),
             stale: path.stale,
