@@ -31,23 +31,38 @@ fn main() {
     let number = |position: usize, default: u32| {
         words.get(position).map_or(default, |word| word.parse().expect("a number"))
     };
-    let (routes, rounds) = (number(0, 100_000), number(1, 5));
+    let (routes, rounds) = (number(0, 100_000), number(1, 5).max(1));
     println!("{routes} routes, {} sets of attributes", routes.div_ceil(SHARED_BY));
     println!(
         "{:<10} {:>14} {:>14} {:>14} {:>14}",
         "", "complete in", "processor", "memory before", "memory after"
     );
+    let mut all = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        measure("cambric", routes, cambric);
-        measure("BIRD", routes, bird);
-        measure("GoBGP", routes, gobgp);
+        all[0].push(measure("cambric", routes, cambric));
+        all[1].push(measure("BIRD", routes, bird));
+        all[2].push(measure("GoBGP", routes, gobgp));
+    }
+    let medians = all.map(|mut measured| {
+        let middle = measured.len() / 2;
+        measured.sort_by_key(|measured| measured.0);
+        let took = measured[middle].0;
+        measured.sort_by_key(|measured| measured.1);
+        (took, measured[middle].1)
+    });
+    let [(ours, our_memory), (birds, _), (_, gobgps_memory)] = medians;
+    println!("medians: complete in {ours} ms, BIRD in {birds} ms");
+    println!("goal: less than half of GoBGP's memory: {our_memory} KiB to {gobgps_memory} KiB");
+    if our_memory * 2 > gobgps_memory {
+        std::process::exit(1);
     }
 }
 
 /// A receiver: what keeps it running, its process, and what tells how many routes it has.
 type Receiver = (Box<dyn std::any::Any>, u32, Box<dyn Fn() -> u32 + Send>);
 
-fn measure(name: &str, routes: u32, receiver: fn(&Wire, u32) -> Receiver) {
+/// One receiver in one round: the milliseconds until it is complete, and then its memory in KiB.
+fn measure(name: &str, routes: u32, receiver: fn(&Wire, u32) -> Receiver) -> (u128, u64) {
     let wire = Wire::new();
     let (running, pid, count) = receiver(&wire, routes);
     let before = resident(pid);
@@ -80,6 +95,7 @@ fn measure(name: &str, routes: u32, receiver: fn(&Wire, u32) -> Receiver) {
     let (took, used) = (took.as_millis(), processor(pid).as_millis());
     println!("{name:<10} {took:>11} ms {used:>11} ms {:>14} {:>14}", mib(before), mib(after));
     drop(running);
+    (took, after)
 }
 
 fn peer(address: IpAddr, asn: u32) -> PeerConfig {

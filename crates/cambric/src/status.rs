@@ -1,5 +1,7 @@
 //! `cambric status`: the node at a glance.
 
+mod services;
+
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::agent::Status;
 use crate::lock::AgentLock;
@@ -19,9 +21,13 @@ use crate::paths::{self, RunDir};
 /// Shows what the agent last found: what is in force, what is planned, and what is wrong. The exit code is 0 if the
 /// agent runs and is ready, and 1 if not.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
   cambric status
-  cambric status --json")]
+  cambric status --json
+  cambric status services"
+)]
 pub(crate) struct StatusOptions {
     /// The agent's run directory
     #[arg(long, value_name = "DIR", default_value = paths::RUN_DIR)]
@@ -29,9 +35,20 @@ pub(crate) struct StatusOptions {
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What is shown in place of the whole.
+#[derive(Debug, Subcommand)]
+enum Part {
+    Services(services::ServicesOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
+    if let Some(Part::Services(options)) = &options.part {
+        return services::run(options);
+    }
     let run_dir = RunDir(options.run_dir.clone());
     let holder = AgentLock::holder(&run_dir.lock());
     let path = run_dir.status();
@@ -75,6 +92,7 @@ fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
     line("pod ranges", &listed(&status.pod_ranges));
     line("cluster", &format!("{} nodes", status.nodes));
     line("pods", &format!("{} interfaces on this node", status.attachments));
+    line("services", &format!("{} addresses and ports, {} endpoints", status.services, status.endpoints));
     let entries: Vec<String> = status.entries.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     line("planned", &listed(&entries));
     match status.compared {
@@ -102,6 +120,8 @@ mod tests {
             node: "a".to_owned(),
             addresses: vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()],
             nodes: 3,
+            services: 2,
+            endpoints: 5,
             entries: [("route".to_owned(), 4)].into(),
             problems: vec!["Node b has no InternalIP".to_owned()],
             compared: Some(90),
@@ -113,6 +133,7 @@ mod tests {
             "ready       yes",
             "addresses   192.0.2.1, 2001:db8::1",
             "pod ranges  none",
+            "services    2 addresses and ports, 5 endpoints",
             "planned     4 route",
             "compared    10 seconds ago",
             "problem     Node b has no InternalIP",

@@ -2,8 +2,12 @@
 //! cores, in namespaces of this program's own.
 //!
 //! `cargo run --release -p cni --example bench -- PATH-OF-CAMBRIC-CNI [ROUNDS]`. Exits with a failure if a call
-//! failed, an address was given twice, something was left behind, or ADD takes more than a third of the reference's
-//! time.
+//! failed, an address was given twice, something was left behind, or the median ADD or the median DEL takes more than
+//! a third of the reference's, be it alone or one of 100 at once.
+//!
+//! A call is waited for until the plugin has ended and all of its output is read. A DEL of ours ends when link,
+//! elements and addresses can be seen no more; that of the reference also waits until the kernel has freed the link.
+//! What goes on afterwards is told in a line of its own, and waited for before the next call.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,6 +26,8 @@ use serde_json::{Value, json};
 
 const REFERENCE: &str = "/usr/lib/cni";
 const PARALLEL: usize = 100;
+/// The part of the reference's time that is enough for ours.
+const GOAL: f64 = 1.0 / 3.0;
 
 /// One of the two that are compared.
 struct Side {
@@ -143,9 +149,9 @@ fn main() -> ExitCode {
         "", "ADD ours", "ref.", "ratio", "DEL ours", "ref.", "ratio"
     );
     let alone = compare("IPv4, one at a time", &program, V4, 1, rounds);
-    let crowd = compare("IPv4, 100 at once", &program, V4, PARALLEL, rounds.div_ceil(20));
-    // The reference waits for duplicate address detection, so few rounds say enough.
-    let dual = compare("dual-stack, one at a time", &program, DUAL, 1, rounds.div_ceil(20));
+    let crowd = compare("IPv4, 100 at once", &program, V4, PARALLEL, rounds.div_ceil(10));
+    // The reference waits for duplicate address detection, so fewer rounds have to do.
+    let dual = compare("dual-stack, one at a time", &program, DUAL, 1, rounds.div_ceil(5));
     if alone && crowd && dual { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -175,10 +181,10 @@ fn compare(what: &str, program: &Path, ranges: &[&str], count: usize, rounds: us
     let [ours, reference] = &mut sides;
     let (add, add_reference) = (median(&mut ours.add), median(&mut reference.add));
     let (del, del_reference) = (median(&mut ours.del), median(&mut reference.del));
-    let ratio = add / add_reference;
+    let ratios = [("ADD", add / add_reference), ("DEL", del / del_reference)];
     println!(
-        "{what:<28} {add:>9.2} {add_reference:>9.2} {ratio:>7.3}   {del:>9.2} {del_reference:>9.2} {:>7.3}",
-        del / del_reference
+        "{what:<28} {add:>9.2} {add_reference:>9.2} {:>7.3}   {del:>9.2} {del_reference:>9.2} {:>7.3}",
+        ratios[0].1, ratios[1].1
     );
     if count > 1 {
         let [mut there, mut gone] = std::mem::take(&mut ours.whole);
@@ -211,7 +217,15 @@ fn compare(what: &str, program: &Path, ranges: &[&str], count: usize, rounds: us
         );
         sound &= side.label != "ours" || failures + duplicates + leaks == 0;
     }
-    sound && ratio <= 1.0 / 3.0
+    for (command, ratio) in ratios {
+        if ratio > GOAL {
+            println!(
+                "  missed     {command} takes {ratio:.3} of the reference's time; the goal is {GOAL:.3}"
+            );
+            sound = false;
+        }
+    }
+    sound
 }
 
 fn median(times: &mut [Duration]) -> f64 {

@@ -35,7 +35,7 @@ impl Kernel {
     /// # Errors
     /// [`Error::System`](crate::Error::System) if the kernel has no rtnetlink or no nftables.
     pub fn open() -> Result<Kernel> {
-        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()?, services: Services::default() })
+        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()?, services: Services::open()? })
     }
 
     /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).

@@ -9,6 +9,12 @@ use crate::{Error, Result};
 /// Length of `struct nlmsghdr` in bytes.
 pub(crate) const HEADER: usize = 16;
 
+/// `NLM_F_ACK_TLVS` and `NLMSGERR_ATTR_MSG`, linux/netlink.h.
+const ACK_TLVS: u16 = 0x200;
+const ERROR_MESSAGE: u16 = 1;
+pub(crate) const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
+pub(crate) const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
+
 /// The kernel makes datagrams of up to 32 KiB, more for a link with many virtual functions.
 const RECEIVE: usize = 256 * 1024;
 
@@ -198,6 +204,26 @@ pub(crate) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = Frame<'_>> {
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(frame)
     })
+}
+
+/// What an `NLMSG_ERROR` or `NLMSG_DONE` says (`struct nlmsgerr`, linux/netlink.h).
+pub(crate) fn acknowledged(frame: &Frame<'_>, what: &str) -> Result<()> {
+    let code = i32_at(frame.body, 0).unwrap_or_default();
+    if code == 0 {
+        return Ok(());
+    }
+    // After the error number comes the request's header, with its body unless the answer is capped; a DONE has
+    // neither.
+    let skipped = match (frame.kind, frame.flags & libc::NLM_F_CAPPED as u16) {
+        (NLMSG_DONE, _) => 4,
+        (_, 0) => 4 + u32_at(frame.body, 4).unwrap_or_default() as usize,
+        _ => 4 + HEADER,
+    };
+    let explained = frame.body.get(skipped.next_multiple_of(4)..).filter(|_| frame.flags & ACK_TLVS != 0);
+    let detail = attributes(explained.unwrap_or_default())
+        .find(|(kind, _)| *kind == ERROR_MESSAGE)
+        .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+    Err(Error::Refused { what: what.to_owned(), source: io::Error::from_raw_os_error(-code), detail })
 }
 
 /// The attributes (`struct nlattr`) in `bytes`, with their types without the flags.

@@ -15,7 +15,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use model::{Attachment, AttachmentId, Family, LinkName, MacAddr, PodRange};
 
-pub use early::detach_early;
+pub use early::Removal;
 pub use guard::{Admitted, Guard};
 pub use state::{DefaultRoute, Interface};
 

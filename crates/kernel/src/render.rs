@@ -58,7 +58,11 @@ pub(crate) fn set(table: &nft::Table, set: &Set) -> nft::Set {
         SetData::Values(fields) => nft::Set::map(table, set.name.0, key, types(fields)),
     };
     let rendered = if set.prefixes { rendered.interval() } else { rendered };
-    if set.learned { rendered.dynamic().timeouts() } else { rendered }
+    let rendered = if set.learned { rendered.dynamic().timeouts() } else { rendered };
+    match set.most {
+        Some(most) => rendered.size(most),
+        None => rendered,
+    }
 }
 
 fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
@@ -77,9 +81,8 @@ fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
         Some(Hook::OutputNat) => base(nft::ChainType::Nat, nft::Hook::Output, nft::priority::DSTNAT),
         Some(Hook::Forward) => base(nft::ChainType::Filter, nft::Hook::Forward, nft::priority::FILTER),
         Some(Hook::Output) => base(nft::ChainType::Filter, nft::Hook::Output, nft::priority::FILTER),
-        Some(Hook::Postrouting) => {
-            base(nft::ChainType::Filter, nft::Hook::Postrouting, nft::priority::FILTER)
-        }
+        Some(Hook::FirstOut) => base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 2),
+        Some(Hook::FirstIn) => base(nft::ChainType::Nat, nft::Hook::Input, nft::priority::SRCNAT - 2),
     }
 }
 
@@ -120,7 +123,6 @@ fn condition(condition: &Match) -> nft::Match {
         Match::IsNot(of, fixed) => field(*of).is_not(value(fixed)),
         Match::In(of, set) => nft::Match::in_set(fields(of), set.0),
         Match::NotIn(of, set) => nft::Match::not_in_set(fields(of), set.0),
-        Match::New => ct::state().has(ct::NEW),
         Match::Translated => ct::status().has(ct::DNAT),
         Match::SourceIsOwn(true) => fib::address_type(fib::SADDR).is(fib::LOCAL),
         Match::SourceIsOwn(false) => fib::address_type(fib::SADDR).is_not(fib::LOCAL),
@@ -244,7 +246,7 @@ fn unrender(value: &nft::Value) -> Option<Value> {
 }
 
 /// The prefix that reaches from the first to the last address, if there is one that does.
-fn prefix(first: IpAddr, last: IpAddr) -> Option<IpNet> {
+pub(crate) fn prefix(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     let mut nets: Box<dyn Iterator<Item = IpNet>> = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => Box::new(Ipv4Subnets::new(first, last, 0).map(IpNet::V4)),
         (IpAddr::V6(first), IpAddr::V6(last)) => Box::new(Ipv6Subnets::new(first, last, 0).map(IpNet::V6)),

@@ -10,6 +10,9 @@ use crate::Error;
 /// How many steps are kept as such: a flushed table of 5,000 nodes is a count per kind and not 20,000 steps.
 const FIRST: usize = 20;
 
+/// What the steps call elements of the services' tables, which have no [`Key`]: there are too many to be named.
+pub const SERVICE_ELEMENT: &str = "service-element";
+
 /// What a change of the kernel's state came to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -19,6 +22,8 @@ pub struct Report {
     pub changed: usize,
     /// Entries that were there and now are not.
     pub removed: usize,
+    /// Flows that connection tracking would have kept on leading to where they should no more.
+    pub flows_removed: usize,
     /// Entries that were left out because the link or table under them is among the failures.
     pub blocked: usize,
     /// What could not be done. It does not keep the rest from being done.
@@ -98,13 +103,25 @@ impl Report {
             Verb::Removed => self.removed += count,
         }
         if count > 0 {
-            *self.steps.counts.entry(("service-element", verb)).or_default() += count;
+            *self.steps.counts.entry((SERVICE_ELEMENT, verb)).or_default() += count;
+        }
+    }
+
+    /// Takes account of so many flows that were removed.
+    pub(crate) fn done_with_flows(&mut self, count: usize) {
+        self.flows_removed += count;
+        if count > 0 {
+            *self.steps.counts.entry(("flow", Verb::Removed)).or_default() += count;
         }
     }
 
     /// Whether nothing was done and nothing failed.
     pub fn is_quiet(&self) -> bool {
-        self.writes() == 0 && self.failures.is_empty() && self.services.is_none() && self.blocked == 0
+        self.writes() == 0
+            && self.flows_removed == 0
+            && self.failures.is_empty()
+            && self.services.is_none()
+            && self.blocked == 0
     }
 
     /// How many entries were made, changed or removed.
@@ -118,6 +135,7 @@ impl Report {
         self.changed += later.changed;
         self.removed += later.removed;
         self.steps.extend(later.steps);
+        self.flows_removed += later.flows_removed;
         self.blocked = later.blocked;
         self.failures = later.failures;
         self.services = later.services;
@@ -173,6 +191,9 @@ impl fmt::Display for Steps {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} made, {} changed, {} removed", self.made, self.changed, self.removed)?;
+        if self.flows_removed > 0 {
+            write!(f, ", {} flows removed", self.flows_removed)?;
+        }
         if self.blocked > 0 {
             write!(f, ", {} blocked", self.blocked)?;
         }

@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CAPPED, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE,
-    NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, ParseableParametrized,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, ParseableParametrized,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
-use crate::netlink::{Frame, HEADER, NetlinkSocket, attributes, frames, i32_at, u32_at};
+use crate::netlink::{NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, acknowledged, frames};
 use crate::{Error, Result};
 
 /// Acknowledgements are queued before the send returns, so what is sent at once is bounded by the receive buffer:
@@ -23,11 +23,6 @@ const BUFFER: libc::c_int = 4 * 1024 * 1024;
 const TIMEOUT: libc::time_t = 30;
 /// How often a dump is repeated that the kernel says was disturbed.
 const DUMP_ATTEMPTS: u32 = 16;
-/// `NLM_F_ACK_TLVS` and `NLMSGERR_ATTR_MSG`, linux/netlink.h.
-const ACK_TLVS: u16 = 0x200;
-const ERROR_MESSAGE: u16 = 1;
-const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
-const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
 
 /// A message to the kernel, with what it is for.
 #[derive(Debug, Clone)]
@@ -251,24 +246,4 @@ fn emit(message: &RouteNetlinkMessage, flags: u16, sequence: u32, datagram: &mut
     if let Some(space) = datagram.get_mut(start..) {
         message.serialize(space);
     }
-}
-
-/// What an `NLMSG_ERROR` or `NLMSG_DONE` says (`struct nlmsgerr`, linux/netlink.h).
-fn acknowledged(frame: &Frame<'_>, what: &str) -> Result<()> {
-    let code = i32_at(frame.body, 0).unwrap_or_default();
-    if code == 0 {
-        return Ok(());
-    }
-    // After the error number comes the request's header, with its body unless the answer is capped; a DONE has
-    // neither.
-    let skipped = match (frame.kind, frame.flags & NLM_F_CAPPED) {
-        (NLMSG_DONE, _) => 4,
-        (_, 0) => 4 + u32_at(frame.body, 4).unwrap_or_default() as usize,
-        _ => 4 + HEADER,
-    };
-    let explained = frame.body.get(skipped.next_multiple_of(4)..).filter(|_| frame.flags & ACK_TLVS != 0);
-    let detail = attributes(explained.unwrap_or_default())
-        .find(|(kind, _)| *kind == ERROR_MESSAGE)
-        .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
-    Err(Error::Refused { what: what.to_owned(), source: io::Error::from_raw_os_error(-code), detail })
 }

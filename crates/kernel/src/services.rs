@@ -4,31 +4,48 @@
 //! what is in them (at the start, after a commit that failed, and when somebody else has changed them), and compared
 //! with what was committed last in all other cases.
 
-use std::collections::{BTreeSet, HashMap};
+mod found;
+
+use std::collections::BTreeSet;
 
 use model::Family;
-use plan::Table;
 use plan::services::{
-    self, Balancer, Datum, Delta, Element, Frontend, Picker, ServiceChange, ServicePlan, Settings,
+    self, Balancer, Datum, Delta, Element, Frontend, Leftovers, Picker, ServiceChange, ServicePlan, Settings,
     picker_chain,
 };
 
-use crate::render::{self, Rendered};
+use self::found::{Counts, Found};
+use crate::conntrack::Conntrack;
+use crate::leftovers;
+use crate::render;
 use crate::report::{Report, Verb};
-use crate::tables::{self, unreadable};
+use crate::tables::unreadable;
 use crate::{Error, Result};
 
 /// The services' tables of both families, as our last commit has left them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Services {
+    conntrack: Conntrack,
     /// `None` if it is not known what is there.
     committed: Option<ServicePlan>,
-    /// The chains of pickers that are there. Those without use stay until everything is listed again: a service that
-    /// goes from ten endpoints to nine and back would make and remove two each time.
+    /// The chains of pickers that are there. Those without use stay: a service that goes from ten endpoints to nine and
+    /// back would make and remove two each time. There are four at most for each number of endpoints that a service has had.
     chains: BTreeSet<(Family, Picker)>,
+    /// What commits have left behind and has not been cleared away yet.
+    leftovers: Leftovers,
 }
 
 impl Services {
+    /// Opens what is needed in the network namespace of the calling thread.
+    pub(crate) fn open() -> Result<Services> {
+        Ok(Services {
+            conntrack: Conntrack::open()?,
+            committed: None,
+            chains: BTreeSet::new(),
+            leftovers: Leftovers::default(),
+        })
+    }
+
     /// Forgets what is there: somebody else has changed it.
     pub(crate) fn doubt(&mut self) {
         self.committed = None;
@@ -76,6 +93,7 @@ impl Services {
                 committed.hairpins.remove(address);
             }
         }
+        self.clear(socket, report);
     }
 
     /// Makes the tables hold what the plan says.
@@ -97,6 +115,7 @@ impl Services {
         };
         if done {
             self.committed = Some(plan.clone());
+            self.clear(socket, report);
         }
         Ok(())
     }
@@ -123,12 +142,15 @@ impl Services {
         }
         let (gone, new) = work.counts();
         if batch.is_empty() {
+            // An endpoint that has terminated may leave flows behind and no element.
+            self.leftovers.extend(work.leftovers);
             return true;
         }
         match socket.commit(batch) {
             Ok(()) => {
                 report.done_for_services(Verb::Removed, gone);
                 report.done_for_services(Verb::Made, new);
+                self.leftovers.extend(work.leftovers);
                 self.chains.extend(fresh);
                 true
             }
@@ -139,11 +161,26 @@ impl Services {
         }
     }
 
+    /// Clears away what commits have left behind. Only after the commit is it certain that no more of it is made.
+    fn clear(&mut self, socket: &mut nft::Socket, report: &mut Report) {
+        let Some(plan) = &self.committed else { return };
+        match leftovers::clear(socket, &mut self.conntrack, plan, &self.leftovers) {
+            Ok(cleared) => {
+                report.done_for_services(Verb::Removed, cleared.affinities);
+                report.done_with_flows(cleared.flows);
+                self.leftovers = Leftovers::default();
+            }
+            Err(error) => report.services = Some(error),
+        }
+    }
+
     /// Looks at what is there and makes of it what the plan says, in one transaction.
     fn rebuild(&mut self, socket: &mut nft::Socket, plan: &ServicePlan, report: &mut Report) -> Result<bool> {
         self.committed = None;
+        // What was left behind by whoever made what is there is not known.
+        self.leftovers.extend(Leftovers::of(plan));
         let mut batch = nft::Batch::new();
-        let mut counts = Counts::default();
+        let (mut counts, mut chains) = (Counts::default(), BTreeSet::new());
         let there = socket.tables().map_err(|source| unreadable("list the nftables tables", source))?;
         for family in Family::BOTH {
             let name = render::named(services::TABLE, family.into());
@@ -155,16 +192,25 @@ impl Services {
                 }
                 None => {}
                 Some(settings) => {
-                    let pickers =
-                        plan.pickers.keys().filter(|(of, _)| *of == family).map(|(_, picker)| *picker);
-                    let table = services::table(settings, family, pickers);
+                    let mut pickers: BTreeSet<Picker> = plan
+                        .pickers
+                        .keys()
+                        .filter(|(of, _)| *of == family)
+                        .map(|(_, picker)| *picker)
+                        .collect();
+                    if exists {
+                        pickers.extend(pickers_there(socket, &name)?);
+                    }
+                    chains.extend(pickers.iter().map(|picker| (family, *picker)));
+                    let table = services::table(settings, family, pickers.into_iter());
                     let rendered = render::render(&table);
                     let found = if exists { Found::read(socket, &table, &rendered)? } else { Found::Nothing };
-                    found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
+                    let gone = found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
+                    gone.into_iter().for_each(|frontend| self.leftovers.note_gone(frontend));
                 }
             }
         }
-        self.chains = plan.pickers.keys().copied().collect();
+        self.chains = chains;
         if batch.is_empty() {
             return Ok(true);
         }
@@ -194,6 +240,7 @@ impl Services {
 struct Work {
     deltas: [Delta; 2],
     pickers: BTreeSet<(Family, Picker)>,
+    leftovers: Leftovers,
 }
 
 impl Work {
@@ -230,6 +277,8 @@ impl Work {
             })
         };
         self.delta(family).extend(Delta::between(elements(before), elements(after)));
+        let [old, new] = [before, after].map(|state| state.map(|(balancer, _)| balancer));
+        self.leftovers.note(frontend, old, new);
         if let Some((balancer, _)) = after {
             self.pickers.extend(services::pickers(balancer).map(|picker| (family, picker)));
         }
@@ -255,120 +304,8 @@ impl Work {
     }
 }
 
-#[derive(Default)]
-struct Counts {
-    made: usize,
-    changed: usize,
-    removed: usize,
-}
-
-/// The elements of a set that is there, by first and last key.
-type Elements = HashMap<(nft::Key, Option<nft::Key>), Option<nft::Data>>;
-
-/// What is there of a table.
-enum Found {
-    /// No table.
-    Nothing,
-    /// A table whose sets are not as they should be.
-    OtherSets,
-    /// A table with the right sets.
-    Sets {
-        /// Their elements, in the order of the plan's sets.
-        elements: Vec<Elements>,
-        /// Whether chains or rules are not as they should be.
-        other_rules: bool,
-        /// Chains that the table should not have.
-        extra: Vec<String>,
-    },
-}
-
-impl Found {
-    fn read(socket: &mut nft::Socket, table: &Table, wanted: &Rendered) -> Result<Found> {
-        if tables::differing_set(socket, wanted)?.is_some() {
-            return Ok(Found::OtherSets);
-        }
-        let mut elements = Vec::new();
-        for (planned, set) in table.sets.iter().zip(&wanted.sets) {
-            if planned.learned {
-                elements.push(Elements::new());
-                continue;
-            }
-            let what = || format!("read {set}");
-            let found = socket.elements(set).map_err(|source| unreadable(what(), source))?;
-            elements.push(found.into_iter().map(|each| ((each.key, each.last), each.data)).collect());
-        }
-        let what = || format!("read the chains of {}", wanted.table);
-        let chains = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let known = |name: &str| wanted.chains.iter().any(|(chain, _)| chain.name == name);
-        let extra = chains.iter().map(|chain| chain.name.clone()).filter(|name| !known(name)).collect();
-        let other_rules = tables::differing_chain(socket, wanted)?.is_some();
-        Ok(Found::Sets { elements, other_rules, extra })
-    }
-
-    /// Puts into a batch what makes of it what is wanted.
-    fn mend(
-        self,
-        batch: &mut nft::Batch,
-        wanted: &Rendered,
-        (plan, settings, family): (&ServicePlan, &Settings, Family),
-        counts: &mut Counts,
-    ) {
-        let (mut found, extra) = match self {
-            Found::Nothing => {
-                tables::add(wanted, batch);
-                counts.made += 1;
-                (None, Vec::new())
-            }
-            Found::OtherSets => {
-                batch.destroy_table(&wanted.table);
-                tables::add(wanted, batch);
-                counts.changed += 1;
-                (None, Vec::new())
-            }
-            Found::Sets { elements, other_rules, extra } => {
-                if other_rules {
-                    batch.flush_table(&wanted.table);
-                    tables::add_chains(wanted, batch);
-                    counts.changed += 1;
-                }
-                (Some(elements), extra)
-            }
-        };
-        let mut gone: Vec<Vec<nft::Element>> = vec![Vec::new(); wanted.sets.len()];
-        let mut new: Vec<Vec<nft::Element>> = vec![Vec::new(); wanted.sets.len()];
-        for element in all_elements(plan, settings, family) {
-            let Some(at) = wanted.sets.iter().position(|set| set.name == element.set.0) else { continue };
-            let rendered = rendered(&element);
-            let key = (rendered.key.clone(), rendered.last.clone());
-            let there = found.as_mut().and_then(|sets| sets.get_mut(at)?.remove(&key));
-            match there {
-                Some(data) if data == rendered.data => continue,
-                Some(_) => gone[at].push(bare(key)),
-                None => {}
-            }
-            new[at].push(rendered);
-        }
-        for (at, left) in found.into_iter().flatten().enumerate() {
-            gone[at].extend(left.into_keys().map(bare));
-        }
-        for (set, elements) in wanted.sets.iter().zip(&gone).filter(|(_, elements)| !elements.is_empty()) {
-            batch.delete_elements(set, elements);
-            counts.removed += elements.len();
-        }
-        for (set, elements) in wanted.sets.iter().zip(&new).filter(|(_, elements)| !elements.is_empty()) {
-            batch.add_elements(set, elements);
-            counts.made += elements.len();
-        }
-        // Last, because elements that went may have led there.
-        for chain in extra {
-            batch.delete_chain(&wanted.table, &chain);
-            counts.removed += 1;
-        }
-    }
-}
-
 /// All elements of one family, a few at a time.
-fn all_elements<'a>(
+pub(crate) fn all_elements<'a>(
     plan: &'a ServicePlan,
     settings: &'a Settings,
     family: Family,
@@ -402,6 +339,15 @@ fn delta_into(batch: &mut nft::Batch, table: &nft::Table, family: Family, delta:
     }
 }
 
+/// The chains of pickers that a table has, of use or not.
+fn pickers_there(socket: &mut nft::Socket, table: &nft::Table) -> Result<Vec<Picker>> {
+    let what = || format!("read the chains of {table}");
+    let chains = socket.chains(table).map_err(|source| unreadable(what(), source))?;
+    let pickers = chains.iter().filter_map(|chain| services::picker_of(&chain.name));
+    // Of numbers of endpoints there are not many, but a time limit can be anything.
+    Ok(pickers.filter(|picker| !matches!(picker, Picker::Learn(_))).collect())
+}
+
 fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {
     let table = render::named(services::TABLE, (*family).into());
     let planned = services::picker_rules(*family, *picker);
@@ -412,11 +358,8 @@ fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {
     }
 }
 
-fn bare((key, last): (nft::Key, Option<nft::Key>)) -> nft::Element {
-    nft::Element { last, ..nft::Element::new(key) }
-}
-
-fn rendered(element: &Element) -> nft::Element {
+/// An element as nftables has it.
+pub(crate) fn rendered(element: &Element) -> nft::Element {
     let rendered = render::keyed(&element.key);
     let rendered = match &element.data {
         None => rendered,

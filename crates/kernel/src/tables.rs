@@ -66,7 +66,7 @@ impl Tables {
         if let Some(difference) = self.sets(planned, &wanted, observed)? {
             return Ok(Condition::Sets(difference));
         }
-        Ok(differing_chain(&mut self.socket, &wanted)?.map_or(Condition::Intact, Condition::Rules))
+        Ok(differing_chain(&mut self.socket, &wanted, true)?.map_or(Condition::Intact, Condition::Rules))
     }
 
     /// What is wrong with the sets; if nothing, their members are taken in.
@@ -220,43 +220,67 @@ pub(crate) fn unreadable(what: impl Into<String>, source: nft::Error) -> Error {
 pub(crate) fn differing_set(socket: &mut nft::Socket, wanted: &Rendered) -> Result<Option<String>> {
     let what = || format!("read the sets of {}", wanted.table);
     let found = socket.sets(&wanted.table).map_err(|source| unreadable(what(), source))?;
+    Ok(differing_sets(&found, wanted).into_iter().next())
+}
+
+/// In what sets that are there differ from those wanted, in words.
+pub(crate) fn differing_sets(found: &[nft::Set], wanted: &Rendered) -> Vec<String> {
     // Sets without a name belong to rules of others; those rules are noticed as such.
     let mut named: BTreeMap<&str, &nft::Set> =
         found.iter().filter(|set| !set.name.starts_with("__")).map(|set| (set.name.as_str(), set)).collect();
+    let mut differences = Vec::new();
     for set in &wanted.sets {
         match named.remove(set.name.as_str()) {
-            None => return Ok(Some(format!("{set} is missing"))),
+            None => differences.push(format!("{set} is missing")),
             Some(found) if alike(found, set) => {}
-            Some(found) => return Ok(Some(format!("{found} has another type"))),
+            Some(found) => differences.push(format!("{found} has another type")),
         }
     }
-    Ok(named.values().next().map(|extra| format!("{extra} is not ours")))
+    differences.extend(named.values().map(|extra| format!("{extra} is not ours")));
+    differences
 }
 
-/// In what the chains and rules of a table differ from those wanted, in words.
-pub(crate) fn differing_chain(socket: &mut nft::Socket, wanted: &Rendered) -> Result<Option<String>> {
+/// In what the chains and rules of a table differ from those wanted, in words. Chains that nobody wants are a difference
+/// if `extra` says so.
+pub(crate) fn differing_chain(
+    socket: &mut nft::Socket,
+    wanted: &Rendered,
+    extra: bool,
+) -> Result<Option<String>> {
     let what = || format!("read the chains of {}", wanted.table);
     let found = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
     let rules = socket.rules(&wanted.table).map_err(|source| unreadable(what(), source))?;
+    let known = |chain: &nft::Chain| wanted.chains.iter().any(|(wanted, _)| wanted.name == chain.name);
+    let found: Vec<nft::Chain> = found.into_iter().filter(|chain| extra || known(chain)).collect();
+    Ok(differing_chains(&found, &rules, wanted).into_iter().next())
+}
+
+/// In what chains and rules that are there differ from those wanted, in words.
+pub(crate) fn differing_chains(
+    found: &[nft::Chain],
+    rules: &[nft::ListedRule],
+    wanted: &Rendered,
+) -> Vec<String> {
+    let mut differences = Vec::new();
     for (chain, planned) in &wanted.chains {
-        match found.iter().find(|found| found.name == chain.name) {
-            None => return Ok(Some(format!("{chain} is missing"))),
-            Some(found) if found.base != chain.base => {
-                return Ok(Some(format!("{chain} is attached elsewhere")));
-            }
-            Some(_) => {}
-        }
         let tags = rules.iter().filter(|rule| rule.chain == chain.name).map(|rule| rule.tag);
-        if !tags.eq(planned.iter().map(|rule| Some(rule.tag()))) {
-            return Ok(Some(format!("{chain} has other rules")));
+        match found.iter().find(|found| found.name == chain.name) {
+            None => differences.push(format!("{chain} is missing")),
+            Some(found) if found.base != chain.base => {
+                differences.push(format!("{chain} is attached elsewhere"));
+            }
+            Some(_) if tags.eq(planned.iter().map(|rule| Some(rule.tag()))) => {}
+            Some(_) => differences.push(format!("{chain} has other rules")),
         }
     }
-    let extra = found.iter().find(|found| !wanted.chains.iter().any(|(chain, _)| chain.name == found.name));
-    Ok(extra.map(|chain| format!("{chain} is not ours")))
+    let known = |name: &str| wanted.chains.iter().any(|(chain, _)| chain.name == name);
+    let extra = found.iter().filter(|found| !known(&found.name));
+    differences.extend(extra.map(|chain| format!("{chain} is not ours")));
+    differences
 }
 
 /// Whether a set that is there can hold what the wanted one holds.
-fn alike(found: &nft::Set, wanted: &nft::Set) -> bool {
+pub(crate) fn alike(found: &nft::Set, wanted: &nft::Set) -> bool {
     found.key == wanted.key
         && found.data == wanted.data
         && found.interval == wanted.interval

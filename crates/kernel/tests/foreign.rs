@@ -8,7 +8,7 @@ use common::cluster::{self, Stack};
 use common::state::{assert_same, state};
 use common::{TestNs, reconcile};
 use kernel::{Error, Kernel};
-use plan::{Entries, Key};
+use plan::{Entries, Facts, Key};
 
 /// Things of others that are close to ours.
 const FOREIGN: &[&str] = &[
@@ -52,6 +52,9 @@ fn others_things_stay_and_cleanup_leaves_nothing_else() {
     let before = state(&test);
     let plan = small();
     reconcile(&plan);
+    let services =
+        plan::plan(&cluster::cluster(4, Stack::Dual), &cluster::name(0), &Facts::default()).services;
+    assert!(Kernel::open().unwrap().reconcile_services(&services).unwrap().services.is_none());
     let kept = state(&test);
     for line in before.lines() {
         assert!(kept.contains(line), "{line} was there before");
@@ -65,7 +68,7 @@ fn others_things_stay_and_cleanup_leaves_nothing_else() {
 
     // By an agent that knows nothing of the plan.
     let report = Kernel::open().unwrap().cleanup().unwrap();
-    assert!(report.failures.is_empty() && report.removed == 6 + 4 + 3, "{report}");
+    assert!(report.failures.is_empty() && report.removed == 6 + 4 + 3 + 2, "{report}");
     assert_same(&state(&test), &before, "cleanup");
     assert!(Kernel::open().unwrap().cleanup().unwrap().is_quiet());
 }
@@ -156,10 +159,33 @@ fn the_underlay_is_the_link_with_the_nodes_address() {
     test.run("ip link set eth0 mtu 1400");
     let mut kernel = Kernel::open().unwrap();
     let node = cluster::node(0, Stack::Dual);
-    let found = kernel.underlay(&node.addresses).unwrap();
+    let found = kernel.surroundings(&node.addresses).unwrap().underlay;
     for underlay in [found.v4.unwrap(), found.v6.unwrap()] {
         assert_eq!((underlay.link.as_str(), underlay.mtu), ("eth0", 1400));
     }
     let other = cluster::node(7, Stack::Dual);
-    assert!(kernel.underlay(&other.addresses).unwrap().is_empty());
+    assert!(kernel.surroundings(&other.addresses).unwrap().underlay.is_empty());
+}
+
+#[test]
+fn the_nodes_addresses_are_those_that_others_can_reach() {
+    let test = TestNs::underlay("own");
+    let _guard = test.enter();
+    for command in [
+        "ip addr add 192.0.2.66/32 dev lo",
+        "ip addr add 127.0.0.2/8 dev lo",
+        "ip addr add 169.254.1.1/16 dev eth0",
+        "ip addr add 2001:db8::66/128 dev wire nodad",
+        "ip link add cbr0 type bridge",
+        "ip link set cbr0 alias cambric",
+        "ip addr add 10.244.0.1/24 dev cbr0",
+        "ip link add cbvpod type veth peer name peer",
+        "ip addr add 10.9.9.9/32 dev cbvpod",
+    ] {
+        test.run(command);
+    }
+    test.run_words(&["ip", "link", "set", "cbvpod", "alias", &format!("{}x", kernel::pod::ALIAS_PREFIX)]);
+    let found = Kernel::open().unwrap().surroundings(&cluster::node(0, Stack::Dual).addresses).unwrap();
+    let addresses: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["172.16.0.1", "192.0.2.66", "2001:db8::1", "2001:db8::66"]);
 }

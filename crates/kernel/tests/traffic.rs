@@ -4,15 +4,13 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use common::cluster::{self, Stack};
+use common::pods::{self, NODE, Pod, STRANGER, attach, socket};
 use common::wire::{self, ARP, IPV4, IPV6, Wire};
 use common::{TestNs, reconcile};
-use kernel::pod::{self, PodNs, Wanted};
-use kernel::rtnl::RouteSocket;
-use model::{Attachment, LinkName, MacAddr};
+use model::{Attachment, MacAddr};
 
 /// A node with two pods, and the rest of the world at the other end of its underlay.
 struct Scene {
@@ -21,29 +19,9 @@ struct Scene {
     pods: [Pod; 2],
 }
 
-struct Pod {
-    test: TestNs,
-    mac: MacAddr,
-    v4: Ipv4Addr,
-    v6: Ipv6Addr,
-}
-
-/// The addresses of node-1 and of somebody who is no node.
-const NODE: [&str; 2] = ["172.16.0.2", "2001:db8::2"];
-const STRANGER: [&str; 2] = ["172.16.0.99", "2001:db8::99"];
-
 impl Scene {
     fn new() -> Scene {
-        let (node, world) = (TestNs::underlay("node"), TestNs::new("world"));
-        node.run(&format!("ip link set wire netns {}", world.name));
-        world.run("ip link set lo up");
-        world.run("ip link set wire up");
-        for address in [NODE[0], STRANGER[0]] {
-            world.run(&format!("ip addr add {address}/16 dev wire"));
-        }
-        for address in [NODE[1], STRANGER[1]] {
-            world.run(&format!("ip addr add {address}/64 dev wire nodad"));
-        }
+        let (node, world) = pods::node_and_world();
         let attachments: Vec<Attachment> =
             [2, 3].map(|number| cluster::attachment(number, Stack::Dual)).to_vec();
         let _guard = node.enter();
@@ -63,28 +41,6 @@ impl Scene {
         });
         counts.sum()
     }
-}
-
-/// Attaches a pod to the bridge of the calling thread's namespace.
-fn attach(attachment: &Attachment) -> Pod {
-    let test = TestNs::new("pod");
-    let (name, bridge) = (LinkName::new("eth0").unwrap(), LinkName::bridge());
-    let ranges: Vec<_> = cluster::node(0, Stack::Dual).pod_ranges.iter().copied().collect();
-    let wanted =
-        Wanted { attachment, name: &name, bridge: &bridge, mtu: 1450, ranges: &ranges, pod: "default/test" };
-    let mut namespace = PodNs::open(test.ns.path()).unwrap();
-    let attached = pod::attach(&mut RouteSocket::open().unwrap(), &mut namespace, &wanted).unwrap();
-    let (IpAddr::V4(v4), IpAddr::V6(v6)) = (attachment.addresses[0], attachment.addresses[1]) else {
-        panic!("{attachment:?}");
-    };
-    Pod { test, mac: attached.mac, v4, v6 }
-}
-
-fn socket(test: &TestNs, address: IpAddr, port: u16) -> UdpSocket {
-    let _guard = test.enter();
-    let socket = UdpSocket::bind(SocketAddr::new(address, port)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket
 }
 
 /// The source that a datagram to `to` has when it arrives.

@@ -33,6 +33,11 @@ pub struct ClusterNetworkSpec {
     #[serde(default)]
     #[schemars(length(max = 16), inner(regex(pattern = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
     pub service_ranges: Vec<String>,
+    /// The prefixes in which a node's addresses accept connections to node ports; if there are none, the nodes'
+    /// InternalIPs do.
+    #[serde(default)]
+    #[schemars(length(max = 16), inner(regex(pattern = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
+    pub node_port_addresses: Vec<String>,
     /// How packets between pods of different nodes cross the network between the nodes.
     #[serde(default)]
     pub encapsulation: EncapsulationSpec,

@@ -14,7 +14,8 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
             MtuSpec::Bytes(bytes) => bytes.to_string(),
             MtuSpec::Text(text) => text.clone(),
         };
-        NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)
+        NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)?
+            .with_node_port_addresses(&spec.node_port_addresses)
     }
 }
 
@@ -24,6 +25,7 @@ impl From<&NetworkConfig> for ClusterNetworkSpec {
         ClusterNetworkSpec {
             pod_ranges: network.pod_ranges.iter().map(ToString::to_string).collect(),
             service_ranges: network.service_ranges.iter().map(ToString::to_string).collect(),
+            node_port_addresses: network.node_port_addresses.iter().map(ToString::to_string).collect(),
             encapsulation: EncapsulationSpec {
                 protocol: Protocol::Vxlan,
                 when: When::Always,
@@ -89,6 +91,7 @@ mod tests {
         for spec in [
             json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/56"], "serviceRanges": ["10.96.0.0/12"]}),
             json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"vni": 7, "port": 8472}, "mtu": 1400}),
+            json!({"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["192.0.2.0/24", "2001:db8::/64"]}),
         ] {
             let network = read_spec(&spec).unwrap();
             assert_eq!(NetworkConfig::try_from(&ClusterNetworkSpec::from(&network)), Ok(network));
@@ -100,6 +103,7 @@ mod tests {
         let network = read_spec(&json!({
             "podRanges": ["10.244.0.0/16"],
             "serviceRanges": ["10.96.0.0/12"],
+            "nodePortAddresses": ["192.0.2.7/24", "::/0"],
             "encapsulation": {"protocol": "vxlan", "when": "always", "vni": 7, "port": 8472},
             "mtu": 1400,
         }))
@@ -108,6 +112,7 @@ mod tests {
         let Encapsulation::Vxlan(vxlan) = network.encapsulation;
         assert_eq!((vxlan.vni.value(), vxlan.port.value()), (7, 8472));
         assert_eq!(network.service_ranges, ["10.96.0.0/12".parse().unwrap()]);
+        assert_eq!(network.node_port_addresses, ["192.0.2.0/24".parse().unwrap(), "::/0".parse().unwrap()]);
     }
 
     #[test]
@@ -132,6 +137,10 @@ mod tests {
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"port": 65536}}),
                 "spec.encapsulation.port: 65536 is out of range",
+            ),
+            (
+                json!({"podRanges": ["10.0.0.0/8"], "nodePortAddresses": ["192.0.2.1"]}),
+                "spec.nodePortAddresses[0]: \"192.0.2.1\" is not an address prefix",
             ),
             (json!({"podRanges": ["fd00::/48"], "mtu": 1000}), "spec.mtu: \"1000\" cannot be used"),
             (json!({"podRanges": ["fd00::/48"], "mtu": "big"}), "spec.mtu: \"big\" cannot be used"),

@@ -1,13 +1,16 @@
 //! Kubernetes watches into the model, the `ClusterNetwork` resource, and the little that is written back.
 //!
 //! Objects are read as slim types that keep a name and the fields in use, so 5,000 nodes cost what they say about
-//! the network and nothing more. A [`Source`] turns two watches into [`Event`]s; what a lost connection means is
+//! the network and nothing more. A [`Source`] turns four watches into [`Event`]s; what a lost connection means is
 //! decided there: nothing. Objects are removed only when the API says that they are gone.
 
 mod cluster_network;
 mod conversion;
 mod error;
+mod namespaced;
 mod objects;
+mod service;
+mod slice;
 mod source;
 mod status;
 mod track;

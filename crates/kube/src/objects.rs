@@ -1,11 +1,17 @@
 //! Slim forms of the objects that are watched: deserialised straight from the API's answer, the rest is skipped.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use k8s_openapi::ClusterResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer};
+
+/// Where a node stands.
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The service of an endpoint slice.
+pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 
 /// A Node, without what does not concern the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,24 +70,187 @@ pub(crate) struct ClusterNetworkLite {
     pub(crate) status: serde_json::Value,
 }
 
-/// Keeps what the watch and we need of an object's metadata; labels, annotations and managed fields are never built.
+/// A Service, without what does not concern connections to it. Values are as wide as JSON has them: one that is wrong
+/// must not end the watch.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ServiceLite {
+    #[serde(deserialize_with = "slim_meta")]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: ServiceSpecLite,
+    #[serde(default)]
+    pub(crate) status: ServiceStatusLite,
+}
+
+/// `spec` of a Service.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ServiceSpecLite {
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    #[serde(rename = "clusterIP")]
+    pub(crate) cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs", deserialize_with = "null_is_empty")]
+    pub(crate) cluster_ips: Vec<String>,
+    #[serde(rename = "externalIPs", deserialize_with = "null_is_empty")]
+    pub(crate) external_ips: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) load_balancer_source_ranges: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) ports: Vec<ServicePortLite>,
+    pub(crate) internal_traffic_policy: Option<String>,
+    pub(crate) external_traffic_policy: Option<String>,
+    pub(crate) session_affinity: Option<String>,
+    pub(crate) session_affinity_config: Option<AffinityConfigLite>,
+    pub(crate) health_check_node_port: Option<i64>,
+}
+
+/// An entry of `spec.ports` of a Service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServicePortLite {
+    pub(crate) name: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) port: i64,
+    pub(crate) node_port: Option<i64>,
+}
+
+/// `spec.sessionAffinityConfig` of a Service.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct AffinityConfigLite {
+    #[serde(rename = "clientIP")]
+    pub(crate) client_ip: Option<ClientIpLite>,
+}
+
+/// `spec.sessionAffinityConfig.clientIP` of a Service.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ClientIpLite {
+    pub(crate) timeout_seconds: Option<i64>,
+}
+
+/// `status` of a Service.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ServiceStatusLite {
+    #[serde(default)]
+    pub(crate) load_balancer: LoadBalancerLite,
+}
+
+/// `status.loadBalancer` of a Service.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct LoadBalancerLite {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(crate) ingress: Vec<IngressLite>,
+}
+
+/// An entry of `status.loadBalancer.ingress` of a Service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct IngressLite {
+    pub(crate) ip: Option<String>,
+    pub(crate) ip_mode: Option<String>,
+}
+
+/// An EndpointSlice, without what does not concern connections to its endpoints.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EndpointSliceLite {
+    #[serde(deserialize_with = "slim_meta")]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) address_type: String,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(crate) ports: Vec<EndpointPortLite>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(crate) endpoints: Vec<EndpointLite>,
+}
+
+/// An entry of `ports` of an EndpointSlice.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct EndpointPortLite {
+    pub(crate) name: Option<String>,
+    pub(crate) protocol: Option<String>,
+    pub(crate) port: Option<i64>,
+}
+
+/// An entry of `endpoints` of an EndpointSlice.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EndpointLite {
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub(crate) addresses: Vec<String>,
+    #[serde(default)]
+    pub(crate) conditions: ConditionsLite,
+    pub(crate) node_name: Option<String>,
+    pub(crate) hints: Option<HintsLite>,
+}
+
+/// `conditions` of an endpoint.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct ConditionsLite {
+    pub(crate) ready: Option<bool>,
+    pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
+}
+
+/// `hints` of an endpoint.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct HintsLite {
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) for_zones: Vec<HintLite>,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) for_nodes: Vec<HintLite>,
+}
+
+/// An entry of `hints.forZones` or `hints.forNodes`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct HintLite {
+    pub(crate) name: Box<str>,
+}
+
+/// Go writes a list that was never made as null.
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Keeps what the watch and we need of an object's metadata; other labels, annotations and managed fields are never
+/// built.
 fn slim_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Slim {
         name: String,
+        namespace: Option<String>,
         resource_version: Option<String>,
         generation: Option<i64>,
+        labels: Option<Labels>,
     }
-    let Slim { name, resource_version, generation } = Slim::deserialize(deserializer)?;
-    Ok(ObjectMeta { name: Some(name), resource_version, generation, ..ObjectMeta::default() })
+    #[derive(Deserialize)]
+    struct Labels {
+        #[serde(rename = "topology.kubernetes.io/zone")]
+        zone: Option<String>,
+        #[serde(rename = "kubernetes.io/service-name")]
+        service: Option<String>,
+    }
+    let Slim { name, namespace, resource_version, generation, labels } = Slim::deserialize(deserializer)?;
+    let labels = labels.map(|Labels { zone, service }| {
+        let kept = [(ZONE, zone), (SERVICE, service)].into_iter();
+        kept.filter_map(|(key, value)| Some((key.to_owned(), value?))).collect::<BTreeMap<_, _>>()
+    });
+    let labels = labels.filter(|labels| !labels.is_empty());
+    let name = Some(name);
+    Ok(ObjectMeta { name, namespace, resource_version, generation, labels, ..ObjectMeta::default() })
 }
 
-macro_rules! cluster_scoped {
-    ($type:ident, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
+macro_rules! resource {
+    ($type:ident, $scope:ty, $group:literal, $version:literal, $kind:literal, $plural:literal) => {
         impl Resource for $type {
             type DynamicType = ();
-            type Scope = ClusterResourceScope;
+            type Scope = $scope;
 
             fn kind(_: &()) -> Cow<'_, str> {
                 $kind.into()
@@ -110,14 +279,35 @@ macro_rules! cluster_scoped {
     };
 }
 
-cluster_scoped!(NodeLite, "", "v1", "Node", "nodes");
-cluster_scoped!(ClusterNetworkLite, "cambric.io", "v1alpha1", "ClusterNetwork", "clusternetworks");
+resource!(NodeLite, ClusterResourceScope, "", "v1", "Node", "nodes");
+resource!(
+    ClusterNetworkLite,
+    ClusterResourceScope,
+    "cambric.io",
+    "v1alpha1",
+    "ClusterNetwork",
+    "clusternetworks"
+);
+resource!(ServiceLite, NamespaceResourceScope, "", "v1", "Service", "services");
+resource!(
+    EndpointSliceLite,
+    NamespaceResourceScope,
+    "discovery.k8s.io",
+    "v1",
+    "EndpointSlice",
+    "endpointslices"
+);
 
 impl NodeLite {
     /// The addresses that other nodes reach it by, in the order of the object.
     pub(crate) fn internal_ips(&self) -> impl Iterator<Item = &str> {
         let internal = self.status.addresses.iter().filter(|address| address.kind == "InternalIP");
         internal.map(|address| address.address.as_str())
+    }
+
+    /// Where it stands, if that is known.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
     }
 
     /// Whether the condition `NetworkUnavailable` already says what we would say.
@@ -139,7 +329,7 @@ mod tests {
         let node: NodeLite = serde_json::from_value(serde_json::json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": {
-                "name": "a", "resourceVersion": "7", "labels": {"x": "y"},
+                "name": "a", "resourceVersion": "7", "labels": {"x": "y", "topology.kubernetes.io/zone": "east"},
                 "managedFields": [{"manager": "kubelet"}],
             },
             "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00::/64"]},
@@ -159,7 +349,9 @@ mod tests {
         .unwrap();
         assert_eq!(node.metadata.name.as_deref(), Some("a"));
         assert_eq!(node.metadata.resource_version.as_deref(), Some("7"));
-        assert!(node.metadata.labels.is_none() && node.metadata.managed_fields.is_none());
+        assert_eq!(node.metadata.labels.as_ref().map(BTreeMap::len), Some(1));
+        assert!(node.metadata.managed_fields.is_none());
+        assert_eq!(node.zone(), Some("east"));
         assert_eq!(node.internal_ips().collect::<Vec<_>>(), ["192.0.2.1", "2001:db8::1"]);
         assert_eq!(node.spec.pod_cidrs, ["10.244.0.0/24", "fd00::/64"]);
         assert!(node.says_network_available());
@@ -169,6 +361,7 @@ mod tests {
     fn a_node_that_has_just_registered_is_read() {
         let node: NodeLite = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}})).unwrap();
         assert_eq!(node.internal_ips().count(), 0);
+        assert!(node.zone().is_none() && node.metadata.labels.is_none());
         assert!(!node.says_network_available());
     }
 }

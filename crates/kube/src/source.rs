@@ -1,6 +1,6 @@
 //! The watches, and the connection that they go over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
@@ -14,17 +14,25 @@ use model::NodeName;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::ConnectError;
-use crate::objects::{ClusterNetworkLite, NodeLite};
+use crate::namespaced::{Namespaced, Tracker};
+use crate::objects::{ClusterNetworkLite, EndpointSliceLite, NodeLite, ServiceLite};
 use crate::track::{Event, NetworkTracker, NodeTracker, Unjudged, Watched};
 use crate::write::{delay, write_verdict};
 
 /// How long the API may hold a watch open, in seconds. A connection that died without a word is noticed five seconds
-/// after this; 5,000 agents renew 60 watches a second between them.
+/// after this; 5,000 agents renew some 130 watches a second between them.
 const WATCH_TIMEOUT: u32 = 150;
 /// How long the API may take to answer; longer than a watch, which may be silent for all its time.
 const READ_TIMEOUT: Duration = Duration::from_secs(170);
 /// Objects per page of a list. A Node is some 10 KiB of JSON, and a page is held whole.
 const PAGE: u32 = 200;
+/// Slices per page: one has up to 100 endpoints, of some 400 bytes each.
+const PAGE_OF_SLICES: u32 = 100;
+/// Services per page, of some 2 KiB each.
+const PAGE_OF_SERVICES: u32 = 500;
+/// The services and slices that are ours, as kube-proxy has it: what names another proxy is not, and neither is what
+/// has no address of its own. Headless services need not have the label, but their slices do.
+const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 /// How long after a failed write of a status the next attempt is made.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -54,8 +62,9 @@ pub struct Source {
     local: NodeName,
     nodes: NodeTracker,
     networks: NetworkTracker,
-    nodes_listed: bool,
-    networks_listed: bool,
+    services: Tracker<ServiceLite>,
+    slices: Tracker<EndpointSliceLite>,
+    listed: BTreeSet<Watched>,
     synced: bool,
     broken: BTreeMap<Watched, String>,
     /// When the status of which `ClusterNetwork` is written, if nobody else does before.
@@ -68,8 +77,9 @@ impl Source {
         Source {
             nodes: NodeTracker::new(local.clone()),
             networks: NetworkTracker::default(),
-            nodes_listed: false,
-            networks_listed: false,
+            services: Tracker::default(),
+            slices: Tracker::default(),
+            listed: BTreeSet::new(),
             synced: false,
             broken: BTreeMap::new(),
             due: BTreeMap::new(),
@@ -82,8 +92,11 @@ impl Source {
     /// A watch that ends is resumed where it ended; one that cannot be resumed lists anew and says what is different.
     /// A watch that fails is tried again with a growing delay (0.8 to 30 seconds, spread at random).
     pub async fn run(mut self, client: Client, mut sink: impl FnMut(Event)) {
-        let mut nodes = pin!(watch::<NodeLite>(&client));
-        let mut networks = pin!(watch::<ClusterNetworkLite>(&client));
+        let ours = |page| config(page).labels(OURS);
+        let mut nodes = pin!(watch::<NodeLite>(&client, config(PAGE)));
+        let mut networks = pin!(watch::<ClusterNetworkLite>(&client, config(PAGE)));
+        let mut services = pin!(watch::<ServiceLite>(&client, ours(PAGE_OF_SERVICES)));
+        let mut slices = pin!(watch::<EndpointSliceLite>(&client, ours(PAGE_OF_SLICES)));
         let mut out = Vec::new();
         loop {
             let due =
@@ -91,6 +104,12 @@ impl Source {
             tokio::select! {
                 Some(event) = nodes.next() => self.take_nodes(event, &mut out),
                 Some(event) = networks.next() => self.take_networks(event, &mut out),
+                Some(event) = services.next() => {
+                    self.take_namespaced(Watched::Services, |source| &mut source.services, event, &mut out);
+                }
+                Some(event) = slices.next() => {
+                    self.take_namespaced(Watched::EndpointSlices, |source| &mut source.slices, event, &mut out);
+                }
                 Some(name) = until(due) => self.write(&client, name).await,
             }
             out.drain(..).for_each(&mut sink);
@@ -99,8 +118,21 @@ impl Source {
 
     fn take_nodes(&mut self, event: watcher::Result<watcher::Event<NodeLite>>, out: &mut Vec<Event>) {
         if let Some(event) = self.heard(Watched::Nodes, event, out) {
-            self.nodes_listed |= self.nodes.take(event, out);
-            self.note_synced(out);
+            let complete = self.nodes.take(event, out);
+            self.note_listed(Watched::Nodes, complete, out);
+        }
+    }
+
+    fn take_namespaced<K: Namespaced>(
+        &mut self,
+        watched: Watched,
+        tracker: fn(&mut Source) -> &mut Tracker<K>,
+        event: watcher::Result<watcher::Event<K>>,
+        out: &mut Vec<Event>,
+    ) {
+        if let Some(event) = self.heard(watched, event, out) {
+            let complete = tracker(self).take(event, out);
+            self.note_listed(watched, complete, out);
         }
     }
 
@@ -110,8 +142,8 @@ impl Source {
         out: &mut Vec<Event>,
     ) {
         let Some(event) = self.heard(Watched::ClusterNetworks, event, out) else { return };
-        self.networks_listed |= self.networks.take(event, out);
-        self.note_synced(out);
+        let complete = self.networks.take(event, out);
+        self.note_listed(Watched::ClusterNetworks, complete, out);
         let at = Instant::now() + delay(&self.local);
         let mut before = std::mem::take(&mut self.due);
         for (name, unjudged) in &self.networks.unjudged {
@@ -146,8 +178,12 @@ impl Source {
         }
     }
 
-    fn note_synced(&mut self, out: &mut Vec<Event>) {
-        if !self.synced && self.nodes_listed && self.networks_listed {
+    fn note_listed(&mut self, watched: Watched, complete: bool, out: &mut Vec<Event>) {
+        if !complete || self.synced {
+            return;
+        }
+        self.listed.insert(watched);
+        if Watched::ALL.iter().all(|watched| self.listed.contains(watched)) {
             self.synced = true;
             out.push(Event::Synced);
         }
@@ -177,7 +213,16 @@ async fn until(due: Option<(String, Instant)>) -> Option<String> {
     Some(name)
 }
 
-fn watch<K>(client: &Client) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<K>
+fn config(page: u32) -> watcher::Config {
+    // The most recent state and not a cache's: a node that this one has already seen must not seem gone because a
+    // replica of the API lags behind.
+    watcher::Config::default().page_size(page).timeout(WATCH_TIMEOUT)
+}
+
+fn watch<K>(
+    client: &Client,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + use<K>
 where
     K: kube::Resource<DynamicType = ()>
         + Clone
@@ -186,9 +231,6 @@ where
         + Send
         + 'static,
 {
-    // The most recent state and not a cache's: a node that this one has already seen must not seem gone because a
-    // replica of the API lags behind.
-    let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_TIMEOUT);
     watcher(Api::<K>::all(client.clone()), config).default_backoff()
 }
 

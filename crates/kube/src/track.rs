@@ -5,7 +5,7 @@ use std::fmt;
 
 use kube::ResourceExt;
 use kube::runtime::watcher;
-use model::{NetworkConfig, Node, NodeName};
+use model::{EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, Service};
 
 use crate::cluster_network::SINGLETON;
 use crate::conversion::read_spec;
@@ -15,7 +15,7 @@ use crate::status::{Verdict, is_judged, verdict};
 /// A change of the cluster, as far as the network is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Both watches have listed all that there was: every event for it came before. Comes once.
+    /// All watches have listed all that there was: every event for it came before. Comes once.
     Synced,
     /// The configuration of the network is new or changed.
     Network(NetworkConfig),
@@ -25,6 +25,14 @@ pub enum Event {
     Node(Node),
     /// A node was deleted.
     NodeGone(NodeName),
+    /// A service is new or changed.
+    Service(Service),
+    /// A service was deleted, or is none of ours any more.
+    ServiceGone(ObjectName),
+    /// An endpoint slice is new or changed.
+    Slice(EndpointSlice),
+    /// An endpoint slice was deleted, or is none of ours any more.
+    SliceGone(ObjectName),
     /// The Node object of this node was seen.
     LocalNode {
         /// Whether its condition `NetworkUnavailable` is `False` and written by us.
@@ -57,6 +65,16 @@ pub enum Watched {
     Nodes,
     /// `ClusterNetwork`s.
     ClusterNetworks,
+    /// Services.
+    Services,
+    /// Endpoint slices.
+    EndpointSlices,
+}
+
+impl Watched {
+    /// All of them.
+    pub(crate) const ALL: [Watched; 4] =
+        [Watched::Nodes, Watched::ClusterNetworks, Watched::Services, Watched::EndpointSlices];
 }
 
 impl fmt::Display for Watched {
@@ -64,6 +82,8 @@ impl fmt::Display for Watched {
         f.write_str(match self {
             Watched::Nodes => "nodes",
             Watched::ClusterNetworks => "clusternetworks",
+            Watched::Services => "services",
+            Watched::EndpointSlices => "endpointslices",
         })
     }
 }
@@ -73,7 +93,7 @@ impl fmt::Display for Watched {
 pub struct Object {
     /// Its kind.
     pub kind: &'static str,
-    /// Its name.
+    /// Its name; with its namespace before it, as `default/web`, if it lives in one.
     pub name: String,
 }
 
@@ -85,17 +105,17 @@ impl fmt::Display for Object {
 
 /// The objects that are refused now, so that each is reported once per reason.
 #[derive(Debug, Default)]
-struct Refusals(BTreeMap<String, String>);
+pub(crate) struct Refusals(pub(crate) BTreeMap<String, String>);
 
 impl Refusals {
-    fn refuse(&mut self, object: Object, reason: String, out: &mut Vec<Event>) {
+    pub(crate) fn refuse(&mut self, object: Object, reason: String, out: &mut Vec<Event>) {
         if self.0.get(&object.name) != Some(&reason) {
             self.0.insert(object.name.clone(), reason.clone());
             out.push(Event::Refused { object, reason });
         }
     }
 
-    fn accept(&mut self, object: Object, out: &mut Vec<Event>) {
+    pub(crate) fn accept(&mut self, object: Object, out: &mut Vec<Event>) {
         if self.0.remove(&object.name).is_some() {
             out.push(Event::Accepted(object));
         }
@@ -104,10 +124,10 @@ impl Refusals {
 
 /// Which objects a list that is under way has named; what it has not named when it ends is gone.
 #[derive(Debug, Default)]
-struct Listing(HashSet<String>);
+pub(crate) struct Listing(pub(crate) HashSet<String>);
 
 impl Listing {
-    fn gone<'a>(&mut self, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    pub(crate) fn gone<'a>(&mut self, known: impl Iterator<Item = &'a str>) -> Vec<String> {
         let listed = std::mem::take(&mut self.0);
         known.filter(|name| !listed.contains(*name)).map(str::to_owned).collect()
     }
@@ -166,6 +186,7 @@ impl NodeTracker {
         let local = name == self.local;
         match Node::parse(name, lite.internal_ips(), lite.spec.pod_cidrs.iter().map(String::as_str)) {
             Ok(node) => {
+                let node = Node { zone: lite.zone().map(Box::from), ..node };
                 self.refusals.accept(object, out);
                 // Most changes of a Node are heartbeats and images, which do not concern the network.
                 if self.known.get(&node.name) != Some(&node) {
@@ -341,6 +362,16 @@ mod tests {
         let b = node("b", "192.0.2.2", "10.244.2.0/24");
         assert_eq!(feed(&mut tracker, vec![Apply(b.clone())]).len(), 1);
         assert_eq!(feed(&mut tracker, vec![Apply(b.clone()), Apply(b)]), []);
+    }
+
+    #[test]
+    fn the_zone_of_a_node_is_followed() {
+        let mut tracker = nodes();
+        let mut b = node("b", "192.0.2.2", "10.244.2.0/24");
+        feed(&mut tracker, vec![Apply(b.clone())]);
+        b.metadata.labels = Some([("topology.kubernetes.io/zone".to_owned(), "east".to_owned())].into());
+        let events = feed(&mut tracker, vec![Apply(b.clone()), Apply(b)]);
+        assert!(matches!(&events[..], [Event::Node(b)] if b.zone.as_deref() == Some("east")), "{events:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod node;
 mod node_file;
 mod range;
 mod service;
+mod shared_names;
 
 pub use attachment::{Attachment, AttachmentId};
 pub use cluster::Cluster;
@@ -25,3 +26,4 @@ pub use node::{Node, NodeError};
 pub use node_file::NodeFile;
 pub use range::{PodRange, RangeError};
 pub use service::{ObjectName, Protocol, Service, ServiceError, ServicePort, TrafficPolicy};
+pub use shared_names::SharedNames;

@@ -182,6 +182,15 @@ mod tests {
     }
 
     #[test]
+    fn link_names_are_texts_in_order_and_in_words() {
+        let texts = ["a", "a0", "ab", "b", "eth0", "eth01", "vxlan.cambric", "zzzzzzzzzzzzzzz", "ü"];
+        let names: Vec<LinkName> = texts.iter().map(|text| LinkName::new(*text).unwrap()).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(names.iter().map(LinkName::as_str).collect::<Vec<_>>(), texts);
+        assert_eq!(format!("{:?} {}", names[0], names[0]), "LinkName(\"a\") a");
+    }
+
+    #[test]
     fn our_own_names_pass_the_check() {
         for name in [LinkName::bridge(), LinkName::vxlan_v4(), LinkName::vxlan_v6(), LinkName::pod(u64::MAX)]
         {

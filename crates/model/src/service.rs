@@ -88,7 +88,7 @@ pub enum TrafficPolicy {
 /// What the network needs to know of a Kubernetes Service.
 ///
 /// Headless services, those of type `ExternalName` and those that name another proxy are none of ours.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// Its name.
     pub name: ObjectName,
@@ -114,7 +114,7 @@ pub struct Service {
 }
 
 /// An entry of `spec.ports`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Its name; empty if it has none.
     pub name: Box<str>,

@@ -1,5 +1,7 @@
 //! The client: commits batches and lists what is in force.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use crate::attr::{Attrs, Message, Messages, Writer, read_str, read_u32_ne};
 use crate::batch::Batch;
 use crate::decode::{self, ListedRule};
@@ -351,6 +353,12 @@ impl Socket {
         let first = self.seq.wrapping_add(1);
         self.seq = self.seq.wrapping_add(count);
         first
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netlink.as_fd()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
-use crate::services::ServicePlan;
+use crate::services::{ServicePlan, ServicePortName};
 use crate::{Problem, SetName, Table, TableFamily, Value};
 
 /// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
@@ -45,6 +45,8 @@ pub enum Origin {
     ClusterNetwork,
     /// A node of the cluster.
     Node(NodeName),
+    /// A port of a service.
+    Service(Arc<ServicePortName>),
     /// A pod's interface on this node.
     Attachment(AttachmentId),
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::ClusterNetwork => f.write_str("ClusterNetwork"),
             Origin::Node(name) => write!(f, "Node {name}"),
+            Origin::Service(name) => write!(f, "Service {name}"),
             Origin::Attachment(id) => write!(f, "Pod interface {id}"),
         }
     }

@@ -219,6 +219,16 @@ impl Planner {
         &self.nodes
     }
 
+    /// The services that are known.
+    pub fn known_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.known()
+    }
+
+    /// The endpoint slices that are known.
+    pub fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.services.known_slices()
+    }
+
     fn replan_all(&mut self, change: &mut Change) {
         self.replan_local(change);
         for name in self.nodes.keys().filter(|name| **name != self.local).cloned().collect::<Vec<_>>() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::{Family, NodeName, ObjectName, PodRange};
 
 use crate::services::Frontend;
@@ -50,6 +51,19 @@ pub enum Problem {
         /// Who has not.
         loser: ObjectName,
     },
+    /// Two services with the same port for health checks.
+    #[error(
+        "Service {loser} and Service {winner} both have spec.healthCheckNodePort {port}; {winner} is answered for \
+         until one of them changes"
+    )]
+    HealthPortConflict {
+        /// The port, host byte order.
+        port: u16,
+        /// Whose endpoints are told.
+        winner: ObjectName,
+        /// Whose are not.
+        loser: ObjectName,
+    },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
     OverlapsLocal {
@@ -59,6 +73,19 @@ pub enum Problem {
         range: PodRange,
         /// The range of this node.
         own: PodRange,
+    },
+    /// A node's range is among the addresses of services.
+    #[error(
+        "Node {node}: pod range {range} overlaps {services} in spec.serviceRanges, whose addresses are refused \
+         unless a service has them; its pods cannot be reached"
+    )]
+    AmongServices {
+        /// The node.
+        node: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// The range of services.
+        services: IpNet,
     },
     /// The underlay is too narrow.
     #[error(

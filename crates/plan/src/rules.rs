@@ -97,6 +97,8 @@ pub struct Set {
     pub data: SetData,
     /// Whether rules add the elements ([`Action::Learn`]), and not the plan.
     pub learned: bool,
+    /// The most elements that it takes, if it is learned.
+    pub most: Option<u32>,
 }
 
 /// What the elements of a set hold.
@@ -113,7 +115,7 @@ pub enum SetData {
 impl Set {
     /// A set of single values.
     pub fn plain(name: SetName, fields: Vec<Field>) -> Set {
-        Set { name, fields, prefixes: false, data: SetData::Nothing, learned: false }
+        Set { name, fields, prefixes: false, data: SetData::Nothing, learned: false, most: None }
     }
 }
 
@@ -145,8 +147,12 @@ pub enum Hook {
     Forward,
     /// Packets of this node, after destination address translation (`NF_INET_LOCAL_OUT`, priority 0).
     Output,
-    /// Packets that leave this node (`NF_INET_POST_ROUTING`, priority 0).
-    Postrouting,
+    /// The first packet of each connection that leaves this node (`NF_INET_POST_ROUTING`, source address translation,
+    /// priority 98). A chain of another type would see all packets of a connection that nobody answers.
+    FirstOut,
+    /// The first packet of each connection to this node itself (`NF_INET_LOCAL_IN`, source address translation, priority
+    /// 98).
+    FirstIn,
     /// Packets that leave this node, source address translation before [`Hook::SourceNat`] (priority 99): the first of
     /// the two that translates a connection is the one that does.
     ServiceSourceNat,
@@ -174,8 +180,6 @@ pub enum Match {
     In(Vec<Field>, SetName),
     /// The fields are no element of the set.
     NotIn(Vec<Field>, SetName),
-    /// The packet is the first of its connection.
-    New,
     /// The destination of the packet's connection was rewritten.
     Translated,
     /// Whether the source is an address of this node.

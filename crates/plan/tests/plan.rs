@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{
-    Attachment, AttachmentId, Cluster, Encapsulation, MacAddr, NetworkConfig, Node, NodeName, PerFamily,
-    VxlanSettings,
+    Attachment, AttachmentId, Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family, MacAddr,
+    NetworkConfig, Node, NodeName, ObjectName, PerFamily, Protocol, Service, TrafficPolicy, VxlanSettings,
 };
 use plan::{Entry, Facts, Input, Key, Link, NodePlan, Origin, Planner, Problem, plan};
 
@@ -162,6 +162,33 @@ fn of_two_nodes_with_one_range_the_first_by_name_has_it_until_it_leaves() {
 }
 
 #[test]
+fn of_three_claims_each_that_goes_leaves_the_others_in_order() {
+    let claimants = ["a", "b", "c"];
+    let node = |name: &str, last| node(name, &[&format!("192.0.2.{last}")], &["10.244.2.0/24"]);
+    let key = Key::Route("10.244.2.0/24".parse().unwrap());
+    for (come, go) in [([0, 1, 2], [0, 1, 2]), ([2, 1, 0], [1, 0, 2]), ([1, 2, 0], [2, 0, 1])] {
+        let mut planner = Planner::new(NodeName::new("one").unwrap());
+        planner.update(Input::Network(network("auto")));
+        planner.update(Input::Node(one()));
+        for each in come {
+            planner.update(Input::Node(node(claimants[each], 10 + each)));
+        }
+        // One that changes claims once, as before.
+        planner.update(Input::Node(node(claimants[go[2]], 20)));
+        let mut left = vec![0, 1, 2];
+        for gone in go {
+            let winner = Origin::Node(NodeName::new(claimants[left[0]]).unwrap());
+            assert_eq!(planner.planned(&key).unwrap().origin, winner, "{come:?} {go:?}");
+            // Each that has lost is told of for the route and for the neighbour.
+            assert_eq!(planner.problems().len(), 2 * (left.len() - 1), "{come:?} {go:?}");
+            planner.update(Input::NodeGone(NodeName::new(claimants[gone]).unwrap()));
+            left.retain(|each| *each != gone);
+        }
+        assert_eq!(planner.planned(&key), None);
+    }
+}
+
+#[test]
 fn a_range_that_overlaps_the_nodes_own_is_left_out() {
     let plan = plan_of(
         &[one(), node("two", &["192.0.2.2"], &["10.244.0.0/20"])],
@@ -218,4 +245,57 @@ fn nothing_is_planned_before_network_and_node_are_known() {
     assert!(planner.update(Input::Node(two())).is_empty());
     assert!(planner.update(Input::Network(network("auto"))).is_empty());
     assert!(!planner.update(Input::Node(one())).is_empty());
+}
+
+#[test]
+fn a_load_balancer_is_told_of_this_nodes_endpoints_while_the_node_is_known() {
+    let name = ObjectName::new("shop", "web");
+    let service = Service {
+        name: name.clone(),
+        cluster_addresses: vec!["10.96.0.1".parse().unwrap(), "fd00:96::1".parse().unwrap()],
+        external_addresses: Vec::new(),
+        balancer_addresses: Vec::new(),
+        balancer_sources: Vec::new(),
+        ports: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Local,
+        affinity: None,
+        health_check_port: Some(32000),
+    };
+    let endpoint = |address: &str, node: &str| Endpoint {
+        address: address.parse().unwrap(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(NodeName::new(node).unwrap().into()),
+        zones: [].into(),
+        nodes: [].into(),
+    };
+    let slice = EndpointSlice {
+        name: ObjectName::new("shop", "web-v4"),
+        service: "web".into(),
+        family: Family::V4,
+        ports: vec![EndpointPort { name: "".into(), protocol: Protocol::Tcp, port: 80 }],
+        endpoints: vec![endpoint("10.244.1.2", "one"), endpoint("10.244.2.2", "two")],
+    };
+    let mut planner = Planner::new(NodeName::new("one").unwrap());
+    let answer = |planner: &Planner| {
+        let checks = &planner.services().health_checks;
+        checks.get(&32000).map(|check| check.local_endpoints.clone())
+    };
+    let slice_name = slice.name.clone();
+    for input in [Input::Network(network("auto")), Input::Service(service), Input::Slice(slice)] {
+        planner.update(input);
+        assert_eq!(answer(&planner), None);
+    }
+    planner.update(Input::Node(one()));
+    assert_eq!(answer(&planner), Some(PerFamily { v4: Some(1), v6: Some(0) }));
+    planner.update(Input::SliceGone(slice_name));
+    assert_eq!(answer(&planner), Some(PerFamily { v4: Some(0), v6: Some(0) }));
+    planner.update(Input::NodeGone(one().name));
+    assert_eq!(answer(&planner), None);
+    planner.update(Input::Node(one()));
+    assert!(answer(&planner).is_some());
+    planner.update(Input::ServiceGone(name));
+    assert_eq!(answer(&planner), None);
 }

@@ -11,7 +11,7 @@ use model::{
     Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family, NetworkConfig, Node, NodeName,
     ObjectName, Protocol, Service, ServicePort, TrafficPolicy, VxlanSettings,
 };
-use plan::services::{Backend, Balancer, Datum, Frontend, ServicePlan, Target, elements, ranges};
+use plan::services::{Backend, Balancer, Datum, Frontend, Reach, ServicePlan, Target, elements, ranges};
 use plan::{Facts, Input, Planner};
 use proptest::prelude::*;
 
@@ -146,10 +146,10 @@ fn every_way_to_a_service_from_outside() {
     let plan = planned(std::slice::from_ref(&web), &slices);
     for (address, port) in [("198.51.100.1", 80), ("198.51.100.2", 80), ("192.0.2.1", 30080)] {
         let balancer = of(&plan, address, port);
-        assert!(balancer.exposed && balancer.outside.is_none(), "{address}");
+        assert!(balancer.reach != Reach::Cluster && balancer.outside.is_none(), "{address}");
         assert_eq!(balancer.target.backends().len(), 2, "{address}");
     }
-    assert!(!of(&plan, "10.96.0.1", 80).exposed);
+    assert_eq!(of(&plan, "10.96.0.1", 80).reach, Reach::Cluster);
     assert!(!plan.frontends.contains_key(&at("192.0.2.2", 30080)), "the address of another node");
     let sources = |text| of(&plan, text, 80).sources.as_ref().map(|sources| sources.len());
     assert_eq!(sources("198.51.100.1"), None, "the list is about the balancer's addresses");
@@ -185,6 +185,17 @@ fn node_ports_are_at_the_addresses_that_the_network_names() {
         planner.services().frontends.keys().copied().filter(|frontend| frontend.port == 30080).collect();
     assert_eq!(known, [at("198.51.100.7", 30080), at("2001:db8:5::7", 30080)]);
     assert_eq!(change.services.frontends.keys().copied().collect::<Vec<_>>(), known);
+}
+
+#[test]
+fn a_service_of_one_family_is_reached_in_that_family_only() {
+    let mut web = service("web", 1);
+    web.cluster_addresses.truncate(1);
+    web.external_addresses = vec!["198.51.100.1".parse().unwrap(), "2001:db8:100::1".parse().unwrap()];
+    web.ports[0].node_port = Some(30080);
+    let plan = planned(&[web], &[slice("web", "web", Family::V4, &[(1, 5)])]);
+    let known: Vec<Frontend> = plan.frontends.keys().copied().collect();
+    assert_eq!(known, [at("10.96.0.1", 80), at("192.0.2.1", 30080), at("198.51.100.1", 80)]);
 }
 
 #[test]
@@ -232,6 +243,29 @@ fn of_two_services_with_one_address_the_first_by_name_has_it_until_it_goes() {
 }
 
 #[test]
+fn an_external_address_takes_no_cluster_address_from_another_service() {
+    let mut thief = service("a", 1);
+    thief.external_addresses = vec!["10.96.0.2".parse().unwrap(), "192.0.2.1".parse().unwrap()];
+    thief.ports[0].port = 80;
+    let mut web = service("web", 2);
+    web.ports[0].node_port = Some(80);
+    for services in [[thief.clone(), web.clone()], [web, thief]] {
+        let mut planner = Planner::new(node(1).name);
+        planner.update(Input::Network(network()));
+        planner.update(Input::Node(node(1)));
+        for service in services {
+            planner.update(Input::Service(service));
+        }
+        for address in ["10.96.0.2", "192.0.2.1"] {
+            assert_eq!(of(planner.services(), address, 80).service.service, name("web"), "{address}");
+        }
+        assert_eq!(planner.problems().len(), 2);
+        planner.update(Input::ServiceGone(name("web")));
+        assert_eq!(of(planner.services(), "10.96.0.2", 80).service.service, name("a"));
+    }
+}
+
+#[test]
 fn a_slice_that_changes_its_service_leaves_the_other() {
     let mut planner = Planner::new(node(1).name);
     planner.update(Input::Network(network()));
@@ -274,6 +308,26 @@ fn ranges_of_nodes_outside_of_the_network_are_pods_too() {
     assert!(!planner.update(Input::Node(node(4))).services.settings);
     assert!(planner.update(Input::NodeGone(stray.name)).services.settings);
     assert_eq!(count(&planner), 2);
+}
+
+#[test]
+fn a_node_whose_pods_would_be_among_services_is_told_of() {
+    let mut clashing = node(3);
+    clashing.pod_ranges.v4 = Some("10.96.7.0/24".parse().unwrap());
+    let mut planner = Planner::new(node(1).name);
+    planner.update(Input::Network(network()));
+    planner.update(Input::Node(node(1)));
+    planner.update(Input::Node(clashing.clone()));
+    let problems: Vec<String> = planner.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "Node node-3: pod range 10.96.7.0/24 overlaps 10.96.0.0/16 in spec.serviceRanges, whose addresses are refused \
+          unless a service has them; its pods cannot be reached"
+        ]
+    );
+    planner.update(Input::NodeGone(clashing.name));
+    assert!(planner.problems().is_empty());
 }
 
 /// What a test does to a cluster.
@@ -397,7 +451,7 @@ proptest! {
                     let known = whole.services.pickers.keys().any(|(family, picker)| {
                         *family == frontend.family() && plan::services::picker_chain(*picker) == *chain
                     });
-                    prop_assert!(known || ["refuse", "drop"].contains(&&*chain.0), "{}", chain);
+                    prop_assert!(known || ["refuse", "drop-silently"].contains(&&*chain.0), "{}", chain);
                 }
             }
         }

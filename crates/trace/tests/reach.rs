@@ -2,136 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test may panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod common;
+
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-use model::{
-    Attachment, AttachmentId, Cluster, Encapsulation, Family, NetworkConfig, Node, NodeName, PerFamily,
-    PodRange, VxlanSettings,
-};
-use plan::{Facts, Input, NodePlan, Origin, Planner, plan};
+use model::{Family, PerFamily, PodRange};
+use plan::{Input, NodePlan, Origin, Planner, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use trace::{End, Loss, Packet, Start, Step, World, walk};
+use trace::{End, Loss, Start, Step, walk};
 
-const TCP: u8 = 6;
-
-#[derive(Debug, Clone)]
-struct Shape {
-    underlay: PerFamily<()>,
-    pods: PerFamily<()>,
-    /// Pods per node.
-    nodes: Vec<u8>,
-    /// Whether a node's pod range lies outside the cluster's.
-    stray: bool,
-}
-
-fn families() -> impl Strategy<Value = PerFamily<()>> {
-    prop_oneof![
-        Just(PerFamily { v4: Some(()), v6: None }),
-        Just(PerFamily { v4: None, v6: Some(()) }),
-        Just(PerFamily { v4: Some(()), v6: Some(()) }),
-    ]
-}
-
-fn shape() -> impl Strategy<Value = Shape> {
-    (families(), families(), prop::collection::vec(0u8..4, 1..7), any::<bool>())
-        .prop_map(|(underlay, pods, nodes, stray)| Shape { underlay, pods, nodes, stray })
-}
-
-struct Built {
-    cluster: Cluster,
-    facts: BTreeMap<NodeName, Facts>,
-}
-
-fn node_address(family: Family, index: usize) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::from([192, 0, 2, index as u8 + 1]),
-        Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, index as u16 + 1]),
-    }
-}
-
-fn pod_range(family: Family, index: usize, stray: bool) -> PodRange {
-    let third = if stray { 99 } else { 244 };
-    match family {
-        Family::V4 => PodRange::new(IpNet::new_assert([10, third, index as u8, 0].into(), 24)),
-        Family::V6 => PodRange::new(IpNet::new_assert(
-            [0xfd00, 0x10, u16::from(third), index as u16, 0, 0, 0, 0].into(),
-            64,
-        )),
-    }
-    .unwrap()
-}
-
-fn build(shape: &Shape) -> Built {
-    let both =
-        |has: &PerFamily<()>| Family::BOTH.into_iter().filter(|f| has.of(*f).is_some()).collect::<Vec<_>>();
-    let network = NetworkConfig::parse(
-        &["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()],
-        &["10.96.0.0/12".to_owned()],
-        Encapsulation::Vxlan(VxlanSettings::default()),
-        "auto",
-    )
-    .unwrap();
-    let mut built = Built {
-        cluster: Cluster {
-            network,
-            nodes: BTreeMap::new(),
-            services: BTreeMap::new(),
-            slices: BTreeMap::new(),
-        },
-        facts: BTreeMap::new(),
-    };
-    for (index, pods) in shape.nodes.iter().enumerate() {
-        let name = NodeName::new(format!("node-{index}")).unwrap();
-        let mut node = Node {
-            name: name.clone(),
-            addresses: PerFamily::default(),
-            pod_ranges: PerFamily::default(),
-            zone: None,
-        };
-        for family in both(&shape.underlay) {
-            node.addresses.insert(family, node_address(family, index));
-        }
-        for family in both(&shape.pods) {
-            node.pod_ranges.insert(family, pod_range(family, index, shape.stray && index == 0));
-        }
-        let attachments = (0..*pods).map(|pod| pod_on(&node, pod)).collect();
-        built.facts.insert(name.clone(), Facts { attachments, ..Facts::default() });
-        built.cluster.nodes.insert(name, node);
-    }
-    built
-}
-
-fn pod_on(node: &Node, pod: u8) -> Attachment {
-    let nth = |range: &PodRange| match range.first_pod() {
-        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::from(pod)).into()),
-        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(pod)).into()),
-    };
-    Attachment {
-        id: AttachmentId { container_id: format!("{}-{pod}", node.name), ifname: "eth0".to_owned() },
-        addresses: node.pod_ranges.iter().map(nth).collect(),
-    }
-}
-
-fn world(built: &Built) -> World {
-    let planned = |(name, node): (&NodeName, &Node)| {
-        (name.clone(), (node.clone(), plan(&built.cluster, name, &built.facts[name])))
-    };
-    World { nodes: built.cluster.nodes.iter().map(planned).collect() }
-}
-
-fn pods(built: &Built) -> Vec<(NodeName, Attachment)> {
-    let of = |(name, facts): (&NodeName, &Facts)| {
-        facts.attachments.iter().map(|pod| (name.clone(), pod.clone())).collect::<Vec<_>>()
-    };
-    built.facts.iter().flat_map(of).collect()
-}
-
-fn packet(source: IpAddr, destination: IpAddr) -> Packet {
-    Packet { source, destination, protocol: TCP, destination_port: Some(80) }
-}
+use common::{Shape, build, packet, pods, shape, world};
 
 proptest! {
     #[test]

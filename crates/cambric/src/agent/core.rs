@@ -1,11 +1,22 @@
 //! What the agent knows of the cluster, and what it makes of it. No I/O and no clock.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kube_source::{Event, Object, Watched};
-use model::{Attachment, NetworkConfig, Node, NodeFile, NodeName, PerFamily};
+use model::{
+    Attachment, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily, Service,
+};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Input, Key, Planned, Planner};
+
+/// The objects of the cluster, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Objects {
+    pub(crate) nodes: BTreeMap<NodeName, Node>,
+    pub(crate) services: BTreeMap<ObjectName, Service>,
+    pub(crate) slices: BTreeMap<ObjectName, EndpointSlice>,
+}
 
 /// The cluster as the agent sees it, and the plan of this node.
 #[derive(Debug)]
@@ -13,7 +24,7 @@ pub(crate) struct Core {
     local: NodeName,
     planner: Planner,
     /// What is being listed, until the list is complete: it then takes the place of what a file said.
-    listing: Option<BTreeMap<NodeName, Node>>,
+    listing: Option<Objects>,
     listed_network: Option<NetworkConfig>,
     restored: bool,
     refused: BTreeMap<Object, String>,
@@ -40,7 +51,7 @@ impl Core {
     pub(crate) fn new(local: NodeName) -> Core {
         Core {
             planner: Planner::new(local.clone()),
-            listing: Some(BTreeMap::new()),
+            listing: Some(Objects::default()),
             listed_network: None,
             restored: false,
             refused: BTreeMap::new(),
@@ -54,10 +65,10 @@ impl Core {
     }
 
     /// Takes what an earlier run knew, to go by until the API is heard.
-    pub(crate) fn restore(&mut self, network: NetworkConfig, nodes: BTreeMap<NodeName, Node>) {
+    pub(crate) fn restore(&mut self, network: NetworkConfig, objects: Objects) {
         if self.listing.is_some() && self.planner.network().is_none() {
             self.restored = true;
-            self.rebuild(Some(network), nodes);
+            self.rebuild(Some(network), objects);
         }
     }
 
@@ -91,6 +102,10 @@ impl Core {
             }
             Event::Node(node) => return self.node(node),
             Event::NodeGone(name) => return self.node_gone(name),
+            Event::Service(service) => return self.service(service),
+            Event::ServiceGone(name) => return self.service_gone(name),
+            Event::Slice(slice) => return self.slice(slice),
+            Event::SliceGone(name) => return self.slice_gone(name),
         }
         Todo::Nothing
     }
@@ -115,7 +130,9 @@ impl Core {
             return Some(format!("the API cannot be watched ({watched}): {error}"));
         }
         if self.listing.is_some() {
-            return Some("the API has not listed all nodes and ClusterNetworks yet".to_owned());
+            return Some(
+                "the API has not listed all nodes, ClusterNetworks, services and endpoints yet".to_owned(),
+            );
         }
         if self.planner.network().is_none() {
             let object = Object { kind: "ClusterNetwork", name: kube_source::SINGLETON.to_owned() };
@@ -144,11 +161,6 @@ impl Core {
     /// What the kernel should hold.
     pub(crate) fn entries(&self) -> &Entries {
         self.planner.entries()
-    }
-
-    /// What connections to services become.
-    pub(crate) fn services(&self) -> &ServicePlan {
-        self.planner.services()
     }
 
     /// What the CNI plugin is to be told; `None` while the node has no pod range.
@@ -201,7 +213,22 @@ impl Core {
         self.planner.nodes()
     }
 
-    /// Changes whenever the network or a node does.
+    /// All services.
+    pub(crate) fn known_services(&self) -> impl Iterator<Item = &Service> {
+        self.planner.known_services()
+    }
+
+    /// All endpoint slices.
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.planner.known_slices()
+    }
+
+    /// The services' part of the plan.
+    pub(crate) fn services(&self) -> &ServicePlan {
+        self.planner.services()
+    }
+
+    /// Changes whenever the network or an object does.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -211,6 +238,11 @@ impl Core {
         &self.planner.facts().attachments
     }
 
+    /// The node's own addresses.
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        &self.planner.facts().addresses
+    }
+
     /// The MTU of the underlay in bytes, by family.
     pub(crate) fn underlay_mtu(&self) -> &PerFamily<u32> {
         &self.planner.facts().underlay_mtu
@@ -218,18 +250,24 @@ impl Core {
 
     /// The lists are complete. What they do not have is gone, except for what a plan cannot be without.
     fn synced(&mut self) -> Todo {
-        let Some(mut nodes) = self.listing.take() else { return Todo::Nothing };
+        let Some(mut objects) = self.listing.take() else { return Todo::Nothing };
+        tracing::info!(
+            nodes = objects.nodes.len(),
+            services = objects.services.len(),
+            slices = objects.slices.len(),
+            "the API has listed all objects"
+        );
         let network = self.listed_network.take().or_else(|| {
             self.network_gone = self.planner.network().is_some();
             self.planner.network().cloned()
         });
-        if !nodes.contains_key(&self.local)
+        if !objects.nodes.contains_key(&self.local)
             && let Some(node) = self.planner.local_node()
         {
             self.local_gone = true;
-            nodes.insert(self.local.clone(), node.clone());
+            objects.nodes.insert(self.local.clone(), node.clone());
         }
-        self.rebuild(network, nodes);
+        self.rebuild(network, objects);
         Todo::Reconcile
     }
 
@@ -239,25 +277,23 @@ impl Core {
             return Todo::Nothing;
         }
         self.network_gone = false;
-        self.revision += 1;
-        Todo::Apply(self.planner.update(Input::Network(network)))
+        self.update(Input::Network(network))
     }
 
     fn node(&mut self, node: Node) -> Todo {
         if let Some(listing) = &mut self.listing {
-            listing.insert(node.name.clone(), node);
+            listing.nodes.insert(node.name.clone(), node);
             return Todo::Nothing;
         }
         if node.name == self.local {
             self.local_gone = false;
         }
-        self.revision += 1;
-        Todo::Apply(self.planner.update(Input::Node(node)))
+        self.update(Input::Node(node))
     }
 
     fn node_gone(&mut self, name: NodeName) -> Todo {
         if let Some(listing) = &mut self.listing {
-            listing.remove(&name);
+            listing.nodes.remove(&name);
             return Todo::Nothing;
         }
         if name == self.local {
@@ -267,24 +303,69 @@ impl Core {
             self.says_available = None;
             return Todo::Nothing;
         }
-        self.revision += 1;
-        Todo::Apply(self.planner.update(Input::NodeGone(name)))
+        self.update(Input::NodeGone(name))
     }
 
-    fn rebuild(&mut self, network: Option<NetworkConfig>, nodes: BTreeMap<NodeName, Node>) {
+    fn service(&mut self, service: Service) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.services.insert(service.name.clone(), service);
+            return Todo::Nothing;
+        }
+        self.update(Input::Service(service))
+    }
+
+    fn service_gone(&mut self, name: ObjectName) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.services.remove(&name);
+            return Todo::Nothing;
+        }
+        self.update(Input::ServiceGone(name))
+    }
+
+    fn slice(&mut self, slice: EndpointSlice) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.slices.insert(slice.name.clone(), slice);
+            return Todo::Nothing;
+        }
+        self.update(Input::Slice(slice))
+    }
+
+    fn slice_gone(&mut self, name: ObjectName) -> Todo {
+        if let Some(listing) = &mut self.listing {
+            listing.slices.remove(&name);
+            return Todo::Nothing;
+        }
+        self.update(Input::SliceGone(name))
+    }
+
+    fn update(&mut self, input: Input) -> Todo {
+        self.revision += 1;
+        Todo::Apply(self.planner.update(input))
+    }
+
+    fn rebuild(&mut self, network: Option<NetworkConfig>, objects: Objects) {
+        let Objects { mut nodes, services, slices } = objects;
         let facts = self.planner.facts().clone();
         let mut planner = Planner::new(self.local.clone());
         planner.update(Input::UnderlayMtu(facts.underlay_mtu));
+        planner.update(Input::Addresses(facts.addresses));
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.
         if let Some(network) = network {
             planner.update(Input::Network(network));
         }
-        let local = nodes.get(&self.local).into_iter();
-        for node in local.chain(nodes.values().filter(|node| node.name != self.local)) {
-            planner.update(Input::Node(node.clone()));
+        let local = nodes.remove(&self.local);
+        for node in local.into_iter().chain(nodes.into_values()) {
+            planner.update(Input::Node(node));
         }
         planner.update(Input::Attachments(facts.attachments));
+        // Slices wait for their services, so that each service is planned once.
+        for slice in slices.into_values() {
+            planner.update(Input::Slice(slice));
+        }
+        for service in services.into_values() {
+            planner.update(Input::Service(service));
+        }
         self.planner = planner;
         self.revision += 1;
     }

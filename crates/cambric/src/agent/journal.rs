@@ -1,6 +1,6 @@
 //! What is done to the kernel, in the log.
 
-use kernel::{Step, Steps};
+use kernel::{SERVICE_ELEMENT, Step, Steps};
 
 use super::machine::Outcome;
 use super::metrics::{Kind, Metrics};
@@ -23,10 +23,14 @@ pub(crate) enum Why {
 /// Something was done.
 pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
     let done = &outcome.done;
+    let elements = done.counts.iter().filter(|((kind, _), _)| *kind == SERVICE_ELEMENT);
+    metrics.service_elements.inc_by(elements.map(|(_, count)| *count as u64).sum());
+    metrics.service_failures.inc_by(u64::from(outcome.services_error.is_some()));
     match why {
         Why::Start => tracing::info!(entries = %done, "compared the kernel with the plan for the first time"),
-        Why::Change if !done.is_empty() => tracing::info!(entries = %done, "applied a change of the cluster"),
-        Why::Change => {}
+        // Endpoints come and go all the time, in a big cluster many a second.
+        Why::Change if done.counts.keys().all(|(kind, _)| *kind == SERVICE_ELEMENT) => {}
+        Why::Change => tracing::info!(entries = %done, "applied a change of the cluster"),
         Why::Drift => repairs(done, metrics),
     }
     if why != Why::Drift {

@@ -15,6 +15,8 @@ pub(crate) struct Outcome {
     pub(crate) done: Steps,
     /// What the kernel refused.
     pub(crate) failed: Vec<Failure>,
+    /// Why the services could not be programmed; it is among the failures too.
+    pub(crate) services_error: Option<String>,
     /// Whether only a comparison leads to the plan now.
     pub(crate) reconcile_needed: bool,
 }
@@ -24,6 +26,7 @@ impl Outcome {
     pub(crate) fn extend(&mut self, later: Outcome) {
         self.done.extend(later.done);
         self.failed.extend(later.failed);
+        self.services_error = later.services_error.or(self.services_error.take());
         self.reconcile_needed |= later.reconcile_needed;
     }
 }
@@ -37,6 +40,17 @@ pub(crate) struct Failure {
     pub(crate) origin: String,
 }
 
+/// The node's own addresses, and the links that carry them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Surroundings {
+    /// The MTU in bytes of the links that have the underlay addresses.
+    pub(crate) mtu: PerFamily<u32>,
+    /// Which underlay address is on no link, in words.
+    pub(crate) missing: Option<String>,
+    /// All addresses by which others can reach the node.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 /// What is done while the pods' interfaces stay as they are; or cannot be known, and why.
 pub(crate) type AttachmentWork<'a> = dyn FnMut(&mut dyn Machine, Result<Vec<Attachment>, String>) + 'a;
 
@@ -48,8 +62,8 @@ pub(crate) trait Machine {
     fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome;
     /// Has the services' tables listed at the next comparison, as somebody else may have changed them.
     fn doubt_services(&mut self);
-    /// The MTU in bytes of the links that have these addresses.
-    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String>;
+    /// Looks up the node's addresses, of which these are of the underlay.
+    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure>;
     /// Hands over the pods' interfaces. They stay as they are for as long as `work` does.
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>);
 }

@@ -34,6 +34,11 @@ pub(crate) struct Metrics {
     pub(crate) repairs: Family<Kind, Counter>,
     pub(crate) failures: Counter,
     pub(crate) nodes: Gauge,
+    pub(crate) services: Gauge,
+    pub(crate) endpoints: Gauge,
+    pub(crate) service_elements: Counter,
+    pub(crate) service_failures: Counter,
+    pub(crate) services_in_force: Gauge,
     pub(crate) attachments: Gauge,
     pub(crate) problems: Gauge,
     pub(crate) ready: Gauge,
@@ -56,6 +61,11 @@ impl Metrics {
             repairs: Family::default(),
             failures: Counter::default(),
             nodes: Gauge::default(),
+            services: Gauge::default(),
+            endpoints: Gauge::default(),
+            service_elements: Counter::default(),
+            service_failures: Counter::default(),
+            services_in_force: Gauge::default(),
             attachments: Gauge::default(),
             problems: Gauge::default(),
             ready: Gauge::default(),
@@ -86,6 +96,23 @@ impl Metrics {
         all.register("repairs", "Entries that were not as planned, by kind", self.repairs.clone());
         all.register("failures", "Entries that the kernel refused", self.failures.clone());
         all.register("nodes", "Nodes of the cluster, this one included", self.nodes.clone());
+        all.register("services", "Addresses and ports at which services are reached", self.services.clone());
+        all.register("endpoints", "Endpoints behind those, each counted for each", self.endpoints.clone());
+        all.register(
+            "service_elements_changed",
+            "Elements of the services' tables that were made or removed",
+            self.service_elements.clone(),
+        );
+        all.register(
+            "service_failures",
+            "Times that services could not be programmed",
+            self.service_failures.clone(),
+        );
+        all.register(
+            "services_in_force",
+            "1 if services are in the kernel as planned",
+            self.services_in_force.clone(),
+        );
         all.register("attachments", "Interfaces of pods on this node", self.attachments.clone());
         all.register("problems", "What is wrong now, as cambric status shows it", self.problems.clone());
         all.register("ready", "1 if /readyz says so", self.ready.clone());

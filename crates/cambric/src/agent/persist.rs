@@ -8,19 +8,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use kube_source::ClusterNetworkSpec;
-use model::{NetworkConfig, Node, NodeName};
+use model::{EndpointSlice, NetworkConfig, Node, NodeName, Service, SharedNames};
 use serde::{Deserialize, Serialize};
 
+use super::core::{Core, Objects};
 use crate::files::publish;
 
+/// Services and slices are borrowed when it is written: there may be many. A file without them, which an older agent has
+/// left, is of no use: going by it would take the services away.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct File {
+struct File<S, E> {
     /// The boot that it was written in: after another one nothing of ours is in the kernel, and nothing hurries.
     boot_id: String,
     node: NodeName,
     network: ClusterNetworkSpec,
     nodes: Vec<NodeEntry>,
+    services: Vec<S>,
+    slices: Vec<E>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,54 +35,58 @@ struct NodeEntry {
     internal_ips: Vec<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<Box<str>>,
 }
 
 /// Writes the state. Secrets are not in it; the directory is root's all the same.
-pub(crate) fn save(
-    path: &Path,
-    local: &NodeName,
-    network: &NetworkConfig,
-    nodes: &BTreeMap<NodeName, Node>,
-) -> Result<()> {
+pub(crate) fn save(path: &Path, local: &NodeName, network: &NetworkConfig, core: &Core) -> Result<()> {
     let entry = |node: &Node| NodeEntry {
         name: node.name.clone(),
         internal_ips: node.addresses.iter().map(ToString::to_string).collect(),
         pod_cidrs: node.pod_ranges.iter().map(ToString::to_string).collect(),
+        zone: node.zone.clone(),
     };
     let file = File {
         boot_id: boot_id()?,
         node: local.clone(),
         network: ClusterNetworkSpec::from(network),
-        nodes: nodes.values().map(entry).collect(),
+        nodes: core.nodes().values().map(entry).collect(),
+        services: core.known_services().collect::<Vec<&Service>>(),
+        slices: core.known_slices().collect::<Vec<&EndpointSlice>>(),
     };
     let json = serde_json::to_vec(&file).context("cannot encode the state")?;
     publish(path, &json, 0o600).map(drop)
 }
 
 /// Reads the state that was written in this boot for this node; `None` if there is none.
-pub(crate) fn load(
-    path: &Path,
-    local: &NodeName,
-) -> Result<Option<(NetworkConfig, BTreeMap<NodeName, Node>)>> {
+pub(crate) fn load(path: &Path, local: &NodeName) -> Result<Option<(NetworkConfig, Objects)>> {
     let json = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         json => json.with_context(|| format!("cannot read {}", path.display()))?,
     };
     let context = || format!("{} cannot be used", path.display());
-    let file: File = serde_json::from_slice(&json).with_context(context)?;
+    let file: File<Service, EndpointSlice> = serde_json::from_slice(&json).with_context(context)?;
     if file.boot_id != boot_id()? || file.node != *local {
         return Ok(None);
     }
     let network = NetworkConfig::try_from(&file.network).with_context(context)?;
     let mut nodes = BTreeMap::new();
     for entry in file.nodes {
-        let NodeEntry { name, internal_ips, pod_cidrs } = entry;
+        let NodeEntry { name, internal_ips, pod_cidrs, zone } = entry;
         let node =
             Node::parse(name, internal_ips.iter().map(String::as_str), pod_cidrs.iter().map(String::as_str))
                 .with_context(context)?;
-        nodes.insert(node.name.clone(), node);
+        nodes.insert(node.name.clone(), Node { zone, ..node });
     }
-    Ok(Some((network, nodes)))
+    let services = file.services.into_iter().map(|service| (service.name.clone(), service)).collect();
+    let mut names = SharedNames::default();
+    let mut shared = |mut slice: EndpointSlice| {
+        names.share(&mut slice);
+        (slice.name.clone(), slice)
+    };
+    let slices = file.slices.into_iter().map(&mut shared).collect();
+    Ok(Some((network, Objects { nodes, services, slices })))
 }
 
 fn boot_id() -> Result<String> {
@@ -87,7 +96,64 @@ fn boot_id() -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use model::{Endpoint, EndpointPort, Family, ObjectName, Protocol, ServicePort, TrafficPolicy};
+
     use super::*;
+
+    fn service() -> Service {
+        let port = |name: &str, protocol, port, node_port| ServicePort {
+            name: name.into(),
+            protocol,
+            port,
+            node_port,
+        };
+        Service {
+            name: ObjectName::new("shop", "web"),
+            cluster_addresses: vec!["10.96.0.7".parse().unwrap(), "fd00:96::7".parse().unwrap()],
+            external_addresses: vec!["2001:db8:1::7".parse().unwrap()],
+            balancer_addresses: vec!["198.51.100.8".parse().unwrap()],
+            balancer_sources: vec!["203.0.113.0/24".parse().unwrap()],
+            ports: vec![port("", Protocol::Sctp, 80, Some(30080)), port("dns", Protocol::Udp, 53, None)],
+            internal_policy: TrafficPolicy::Local,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: Some(Duration::from_secs(10_800)),
+            health_check_port: Some(31000),
+        }
+    }
+
+    fn slice() -> EndpointSlice {
+        let endpoint = |address: &str, node: Option<&str>, zones: &[&str]| Endpoint {
+            address: address.parse().unwrap(),
+            ready: node.is_some(),
+            serving: node.is_some(),
+            terminating: node.is_none(),
+            node: node.map(|node| Arc::new(NodeName::new(node).unwrap())),
+            zones: zones.iter().map(|zone| Box::from(*zone)).collect(),
+            nodes: zones.iter().map(|zone| Box::from(*zone)).collect(),
+        };
+        EndpointSlice {
+            name: ObjectName::new("shop", "web-1"),
+            service: "web".into(),
+            family: Family::V6,
+            ports: vec![EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: 5353 }],
+            endpoints: vec![
+                endpoint("fd00:10:244:1::2", Some("a"), &["east", "west"]),
+                endpoint("fd00:10:244:1::3", None, &[]),
+            ],
+        }
+    }
+
+    #[test]
+    fn most_endpoints_are_an_address_and_a_node() {
+        let endpoint =
+            Endpoint { zones: Arc::default(), nodes: Arc::default(), ..slice().endpoints[0].clone() };
+        let json = serde_json::to_string(&endpoint).unwrap();
+        assert_eq!(json, r#"{"address":"fd00:10:244:1::2","node":"a"}"#);
+        assert_eq!(serde_json::from_str::<Endpoint>(&json).unwrap(), endpoint);
+    }
 
     #[test]
     fn what_is_saved_is_loaded_in_the_same_boot_for_the_same_node() {
@@ -100,21 +166,34 @@ mod tests {
         )
         .unwrap();
         let network = NetworkConfig::try_from(&spec).unwrap();
-        let nodes: BTreeMap<NodeName, Node> = [
+        let mut nodes: BTreeMap<NodeName, Node> = [
             Node::parse(name("a"), ["192.0.2.1", "2001:db8::1"], ["10.244.1.0/24", "fd00:0:0:1::/64"])
                 .unwrap(),
             Node::parse(name("b"), ["192.0.2.2"], []).unwrap(),
         ]
         .map(|node| (node.name.clone(), node))
         .into();
+        nodes.entry(name("b")).and_modify(|node| node.zone = Some("east".into()));
+        let objects = Objects {
+            nodes,
+            services: [service()].map(|service| (service.name.clone(), service)).into(),
+            slices: [slice()].map(|slice| (slice.name.clone(), slice)).into(),
+        };
+        let mut core = Core::new(name("a"));
+        core.restore(network.clone(), objects.clone());
         assert_eq!(load(&path, &name("a")).unwrap(), None);
-        save(&path, &name("a"), &network, &nodes).unwrap();
-        assert_eq!(load(&path, &name("a")).unwrap(), Some((network, nodes)));
+        save(&path, &name("a"), &network, &core).unwrap();
+        assert_eq!(load(&path, &name("a")).unwrap(), Some((network, objects)));
         assert_eq!(load(&path, &name("b")).unwrap(), None);
 
         let other_boot = fs::read_to_string(&path).unwrap().replace(&boot_id().unwrap(), "another");
         fs::write(&path, other_boot).unwrap();
         assert_eq!(load(&path, &name("a")).unwrap(), None);
+        let mut old: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        old.as_object_mut().unwrap().remove("services");
+        old["bootId"] = boot_id().unwrap().into();
+        fs::write(&path, old.to_string()).unwrap();
+        assert!(load(&path, &name("a")).is_err(), "an older agent's state would take the services away");
         fs::write(&path, "{").unwrap();
         assert!(load(&path, &name("a")).unwrap_err().to_string().contains("state.json cannot be used"));
     }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::core::Core;
 use super::options::AgentOptions;
 use super::persist;
+use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
 
@@ -38,6 +39,11 @@ pub(crate) struct Status {
     /// How many nodes and pods' interfaces there are.
     pub(crate) nodes: usize,
     pub(crate) attachments: usize,
+    /// How many addresses and ports of services there are, and endpoints behind them.
+    #[serde(default)]
+    pub(crate) services: usize,
+    #[serde(default)]
+    pub(crate) endpoints: usize,
     /// How many entries of which kind are planned.
     pub(crate) entries: BTreeMap<String, usize>,
     /// What is wrong.
@@ -53,6 +59,10 @@ pub(crate) struct Report {
     pub(crate) underlay_error: Option<String>,
     pub(crate) attachments_error: Option<String>,
     pub(crate) publish_error: Option<String>,
+    /// Why services are not as planned.
+    pub(crate) services_error: Option<String>,
+    /// The ports for health checks that cannot be listened on.
+    pub(crate) health_ports: Vec<String>,
     /// The addresses of this node whose links were looked up.
     pub(crate) addresses: Option<PerFamily<IpAddr>>,
     /// Whether a comparison of this run has ended without a failure.
@@ -104,20 +114,28 @@ pub(crate) struct Publisher {
     cni_conf_dir: PathBuf,
     cni_data_dir: PathBuf,
     condition: watch::Sender<bool>,
+    checks: watch::Sender<Checks>,
     shown: Option<Status>,
     saved: Option<u64>,
     saved_at: Option<Instant>,
 }
 
 impl Publisher {
-    /// Writes to where the options say; whether the node's condition is wanted goes over the channel.
-    pub(crate) fn new(local: NodeName, options: &AgentOptions, condition: watch::Sender<bool>) -> Publisher {
+    /// Writes to where the options say; whether the node's condition is wanted, and what load balancers are told, goes
+    /// over the channels.
+    pub(crate) fn new(
+        local: NodeName,
+        options: &AgentOptions,
+        condition: watch::Sender<bool>,
+        checks: watch::Sender<Checks>,
+    ) -> Publisher {
         Publisher {
             local,
             run_dir: RunDir(options.run_dir.clone()),
             cni_conf_dir: options.cni_conf_dir.clone(),
             cni_data_dir: options.cni_data_dir.clone(),
             condition,
+            checks,
             shown: None,
             saved: None,
             saved_at: None,
@@ -161,6 +179,17 @@ impl Publisher {
         self.condition.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
     }
 
+    /// Says what load balancers are to be told.
+    pub(crate) fn answer(&self, checks: &Checks) {
+        self.checks.send_if_modified(|before| {
+            let new = before != checks;
+            if new {
+                before.clone_from(checks);
+            }
+            new
+        });
+    }
+
     /// Writes the status if something in it is new; the number of problems if it was written.
     pub(crate) fn show(
         &mut self,
@@ -175,6 +204,7 @@ impl Publisher {
         let mut problems = core.problems();
         problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
         problems.extend(report.publish_error.clone());
+        problems.extend(report.health_ports.iter().cloned());
         problems.extend(report.failures.iter().cloned());
         let node = core.local_node();
         let status = Status {
@@ -195,6 +225,8 @@ impl Publisher {
                 .collect(),
             nodes: core.nodes().len(),
             attachments: core.attachments().len(),
+            services: core.services().frontends.len(),
+            endpoints: core.services().endpoints(),
             entries: report.entries.clone(),
             problems,
             compared: report.compared,
@@ -238,7 +270,7 @@ impl Publisher {
             return;
         }
         self.saved_at = Some(Instant::now());
-        match persist::save(&self.run_dir.state(), &self.local, network, core.nodes()) {
+        match persist::save(&self.run_dir.state(), &self.local, network, core) {
             Ok(()) => self.saved = Some(core.revision()),
             Err(error) => tracing::warn!(error = format!("{error:#}"), "the state cannot be kept"),
         }
@@ -247,8 +279,8 @@ impl Publisher {
     /// Puts the state of an earlier run into `core`; says whether there was one.
     pub(crate) fn restore(&self, core: &mut Core) -> bool {
         match persist::load(&self.run_dir.state(), &self.local) {
-            Ok(Some((network, nodes))) => {
-                core.restore(network, nodes);
+            Ok(Some((network, objects))) => {
+                core.restore(network, objects);
                 true
             }
             Ok(None) => false,

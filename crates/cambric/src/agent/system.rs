@@ -11,7 +11,7 @@ use model::{Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
-use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome};
+use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use crate::paths;
 
 pub(crate) use kernel::Waker;
@@ -43,7 +43,8 @@ pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
 /// Removes all that is marked as ours; how many entries that was, and what could not be removed.
 pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
     let report = Kernel::open()?.cleanup()?;
-    Ok((report.removed, report.failures.iter().map(ToString::to_string).collect()))
+    let services = report.services.iter().map(ToString::to_string);
+    Ok((report.removed, report.failures.iter().map(ToString::to_string).chain(services).collect()))
 }
 
 impl Machine for System {
@@ -53,7 +54,10 @@ impl Machine for System {
 
     fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
         let mut done = outcome(self.kernel.reconcile(entries));
-        done.extend(outcome(self.kernel.reconcile_services(services)));
+        let services = self.kernel.reconcile_services(services);
+        let unreadable = services.as_ref().err().map(ToString::to_string);
+        done.extend(outcome(services));
+        done.services_error = unreadable.or(done.services_error);
         done
     }
 
@@ -61,22 +65,21 @@ impl Machine for System {
         self.kernel.doubt_services();
     }
 
-    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
-        let found = self.kernel.underlay(addresses).map_err(|error| error.to_string())?;
+    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
+        let found = self.kernel.surroundings(underlay).map_err(|error| failure(&error))?;
         let mut mtu = PerFamily::default();
         for family in Family::BOTH {
-            if let Some(underlay) = found.of(family) {
+            if let Some(underlay) = found.underlay.of(family) {
                 mtu.insert(family, underlay.mtu);
             }
         }
-        let missing = addresses.iter().find(|address| mtu.of(Family::of(address)).is_none());
-        match missing {
-            Some(address) => Err(format!(
+        let missing = underlay.iter().find(|address| mtu.of(Family::of(address)).is_none()).map(|address| {
+            format!(
                 "this node's InternalIP {address} is on none of its links, so tunnels cannot be sent from it; see \
                  --node-ip of the kubelet"
-            )),
-            None => Ok(mtu),
-        }
+            )
+        });
+        Ok(Surroundings { mtu, missing, addresses: found.addresses })
     }
 
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
@@ -143,6 +146,7 @@ fn outcome(report: kernel::Result<Report>) -> Outcome {
             Outcome {
                 done: report.steps,
                 reconcile_needed: report.reconcile_needed,
+                services_error: report.services.as_ref().map(ToString::to_string),
                 failed: entries.chain(services).collect(),
             }
         }
@@ -151,6 +155,9 @@ fn outcome(report: kernel::Result<Report>) -> Outcome {
 }
 
 fn unreadable(error: &kernel::Error) -> Outcome {
-    let failure = Failure { error: error.to_string(), origin: String::new() };
-    Outcome { failed: vec![failure], ..Outcome::default() }
+    Outcome { failed: vec![failure(error)], ..Outcome::default() }
+}
+
+fn failure(error: &kernel::Error) -> Failure {
+    Failure { error: error.to_string(), origin: String::new() }
 }

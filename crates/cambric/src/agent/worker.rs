@@ -11,7 +11,7 @@ use super::core::{Core, Todo};
 use super::debounce::Debounce;
 use super::health::Health;
 use super::journal::{self, Why};
-use super::machine::{Ear, Heard, Machine, Outcome};
+use super::machine::{Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use super::metrics::{Metrics, Resource};
 use super::publish::{Publisher, Report};
 
@@ -20,6 +20,8 @@ use super::publish::{Publisher, Report};
 pub(crate) enum Message {
     /// The API said something, at this time.
     Cluster(Event, Instant),
+    /// These ports for health checks cannot be listened on, in words; all others can.
+    HealthPorts(Vec<String>),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -153,11 +155,23 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             match self.inbox.try_recv() {
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Next::Stop,
                 Err(TryRecvError::Empty) => break,
+                Ok(Message::HealthPorts(problems)) => {
+                    self.report.health_ports = problems;
+                    self.report.fresh = true;
+                }
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
                         self.metrics.watch_errors.get_or_create(&resource).inc();
                     }
+                    // What is refused, and whether the API is heard, is shown before the next comparison.
+                    self.report.fresh |= matches!(
+                        event,
+                        Event::Refused { .. }
+                            | Event::Accepted(_)
+                            | Event::Disconnected { .. }
+                            | Event::Connected(_)
+                    );
                     match self.core.take(event) {
                         Todo::Nothing => {}
                         Todo::Reconcile => {
@@ -190,6 +204,10 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         }
         let outcome = self.machine.apply(change);
         journal::done(&outcome, Why::Change, &self.metrics);
+        if let Some(error) = &outcome.services_error {
+            // A change without services tries none, so that only a comparison can tell that this is over.
+            self.report.services_error = Some(error.clone());
+        }
         if outcome.reconcile_needed {
             // The change is finished by a comparison, and what that does is no repair.
             self.why = Why::Change;
@@ -214,13 +232,17 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             return;
         }
         let started = Instant::now();
-        self.look_at_underlay();
-        let outcome = self.reconcile();
+        let outcome = match self.look_around() {
+            Ok(()) => self.reconcile(),
+            // With the addresses of nobody knows when, node ports would be taken away.
+            Err(failure) => Outcome { failed: vec![failure], ..Outcome::default() },
+        };
         let took = started.elapsed();
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(took.as_secs_f64());
         journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
         self.compared = true;
+        self.report.services_error.clone_from(&outcome.services_error);
         let now = Instant::now();
         if outcome.failed.is_empty() {
             self.report.failures.clear();
@@ -261,19 +283,21 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.retry = (self.retry * 2).min(self.times.sync_period.max(FIRST_RETRY));
     }
 
-    fn look_at_underlay(&mut self) {
-        let Some(addresses) = self.core.local_node().map(|node| node.addresses.clone()) else { return };
-        self.report.underlay_error = None;
-        match self.machine.underlay(&addresses) {
-            Ok(mtu) => {
-                if mtu != *self.core.underlay_mtu() {
-                    tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
-                    self.core.observe(Input::UnderlayMtu(mtu));
-                }
-            }
-            Err(error) => self.report.underlay_error = Some(error),
+    /// Looks up the node's addresses, and how big packets can be that leave it.
+    fn look_around(&mut self) -> Result<(), Failure> {
+        let Some(underlay) = self.core.local_node().map(|node| node.addresses.clone()) else { return Ok(()) };
+        let Surroundings { mtu, missing, addresses } = self.machine.surroundings(&underlay)?;
+        // What is on no link now may be on its way from one to another: its MTU stays what it was.
+        if missing.is_none() && mtu != *self.core.underlay_mtu() {
+            tracing::info!(ipv4 = mtu.v4, ipv6 = mtu.v6, "MTU of the underlay in bytes");
+            self.core.observe(Input::UnderlayMtu(mtu));
         }
-        self.report.addresses = Some(addresses);
+        if addresses != self.core.addresses() {
+            self.core.observe(Input::Addresses(addresses));
+        }
+        self.report.underlay_error = missing;
+        self.report.addresses = Some(underlay);
+        Ok(())
     }
 
     /// Compares under the lock of the addresses: the CNI plugin changes its files and the kernel under the same one,
@@ -330,13 +354,20 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
         self.metrics.nodes.set(self.core.nodes().len() as i64);
+        let services = self.core.services();
+        self.metrics.services.set(services.frontends.len() as i64);
+        self.metrics.endpoints.set(services.endpoints() as i64);
         self.metrics.attachments.set(self.core.attachments().len() as i64);
         self.metrics.ready.set(i64::from(not_ready.is_none()));
+        let in_force = self.compared && self.report.services_error.is_none();
+        self.metrics.services_in_force.set(i64::from(in_force));
         let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());
         if let Some(problems) = problems {
             self.metrics.problems.set(problems as i64);
         }
-        self.health.beat(not_ready);
+        self.health.beat(not_ready, self.report.services_error.clone());
+        // After all else: who asks because of the new answer finds what it rests on.
+        self.publisher.answer(&self.core.services().health_checks);
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+pub mod news;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -142,6 +144,37 @@ impl Node {
         }
     }
 
+    /// Makes or changes a service in the namespace `default`.
+    pub fn put_service(&self, name: &str, spec: &Value) {
+        let service = json!({"metadata": {"name": name}, "spec": spec});
+        if self.api().create("services", "default", service).is_err() {
+            let patch = merge(json!({"spec": spec}));
+            self.api().patch("services", "default", name, &patch).unwrap();
+        }
+    }
+
+    /// Makes or changes an endpoint slice of the service `web`, with these endpoints of one family.
+    pub fn put_slice(&self, name: &str, addresses: &[&str]) {
+        self.put_slice_of("web", name, addresses);
+    }
+
+    /// The same for another service.
+    pub fn put_slice_of(&self, service: &str, name: &str, addresses: &[&str]) {
+        let kind = "endpointslices.discovery.k8s.io";
+        let endpoints: Vec<Value> =
+            addresses.iter().map(|address| json!({"addresses": [address], "nodeName": "b"})).collect();
+        let slice = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+            "addressType": if addresses[0].contains(':') { "IPv6" } else { "IPv4" },
+            "ports": [{"name": "", "port": 8080}],
+            "endpoints": endpoints,
+        });
+        if self.api().create(kind, "default", slice).is_err() {
+            let patch = merge(json!({"endpoints": endpoints}));
+            self.api().patch(kind, "default", name, &patch).unwrap();
+        }
+    }
+
     pub fn network(&self) -> Value {
         self.api().read("clusternetworks.cambric.io", "", "default").unwrap()
     }
@@ -185,6 +218,26 @@ impl Node {
     pub fn end_agent(&mut self, signal: &str) -> bool {
         self.signal(signal);
         self.agent.take().unwrap().wait().unwrap().success()
+    }
+
+    /// Runs `cambric cleanup`: whether it went well, and what it said.
+    pub fn cleanup(&self) -> (bool, String) {
+        let mut command = self.command("cleanup");
+        for (option, directory) in
+            [("--run-dir", "run"), ("--cni-conf-dir", "net.d"), ("--cni-data-dir", "networks")]
+        {
+            command.arg(option).arg(self.dir.path().join(directory));
+        }
+        let output = command.arg("--addresses").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    /// What `cambric status` would show as wrong.
+    pub fn problems(&self) -> Vec<String> {
+        let status = std::fs::read(self.dir.path().join("run/status.json")).unwrap();
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        serde_json::from_value(status["problems"].clone()).unwrap()
     }
 
     /// A command of the binary in the node's namespace.
@@ -300,7 +353,7 @@ impl Drop for Node {
     }
 }
 
-fn merge(patch: Value) -> apiserver::patch::Patch {
+pub fn merge(patch: Value) -> apiserver::patch::Patch {
     apiserver::patch::Patch::Merge(patch)
 }
 

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub(super) enum Owner {
 pub(super) struct AddressFile {
     pub(super) address: IpAddr,
     pub(super) owner: Owner,
-    name: String,
+    pub(super) name: String,
 }
 
 impl Owner {
@@ -78,25 +79,42 @@ impl AddressFile {
 
 /// All address files of a directory. Files with other names are not looked at.
 pub(super) fn read(directory: &Path) -> Result<Vec<AddressFile>, Error> {
-    let failed = |source| Error::File { what: "read", path: directory.to_owned(), source };
     let mut found = Vec::new();
+    each(directory, OpenOptions::new().read(true), |file, _| {
+        found.push(file);
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Has a function look at address files, each with the open file, until it has seen enough.
+pub(super) fn each(
+    directory: &Path,
+    options: &OpenOptions,
+    mut look: impl FnMut(AddressFile, File) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let failed = |source| Error::File { what: "read", path: directory.to_owned(), source };
     let mut path = directory.join("-");
     for entry in fs::read_dir(directory).map_err(failed)? {
         let Ok(name) = entry.map_err(failed)?.file_name().into_string() else { continue };
         let Ok(address) = name.parse::<IpAddr>() else { continue };
         path.set_file_name(&name);
-        match read_owner(&path) {
-            Ok(owner) => found.push(AddressFile { address, owner, name }),
+        match options.open(&path).and_then(|mut file| Ok((read_owner(&mut file)?, file))) {
+            Ok((owner, file)) => {
+                if look(AddressFile { address, owner, name }, file).is_break() {
+                    break;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::File { what: "read", path, source }),
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-fn read_owner(path: &Path) -> io::Result<Owner> {
+fn read_owner(file: &mut File) -> io::Result<Owner> {
     let mut content = [0; LONGEST];
-    let length = File::open(path)?.read(&mut content)?;
+    let length = file.read(&mut content)?;
     // What is no text is nobody's that can be named, but somebody may have meant it.
     let content = String::from_utf8_lossy(content.get(..length).unwrap_or_default()).into_owned();
     Ok(Owner::parse(&content))

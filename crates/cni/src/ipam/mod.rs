@@ -10,17 +10,20 @@
 //! An address file appears with its whole content or not at all, so a crash between any two steps leaves nothing
 //! that a later ADD, DEL or GC does not understand.
 
+mod departure;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use model::{Attachment, AttachmentId, PodRange};
 
+pub use departure::{Announcement, Departures};
 use files::{AddressFile, Owner};
 
 /// Where the reference plugin keeps its networks.
@@ -71,7 +74,14 @@ pub struct Store {
 pub struct Locked<'a> {
     store: &'a Store,
     /// flock(2) ends with the descriptor, so also if the process is killed.
-    _lock: File,
+    lock: File,
+}
+
+impl AsFd for Locked<'_> {
+    /// The descriptor that the lock ends with. A process that has a copy of it keeps the store locked.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
 }
 
 impl Store {
@@ -101,7 +111,7 @@ impl Store {
         });
         let file = file.map_err(|source| Error::File { what: "open", path: path.clone(), source })?;
         file.lock().map_err(|source| Error::File { what: "lock", path, source })?;
-        Ok(Locked { store: self, _lock: file })
+        Ok(Locked { store: self, lock: file })
     }
 
     /// The stores of the other networks in the same data directory.
@@ -194,6 +204,14 @@ impl Locked<'_> {
     /// [`Error::File`] if the directory cannot be read or a file cannot be removed; the others are removed still.
     pub fn retain(&self, valid: &BTreeSet<AttachmentId>) -> Result<Vec<IpAddr>, Error> {
         self.remove_where(|owner| !owner.is_among(valid))
+    }
+
+    /// Removes what a crash left of a file in the making.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be removed.
+    pub fn tidy(&self) -> Result<(), Error> {
+        files::tidy(self.directory())
     }
 
     /// All attachments of the network, each with its addresses.

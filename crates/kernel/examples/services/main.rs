@@ -8,7 +8,6 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/common/cluster.rs"]
-#[allow(dead_code, reason = "services need a part of it")]
 mod cluster;
 mod connect;
 mod fixture;

@@ -1,6 +1,7 @@
 //! The set elements that let pods send from their own addresses ([`plan::source_guard`]).
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use model::{Attachment, LinkName};
 use nft::{Batch, Type};
@@ -83,18 +84,20 @@ impl Guard {
         })
     }
 
-    /// Takes back what a pod may send. What is not there is no error.
+    /// Takes back what pods may send, of all of them at once. What is not there is no error.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn withdraw(&mut self, attachment: &Attachment) -> Result<()> {
-        let link = attachment.id.host_link();
-        let admitted = |member: &Member| Admitted {
-            link: link.clone(),
-            set: set(member),
-            element: render::element(member),
-        };
-        let all: Vec<Admitted> = members(attachment).iter().map(admitted).collect();
+    pub fn withdraw(&mut self, attachments: &[Attachment]) -> Result<()> {
+        let mut all = Vec::new();
+        for attachment in attachments {
+            let link = attachment.id.host_link();
+            all.extend(members(attachment).iter().map(|member| Admitted {
+                link: link.clone(),
+                set: set(member),
+                element: render::element(member),
+            }));
+        }
         self.remove(&all)
     }
 
@@ -162,6 +165,12 @@ impl Guard {
             self.socket.sets(&table()).map_err(|source| Error::Tables { what: listing(), source })?;
         sets.retain(|set| set.key.first() == Some(&Type::Ifname));
         Ok(sets)
+    }
+}
+
+impl AsFd for Guard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -89,6 +89,15 @@ pub(super) fn delete(interface: &Interface) -> Request {
     Request::new(RouteNetlinkMessage::DelLink(message), format!("remove link {}", interface.name))
 }
 
+/// Puts a link into another group; nothing else of it changes.
+pub(super) fn regroup(interface: &Interface, group: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = interface.index;
+    message.attributes = vec![LinkAttribute::Group(group)];
+    let what = format!("put link {} into group {group}", interface.name);
+    Request::new(RouteNetlinkMessage::SetLink(message), what)
+}
+
 /// What comes before the addresses: the loopback device and the interface up.
 ///
 /// With IPv6 the link-local address is ours to give, since the one that the kernel makes cannot be used before

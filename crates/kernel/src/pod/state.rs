@@ -33,6 +33,8 @@ pub struct Interface {
     pub alias: String,
     /// The index of the bridge that it is a port of.
     pub bridge: Option<u32>,
+    /// The number of the group that it is in (`ip link show group`); 0 unless somebody chose another.
+    pub group: u32,
     /// Whether, as a port of a bridge, it may send a frame back by the port that it came in by.
     pub hairpin: bool,
 }
@@ -57,6 +59,7 @@ impl Interface {
     fn decode(message: &LinkMessage) -> Option<Interface> {
         let mut name = None;
         let (mut mac, mut mtu, mut alias, mut bridge, mut hairpin) = (None, 0, String::new(), None, false);
+        let mut group = 0;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = LinkName::new(text.clone()).ok(),
@@ -64,12 +67,23 @@ impl Interface {
                 LinkAttribute::Mtu(bytes) => mtu = *bytes,
                 LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(MacAddr),
                 LinkAttribute::Controller(index) => bridge = Some(*index),
+                LinkAttribute::Group(number) => group = *number,
                 LinkAttribute::LinkInfo(infos) => hairpin = is_hairpin(infos),
                 _ => {}
             }
         }
         let up = message.header.flags.contains(LinkFlags::Up);
-        Some(Interface { name: name?, index: message.header.index, up, mac, mtu, alias, bridge, hairpin })
+        Some(Interface {
+            name: name?,
+            index: message.header.index,
+            up,
+            mac,
+            mtu,
+            alias,
+            bridge,
+            group,
+            hairpin,
+        })
     }
 }
 

@@ -3,6 +3,9 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod pods;
+pub mod sctp;
+pub mod services;
 pub mod state;
 pub mod wire;
 

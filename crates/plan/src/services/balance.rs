@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use model::{EndpointSlice, Family, Node, Service, ServicePort, TrafficPolicy};
 
 use super::choose::{Candidate, any_usable, choose};
-use super::{Backend, Balancer, Frontend, ServicePortName, Target};
+use super::{Backend, Balancer, Frontend, Reach, ServicePortName, Target};
 
 /// What a service is planned for.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,8 @@ pub(super) fn balance<'a>(
             let name =
                 || Arc::new(ServicePortName { service: service.name.clone(), port: port.name.clone() });
             let addresses = Addresses::of(place, service, port, family);
-            if !addresses.is_empty() {
+            // A service has the families of its cluster addresses, and no others at its other addresses.
+            if !addresses.cluster.is_empty() {
                 let candidates = candidates(port, family, slices.clone());
                 all.extend(addresses.balance(place.node, service, port, &name(), &candidates));
             }
@@ -59,10 +60,6 @@ impl Addresses {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        [&self.cluster, &self.external, &self.balancer, &self.node].iter().all(|list| list.is_empty())
-    }
-
     fn balance(
         &self,
         node: &Node,
@@ -82,29 +79,33 @@ impl Addresses {
             TrafficPolicy::Cluster => None,
             TrafficPolicy::Local => Some(&here),
         };
+        let lingering = lingering(candidates);
         let affinity = service.affinity.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
-        let balancer = |target: &Target, outside: Option<&Target>, exposed| Balancer {
+        let balancer = |target: &Target, outside: Option<&Target>, reach| Balancer {
             service: name.clone(),
             target: target.clone(),
             outside: outside.cloned(),
-            exposed,
+            reach,
             affinity,
             sources: None,
+            lingering: lingering.clone(),
         };
         let at =
             |address: &IpAddr, number| Frontend { address: *address, protocol: port.protocol, port: number };
         let mut all: Vec<(Frontend, Balancer)> = Vec::new();
         all.extend(
-            self.cluster.iter().map(|address| (at(address, port.port), balancer(internal, None, false))),
+            self.cluster
+                .iter()
+                .map(|address| (at(address, port.port), balancer(internal, None, Reach::Cluster))),
         );
-        let exposed = balancer(&everywhere, outside, true);
-        all.extend(self.external.iter().map(|address| (at(address, port.port), exposed.clone())));
+        let exposed = |reach| balancer(&everywhere, outside, reach);
+        all.extend(self.external.iter().map(|address| (at(address, port.port), exposed(Reach::External))));
         all.extend(self.balancer.iter().map(|address| {
             let sources = sources(&service.balancer_sources, Family::of(address));
-            (at(address, port.port), Balancer { sources, ..exposed.clone() })
+            (at(address, port.port), Balancer { sources, ..exposed(Reach::Balancer) })
         }));
         if let Some(node_port) = port.node_port {
-            all.extend(self.node.iter().map(|address| (at(address, node_port), exposed.clone())));
+            all.extend(self.node.iter().map(|address| (at(address, node_port), exposed(Reach::Node))));
         }
         all
     }
@@ -121,14 +122,23 @@ fn target(chosen: Vec<Candidate<'_>>, any: bool) -> Target {
     if chosen.is_empty() {
         return if any { Target::Drop } else { Target::Refuse };
     }
-    let mut backends: Vec<Backend> = chosen
-        .iter()
-        .map(|candidate| Backend { address: candidate.endpoint.address, port: candidate.port })
-        .collect();
-    // Sorted, so that the same endpoints are the same plan; one that two slices have counts once.
+    Target::Backends(backends(chosen.iter()))
+}
+
+/// The endpoints that serve while they terminate.
+fn lingering(candidates: &[Candidate<'_>]) -> Arc<[Backend]> {
+    let going = |Candidate { endpoint, .. }: &&Candidate<'_>| endpoint.serving && endpoint.terminating;
+    backends(candidates.iter().filter(going))
+}
+
+/// Sorted, so that the same endpoints are the same plan; one that two slices have counts once.
+fn backends<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Arc<[Backend]> {
+    let backend =
+        |candidate: &Candidate<'_>| Backend { address: candidate.endpoint.address, port: candidate.port };
+    let mut backends: Vec<Backend> = candidates.map(backend).collect();
     backends.sort_unstable();
     backends.dedup();
-    Target::Backends(backends.into())
+    backends.into()
 }
 
 /// The endpoints of a port. An endpoint may be in two slices while it moves from one to the other.

@@ -11,7 +11,7 @@ use super::table::{
     ALLOWED, BACKENDS, CLUSTER_PODS, DROP, EXPOSED, HAIRPIN, KEEP_SOURCE, OUTSIDE, OUTSIDE_BACKENDS, REFUSE,
     RESTRICTED, SERVICE_RANGES, SERVICES, STICKY,
 };
-use super::{Backend, Balancer, Frontend, Picker, ServicePortName, Settings, Target, picker_chain};
+use super::{Backend, Balancer, Frontend, Picker, Reach, ServicePortName, Settings, Target, picker_chain};
 use crate::rules::{ChainName, SetName, Value};
 
 /// An element of a set or map of the services' table.
@@ -69,7 +69,9 @@ pub fn elements(frontend: &Frontend, balancer: &Balancer, settings: &Settings) -
         lead(OUTSIDE, OUTSIDE_BACKENDS, Picker::outside, outside);
         all.push(element(KEEP_SOURCE, None, None));
     }
-    if balancer.exposed || !settings.service_ranges.iter().any(|range| range.contains(&frontend.address)) {
+    if balancer.reach != Reach::Cluster
+        || !settings.service_ranges.iter().any(|range| range.contains(&frontend.address))
+    {
         all.push(element(EXPOSED, None, None));
     }
     if let Some(seconds) = balancer.affinity {

@@ -7,6 +7,8 @@
 mod balance;
 mod choose;
 mod elements;
+mod health;
+mod leftovers;
 mod planner;
 mod table;
 
@@ -19,9 +21,15 @@ use ipnet::IpNet;
 use model::{Family, ObjectName, PerFamily, Protocol};
 
 pub use elements::{Datum, Delta, Element, elements, hairpin, ranges};
+pub use health::HealthCheck;
+pub use leftovers::Leftovers;
 pub use planner::ServiceChange;
 pub(crate) use planner::{ServicePlanner, node_port_addresses, strays};
-pub use table::{Picker, TABLE, picker_chain, picker_rules, pickers, sets, table};
+pub use table::{
+    AFFINITY, ALLOWED, BACKENDS, CLUSTER_PODS, DROP, EXPOSED, HAIRPIN, KEEP_SOURCE, MASQUERADE, OUTSIDE,
+    OUTSIDE_BACKENDS, Picker, REFUSE, RESTRICTED, SERVICE_RANGES, SERVICES, STICKY, TABLE, picker_chain,
+    picker_of, picker_rules, pickers, sets, table,
+};
 
 /// What a node's kernel should hold for services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +43,9 @@ pub struct ServicePlan {
     pub hairpins: BTreeSet<IpAddr>,
     /// How many balancers of a family use which chain.
     pub pickers: BTreeMap<(Family, Picker), usize>,
+    /// What the node answers on the ports on which load balancers ask for its endpoints, host byte order. The kernel
+    /// has no part in it.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
 }
 
 /// What does not depend on single services.
@@ -94,12 +105,28 @@ pub struct Balancer {
     /// Where connections from outside of the cluster go, if that is elsewhere (`externalTrafficPolicy: Local`). They
     /// keep their source.
     pub outside: Option<Target>,
-    /// Whether the address is another than a cluster address, so that its clients may be anywhere.
-    pub exposed: bool,
+    /// What kind of address it is.
+    pub reach: Reach,
     /// For how many seconds a client stays with an endpoint.
     pub affinity: Option<u32>,
     /// Who may connect; everybody if `None`.
     pub sources: Option<Arc<[IpNet]>>,
+    /// Endpoints that get no new connections, but serve those that they have until they end; sorted.
+    pub lingering: Arc<[Backend]>,
+}
+
+/// What kind of address a frontend has. Of two services that claim one frontend the one with the first kind has it: what
+/// somebody writes into `externalIPs` must not take the address of another's service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reach {
+    /// A cluster address.
+    Cluster,
+    /// An address of the node, with a node port.
+    Node,
+    /// An address of a load balancer.
+    Balancer,
+    /// One of `externalIPs`.
+    External,
 }
 
 /// Where connections go.
@@ -142,13 +169,15 @@ impl fmt::Display for ServicePortName {
 }
 
 impl ServicePlan {
-    /// Whether a UDP flow to a frontend leads to where it should no more: it was made before the frontend had its
-    /// endpoints, or its endpoint is gone. Connection tracking would keep it for as long as packets come.
-    ///
-    /// `answers` is where the flow's answers come from: the endpoint, or the frontend itself if nothing was rewritten.
-    pub fn is_stale(&self, frontend: &Frontend, answers: &Backend) -> bool {
-        let Some(balancer) = self.frontends.get(frontend) else { return false };
-        let holds = |target: &Target| target.backends().binary_search(answers).is_ok();
-        !holds(&balancer.target) && !balancer.outside.as_ref().is_some_and(holds)
+    /// How many endpoints there are, those that several frontends have counted for each.
+    pub fn endpoints(&self) -> usize {
+        let of = |(&(_, picker), balancers): (&(Family, Picker), &usize)| match picker {
+            Picker::Pick(count)
+            | Picker::Stick(count)
+            | Picker::PickOutside(count)
+            | Picker::StickOutside(count) => count as usize * balancers,
+            Picker::Learn(_) => 0,
+        };
+        self.pickers.iter().map(of).sum()
     }
 }

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Service};
 
 use super::balance::{Place, balance};
-use super::{Balancer, Frontend, ServicePlan, Settings, pickers};
+use super::health::{HealthCheck, HealthChecks, health_check};
+use super::{Balancer, Frontend, Reach, ServicePlan, Settings, pickers};
 use crate::Problem;
 
 /// What a change of the cluster changes in the services' part of a plan.
@@ -47,10 +48,12 @@ pub(crate) struct ServicePlanner {
     node_addresses: Vec<IpAddr>,
     /// What each service claims.
     claims: BTreeMap<ObjectName, Vec<Frontend>>,
-    /// Who would have a frontend too that another service has. The first by name has it, on every node the same.
-    losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
+    /// Who would have a frontend too that another service has. The first by kind of address and name has it, on every
+    /// node the same.
+    losers: BTreeMap<Frontend, BTreeSet<(Reach, ObjectName)>>,
     /// In how many balancers a pod of this node is.
     local_backends: BTreeMap<IpAddr, usize>,
+    health_checks: HealthChecks,
     plan: ServicePlan,
 }
 
@@ -61,6 +64,14 @@ impl ServicePlanner {
 
     pub(crate) fn into_plan(self) -> ServicePlan {
         self.plan
+    }
+
+    pub(crate) fn known(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    pub(crate) fn known_slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values().flat_map(BTreeMap::values)
     }
 
     pub(crate) fn service(&mut self, service: Service, change: &mut ServiceChange) {
@@ -128,23 +139,24 @@ impl ServicePlanner {
     pub(crate) fn displace(&mut self, change: &mut ServiceChange) {
         change.settings |= self.plan.settings.take().is_some();
         self.local = None;
-        for name in self.claims.keys().cloned().collect::<Vec<_>>() {
+        for name in self.services.keys().cloned().collect::<Vec<_>>() {
             self.replan(&name, change);
         }
         self.recount(change);
     }
 
     pub(crate) fn problems(&self) -> impl Iterator<Item = Problem> {
-        self.losers.iter().flat_map(|(frontend, losers)| {
+        let conflicts = self.losers.iter().flat_map(|(frontend, losers)| {
             let winner = self.plan.frontends.get(frontend).map(|balancer| balancer.service.service.clone());
-            losers.iter().filter_map(move |loser| {
+            losers.iter().filter_map(move |(_, loser)| {
                 Some(Problem::FrontendConflict {
                     frontend: *frontend,
                     winner: winner.clone()?,
                     loser: loser.clone(),
                 })
             })
-        })
+        });
+        conflicts.chain(self.health_checks.problems())
     }
 
     fn forget(&mut self, service: &ObjectName, slice: &ObjectName) {
@@ -162,7 +174,14 @@ impl ServicePlanner {
         balance(place, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
     }
 
+    fn health_check(&self, name: &ObjectName) -> Option<(u16, HealthCheck)> {
+        let (node, service) = (self.local.as_ref()?, self.services.get(name)?);
+        health_check(node, service, self.slices.get(name).into_iter().flat_map(BTreeMap::values))
+    }
+
     fn replan(&mut self, name: &ObjectName, change: &mut ServiceChange) {
+        let check = self.health_check(name);
+        self.health_checks.replace(name, check, &mut self.plan.health_checks);
         let mut wanted: BTreeMap<Frontend, Balancer> = BTreeMap::new();
         for (frontend, balancer) in self.balanced(name) {
             wanted.entry(frontend).or_insert(balancer);
@@ -188,16 +207,21 @@ impl ServicePlanner {
         balancer: Balancer,
         change: &mut ServiceChange,
     ) {
-        let holder = self.plan.frontends.get(&frontend).map(|balancer| balancer.service.service.clone());
-        match holder {
-            Some(holder) if holder < *name => {
-                self.losers.entry(frontend).or_default().insert(name.clone());
+        let rank = |balancer: &Balancer| (balancer.reach, balancer.service.service.clone());
+        let own = rank(&balancer);
+        match self.plan.frontends.get(&frontend).map(rank) {
+            // The same service, perhaps with another kind of address.
+            Some((_, holder)) if holder == *name => {}
+            Some(holder) if holder < own => {
+                let losers = self.losers.entry(frontend).or_default();
+                losers.retain(|(_, loser)| loser != name);
+                losers.insert(own);
                 return;
             }
-            Some(holder) if holder > *name => {
+            Some(holder) => {
                 self.losers.entry(frontend).or_default().insert(holder);
             }
-            _ => {}
+            None => {}
         }
         self.set(frontend, Some(balancer), change);
     }
@@ -210,14 +234,14 @@ impl ServicePlanner {
             if holds {
                 next = losers.get_mut().pop_first();
             } else {
-                losers.get_mut().remove(name);
+                losers.get_mut().retain(|(_, loser)| loser != name);
             }
             if losers.get().is_empty() {
                 losers.remove();
             }
         }
         if holds {
-            let heir = next.and_then(|next| {
+            let heir = next.and_then(|(_, next)| {
                 self.balanced(&next)
                     .into_iter()
                     .find(|(each, _)| each == frontend)

@@ -1,110 +1,181 @@
 //! Rules, walked: what a table of a plan does with a packet.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use plan::{
-    Action, Chain, Entry, Field, Hook, Key, Match, Member, NodePlan, Origin, Rule, SetName, Table,
-    TableFamily, Value,
-};
+use plan::services::{Backend, Datum, ServicePortName};
+use plan::{Action, Chain, ChainName, Field, Hook, Match, Rule, SetName, Table, Value};
+
+use super::draws::Draws;
+use super::elements::{Elements, Found, is};
 
 /// The fields of a packet at a hook.
 pub(super) type Fields = BTreeMap<Field, Value>;
 
+/// The first packet of a connection, as rules see it.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) fields: Fields,
+    /// Whether its destination was rewritten on this node.
+    pub(super) translated: bool,
+    /// Whether its source is an address of this node.
+    pub(super) source_is_own: bool,
+}
+
+/// A table, and what is in its sets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'p> {
+    pub(super) table: &'p Table,
+    pub(super) elements: Elements<'p>,
+}
+
 /// What a hook did with a packet.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict<'a> {
+#[derive(Debug)]
+pub(super) struct Ran {
+    /// The rules that led on by a map, in order.
+    pub(super) led: Vec<Ruling>,
+    /// What came of it.
+    pub(super) verdict: Verdict,
+}
+
+/// A rule that had a say.
+#[derive(Debug, Clone)]
+pub(super) struct Ruling {
+    pub(super) chain: ChainName,
+    pub(super) comment: &'static str,
+    /// The service whose element it found.
+    pub(super) service: Option<Arc<ServicePortName>>,
+}
+
+/// What becomes of a packet.
+#[derive(Debug)]
+pub(super) enum Verdict {
     /// It goes on. The rule that decided, if one did.
-    Pass(Option<(&'a Chain, &'a Rule)>),
+    Pass(Option<Ruling>),
     /// It is gone.
-    Dropped(&'a Chain, &'a Rule),
+    Dropped(Ruling),
+    /// It is gone, and the sender is told.
+    Refused(Ruling),
+    /// It goes on with an address of the outgoing link as its source.
+    Masqueraded(Ruling),
     /// It goes on with another source address.
-    Masqueraded(&'a Chain, &'a Rule),
+    SourceTo(Ruling, IpAddr),
+    /// It goes on to somebody else.
+    DestinationTo(Ruling, Backend),
+    /// It was sent on to a chain that is not there.
+    Astray(ChainName),
 }
 
-/// Runs a packet through the chain of a hook. A plan without that table lets everything pass.
-pub(super) fn run<'a>(plan: &'a NodePlan, family: TableFamily, hook: Hook, fields: &Fields) -> Verdict<'a> {
-    let Some(planned) = plan.entries.get(&Key::Table(family)) else { return Verdict::Pass(None) };
-    let Entry::Table(table) = &planned.entry else { return Verdict::Pass(None) };
-    let Some(chain) = table.chains.iter().find(|chain| chain.hook == Some(hook)) else {
-        return Verdict::Pass(None);
+/// Runs a packet through the chain of a hook. A table without such a chain lets everything pass.
+pub(super) fn run(rules: Rules<'_>, hook: Hook, seen: &Seen, draws: &mut Draws) -> Ran {
+    let mut runner = Runner { rules, seen, draws, led: Vec::new() };
+    let verdict = match rules.table.chains.iter().find(|chain| chain.hook == Some(hook)) {
+        Some(chain) => match runner.chain(chain) {
+            Flow::Decided(verdict) => verdict,
+            Flow::Back(ruling) => Verdict::Pass(ruling),
+        },
+        None => Verdict::Pass(None),
     };
-    chain_verdict(plan, table, chain, fields).unwrap_or(Verdict::Pass(None))
+    Ran { led: runner.led, verdict }
 }
 
-/// The origin of a table's rules.
-pub(super) fn origin(plan: &NodePlan, family: TableFamily) -> Option<Origin> {
-    plan.entries.get(&Key::Table(family)).map(|planned| planned.origin.clone())
+/// How a packet comes out of a chain.
+enum Flow {
+    /// With a verdict.
+    Decided(Verdict),
+    /// Back to where it came from; by a rule, or off the end.
+    Back(Option<Ruling>),
 }
 
-/// The verdict of a chain; `None` if the packet falls off its end or returns.
-fn chain_verdict<'a>(
-    plan: &NodePlan,
-    table: &'a Table,
-    chain: &'a Chain,
-    fields: &Fields,
-) -> Option<Verdict<'a>> {
-    for rule in &chain.rules {
-        if !rule.matches.iter().all(|each| holds(plan, table.family, each, fields)) {
-            continue;
-        }
-        match &rule.action {
-            Action::Accept => return Some(Verdict::Pass(Some((chain, rule)))),
-            Action::Drop => return Some(Verdict::Dropped(chain, rule)),
-            Action::Masquerade => return Some(Verdict::Masqueraded(chain, rule)),
-            // From a base chain, "return" is its policy: accept.
-            Action::Return if chain.hook.is_some() => return Some(Verdict::Pass(Some((chain, rule)))),
-            Action::Return => return None,
-            // Only in the services' tables.
-            Action::Goto(_)
-            | Action::Look(..)
-            | Action::DestinationFrom(..)
-            | Action::SourceTo(_)
-            | Action::Reset
-            | Action::Unreachable
-            | Action::Learn { .. } => {}
-            Action::Jump(name) => {
-                let next = table.chains.iter().find(|next| next.name == *name)?;
-                if let Some(verdict) = chain_verdict(plan, table, next, fields) {
-                    return Some(verdict);
-                }
+struct Runner<'r> {
+    rules: Rules<'r>,
+    seen: &'r Seen,
+    draws: &'r mut Draws,
+    led: Vec<Ruling>,
+}
+
+impl<'r> Runner<'r> {
+    fn chain(&mut self, chain: &'r Chain) -> Flow {
+        for rule in &chain.rules {
+            if rule.matches.iter().all(|each| self.holds(each))
+                && let Some(flow) = self.act(chain, rule)
+            {
+                return flow;
             }
         }
+        Flow::Back(None)
     }
-    None
-}
 
-fn holds(plan: &NodePlan, family: TableFamily, condition: &Match, fields: &Fields) -> bool {
-    let key =
-        |wanted: &[Field]| wanted.iter().map(|field| fields.get(field).cloned()).collect::<Option<Vec<_>>>();
-    match condition {
-        Match::Is(field, value) => fields.get(field).is_some_and(|has| is(has, value)),
-        Match::IsNot(field, value) => fields.get(field).is_some_and(|has| !is(has, value)),
-        Match::In(wanted, set) => key(wanted).is_some_and(|key| contains(plan, family, *set, &key)),
-        Match::New | Match::Translated | Match::SourceIsOwn(_) => false,
-        Match::NotIn(wanted, set) => key(wanted).is_some_and(|key| !contains(plan, family, *set, &key)),
+    /// What an action does; `None` is on with the next rule.
+    fn act(&mut self, chain: &Chain, rule: &Rule) -> Option<Flow> {
+        let ruling = |service| Ruling { chain: chain.name.clone(), comment: rule.comment, service };
+        let verdict = match &rule.action {
+            Action::Accept => Verdict::Pass(Some(ruling(None))),
+            Action::Drop => Verdict::Dropped(ruling(None)),
+            Action::Reset | Action::Unreachable => Verdict::Refused(ruling(None)),
+            Action::Masquerade => Verdict::Masqueraded(ruling(None)),
+            Action::SourceTo(address) => Verdict::SourceTo(ruling(None), *address),
+            Action::Return => return Some(Flow::Back(Some(ruling(None)))),
+            Action::Jump(name) => {
+                return match self.follow(name) {
+                    Flow::Back(_) => None,
+                    decided @ Flow::Decided(_) => Some(decided),
+                };
+            }
+            Action::Goto(name) => return Some(self.follow(name)),
+            Action::Look(key, map) => {
+                let Found { datum: Some(Datum::Goto(name)), service } = self.find(key, *map)? else {
+                    return None;
+                };
+                self.led.push(ruling(service));
+                return Some(self.follow(&name));
+            }
+            Action::DestinationFrom(key, map) => {
+                let Found { datum: Some(Datum::Backend(backend)), service } = self.find(key, *map)? else {
+                    return None;
+                };
+                Verdict::DestinationTo(ruling(service), backend)
+            }
+            // What is learned counts for the connections that come after.
+            Action::Learn { .. } => return None,
+        };
+        Some(Flow::Decided(verdict))
     }
-}
 
-fn is(has: &Value, wanted: &Value) -> bool {
-    match (has, wanted) {
-        (Value::Link(name), Value::LinkPrefix(prefix)) => name.as_str().starts_with(prefix),
-        (Value::Address(address), Value::Prefix(net)) => net.contains(address),
-        _ => has == wanted,
+    fn follow(&mut self, name: &ChainName) -> Flow {
+        match self.rules.table.chains.iter().find(|chain| chain.name == *name) {
+            Some(chain) => self.chain(chain),
+            None => Flow::Decided(Verdict::Astray(name.clone())),
+        }
     }
-}
 
-fn contains(plan: &NodePlan, family: TableFamily, set: SetName, key: &[Value]) -> bool {
-    if plan.entries.contains_key(&Key::Member(Member { family, set, key: key.into() })) {
-        return true;
+    fn holds(&mut self, condition: &Match) -> bool {
+        let field = |of: &Field| self.seen.fields.get(of);
+        match condition {
+            Match::Is(of, value) => field(of).is_some_and(|has| is(has, value)),
+            Match::IsNot(of, value) => field(of).is_some_and(|has| !is(has, value)),
+            Match::Translated => self.seen.translated,
+            Match::SourceIsOwn(own) => self.seen.source_is_own == *own,
+            Match::In(key, set) => self.key(key).is_some_and(|key| self.has(*set, &key)),
+            Match::NotIn(key, set) => self.key(key).is_some_and(|key| !self.has(*set, &key)),
+        }
     }
-    // Sets of prefixes are few and short: the cluster's ranges.
-    let [address @ Value::Address(_)] = key else { return false };
-    let from = Key::Member(Member { family, set, key: [].into() });
-    plan.entries
-        .range(from..)
-        .map_while(|(key, _)| match key {
-            Key::Member(member) if member.family == family && member.set == set => Some(member),
-            _ => None,
-        })
-        .any(|member| member.key.iter().any(|prefix| is(address, prefix)))
+
+    fn has(&self, set: SetName, key: &[Value]) -> bool {
+        self.rules.elements.find(set, key).is_some()
+    }
+
+    fn find(&mut self, key: &[Field], map: SetName) -> Option<Found> {
+        let key = self.key(key)?;
+        self.rules.elements.find(map, &key)
+    }
+
+    fn key(&mut self, fields: &[Field]) -> Option<Vec<Value>> {
+        let value = |field: &Field| match field {
+            Field::Random(of) => Some(Value::Index(self.draws.draw(*of))),
+            field => self.seen.fields.get(field).cloned(),
+        };
+        fields.iter().map(value).collect()
+    }
 }

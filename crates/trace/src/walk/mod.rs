@@ -3,17 +3,20 @@
 //! It reads nothing but plans: routes, neighbours, forwarding entries and rules as [`plan`] made them. So what it
 //! says is what the plans mean, and a test can hold it against what is captured on the wire.
 
+mod display;
+mod draws;
+mod elements;
 mod filter;
+mod lookup;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
 
 use model::{LinkName, MacAddr, Node, NodeName};
 use plan::{ChainName, NodePlan, Origin};
 
-pub use steps::walk;
+pub use steps::{walk, walk_all};
 
 /// The nodes with their plans.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +45,20 @@ pub enum Start {
     Pod(NodeName, LinkName),
     /// In the node itself.
     Node(NodeName),
+    /// Outside of the cluster.
+    Outside {
+        /// The node whose uplink it comes to.
+        node: NodeName,
+    },
+}
+
+/// One of the ways that a packet can take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// One in how many packets takes it.
+    pub one_in: u64,
+    /// The way.
+    pub walk: Walk,
 }
 
 /// A packet's way and its end.
@@ -90,6 +107,18 @@ pub enum Step {
         /// The outgoing link; `None` for the node's own way out, which is not ours.
         link: Option<LinkName>,
     },
+    /// The destination became an endpoint of a service; which service is in the hop's origin.
+    Rewritten {
+        /// The endpoint's address.
+        destination: IpAddr,
+        /// The endpoint's port, host byte order.
+        port: u16,
+    },
+    /// The source address became the one by which the node reaches the endpoint of a service.
+    SourceRewritten {
+        /// The new source address.
+        source: IpAddr,
+    },
     /// The source address became that of the node.
     Masqueraded {
         /// The new source address.
@@ -136,6 +165,15 @@ pub enum Loss {
         /// What the rule says of itself.
         comment: &'static str,
     },
+    /// A rule dropped it and told its sender so, by a TCP reset or an ICMP error.
+    Refused {
+        /// The chain of the rule.
+        chain: ChainName,
+        /// What the rule says of itself.
+        comment: &'static str,
+    },
+    /// A map leads to a chain that its table does not have.
+    NoSuchChain(ChainName),
     /// A route leads to a next hop without a neighbour entry.
     NoNeighbour(IpAddr),
     /// A neighbour entry leads to an Ethernet address without a forwarding entry.
@@ -150,39 +188,5 @@ pub enum Loss {
     Loop,
 }
 
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Loss::Dropped { chain, comment } => write!(f, "dropped in chain {chain}: {comment}"),
-            Loss::NoNeighbour(address) => write!(f, "no neighbour entry for the next hop {address}"),
-            Loss::NoForwarding(mac) => write!(f, "no forwarding entry for {mac}"),
-            Loss::NoSuchNode(address) => write!(f, "the tunnel leads to {address}, which no node has"),
-            Loss::TunnelMismatch(link) => {
-                write!(f, "the tunnel device {link} at the other end is not its counterpart")
-            }
-            Loss::NoSuchPod(address) => write!(f, "no pod has the address {address}"),
-            Loss::Loop => f.write_str("the way is a circle"),
-        }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::Rule { chain, comment } => write!(f, "rule in chain {chain}: {comment}"),
-            Step::Bridged { bridge } => write!(f, "bridged by {bridge}"),
-            Step::Routed { destination, via: Some(via), link: Some(link) } => {
-                write!(f, "routed: {destination} via {via} dev {link}")
-            }
-            Step::Routed { destination, link: Some(link), .. } => {
-                write!(f, "routed: {destination} dev {link}")
-            }
-            Step::Routed { .. } => f.write_str("routed: the node's own way out"),
-            Step::Masqueraded { source } => write!(f, "source becomes {source}"),
-            Step::Encapsulated { link, source, destination, .. } => {
-                write!(f, "into VXLAN by {link}: {source} to {destination}")
-            }
-            Step::Decapsulated { link } => write!(f, "out of VXLAN by {link}"),
-        }
-    }
-}
+#[cfg(test)]
+mod services_tests;

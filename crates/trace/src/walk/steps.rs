@@ -1,16 +1,25 @@
 //! The steps of a packet, as the kernel takes them.
 
+use std::collections::BTreeMap;
+use std::iter;
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Family, LinkName, MacAddr, Node, NodeName};
-use plan::{Entry, Field, Hook, Key, Link, Member, NodePlan, Origin, Route, SetName, TableFamily, Value};
+use model::{Family, LinkName, Node, NodeName};
+use plan::services::{self, Backend, ServicePortName, Settings};
+use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Route, Table, TableFamily, Value};
 
-use super::filter::{self, Fields, Verdict};
-use super::{End, Hop, Loss, Packet, Start, Step, Walk, World};
+use super::draws::Draws;
+use super::elements::Elements;
+use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
+use super::lookup::{connected, entry, link_address, lookup, owns, pod_mac, pod_port, vxlan};
+use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
-/// More tunnels than a packet can need: it crosses at most one.
-const MOST_TUNNELS: usize = 4;
+/// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
+/// a service.
+const MOST_NODES: usize = 4;
 
 // linux/if_ether.h
 const ETHER_IPV4: u16 = 0x0800;
@@ -18,27 +27,97 @@ const ETHER_IPV6: u16 = 0x86dd;
 // IANA protocol number
 const UDP: u8 = 17;
 
-/// Walks a packet from its start to its end.
+/// Walks the first packet of a connection from its start to its end.
+///
+/// If an endpoint is chosen at random on the way, it is the first of them; [`walk_all`] has all.
 pub fn walk(world: &World, start: &Start, packet: Packet) -> Walk {
-    let mut walker = Walker { world, hops: Vec::new(), packet };
-    let end = match start {
-        Start::Pod(node, link) => walker.leave_pod(node, link),
-        Start::Node(node) => walker.route(node, None),
-    };
-    let end = end.unwrap_or_else(End::Lost);
-    Walk { hops: walker.hops, end, packet: walker.packet }
+    Walker::new(world, packet).walk(start)
+}
+
+/// Walks the first packet of a connection in all ways that it can take: one for each endpoint that can be chosen at
+/// random. Clients that stay with an endpoint are taken to have none yet.
+pub fn walk_all<'w>(
+    world: &'w World,
+    start: &Start,
+    packet: Packet,
+) -> impl Iterator<Item = Outcome> + use<'w> {
+    let start = start.clone();
+    let mut walker = Walker::new(world, packet);
+    let mut more = true;
+    iter::from_fn(move || {
+        if !more {
+            return None;
+        }
+        walker.packet = packet;
+        let walk = walker.walk(&start);
+        let one_in = walker.draws.one_in();
+        more = walker.draws.advance();
+        Some(Outcome { one_in, walk })
+    })
 }
 
 struct Walker<'w> {
     world: &'w World,
+    /// The services' tables that were needed so far.
+    tables: BTreeMap<(NodeName, Family), Rc<Table>>,
+    draws: Draws,
     hops: Vec<Hop>,
     packet: Packet,
+    visit: Visit,
+    /// How many nodes it has come to.
+    nodes: usize,
+}
+
+/// A packet's stay on one node: how it came there and will go, and what connection tracking knows of its connection.
+struct Visit {
+    came: Came,
+    /// The link that it leaves by, once that is known.
+    output: Option<LinkName>,
+    /// The packet as it came.
+    original: Packet,
+    translated: bool,
+    /// The service that its destination was rewritten for.
+    service: Option<Arc<ServicePortName>>,
+}
+
+/// How a packet came to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Came {
+    /// From a pod, by a port of the bridge.
+    Bridge,
+    /// By another link; `None` is the node's own uplink.
+    Link(Option<LinkName>),
+    /// It is the node's own.
+    Own,
 }
 
 impl<'w> Walker<'w> {
+    fn new(world: &'w World, packet: Packet) -> Walker<'w> {
+        Walker {
+            world,
+            tables: BTreeMap::new(),
+            draws: Draws::default(),
+            hops: Vec::new(),
+            packet,
+            visit: Visit::new(Came::Own, packet),
+            nodes: 0,
+        }
+    }
+
+    fn walk(&mut self, start: &Start) -> Walk {
+        self.nodes = 0;
+        let end = match start {
+            Start::Pod(node, link) => self.leave_pod(node, link),
+            Start::Node(node) => self.leave_node(node),
+            Start::Outside { node } => self.arrive(node, Came::Link(None)),
+        };
+        let end = end.unwrap_or_else(End::Lost);
+        Walk { hops: std::mem::take(&mut self.hops), end, packet: self.packet }
+    }
+
     fn leave_pod(&mut self, node: &NodeName, port: &LinkName) -> Result<End, Loss> {
         let plan = self.plan(node)?;
-        let mut fields = self.fields();
+        let mut fields = fields(&self.packet);
         fields.insert(Field::InputLink, Value::Link(port.clone()));
         let ether_type = match self.family() {
             Family::V4 => ETHER_IPV4,
@@ -48,27 +127,48 @@ impl<'w> Walker<'w> {
         if let Some(mac) = pod_mac(plan, port) {
             fields.insert(Field::EtherSource, Value::Mac(mac));
         }
-        self.hook(node, plan, TableFamily::Bridge, Hook::BridgePrerouting, &fields)?;
-        self.route(node, Some(port))
+        let seen = Seen { fields, translated: false, source_is_own: false };
+        self.run(node, plan, TableFamily::Bridge, Hook::BridgePrerouting, &seen)?;
+        self.arrive(node, Came::Bridge)
     }
 
-    /// A packet that a node has to bring on its way; `from` is the port of the bridge that it came in by.
-    fn route(&mut self, node: &NodeName, from: Option<&LinkName>) -> Result<End, Loss> {
+    fn leave_node(&mut self, node: &NodeName) -> Result<End, Loss> {
+        let plan = self.plan(node)?;
+        self.visit = Visit::new(Came::Own, self.packet);
+        self.hook(node, plan, Hook::OutputNat)?;
+        self.route(node)
+    }
+
+    /// A packet that comes to a node. What bridges pass on goes by the same hooks as what is routed.
+    fn arrive(&mut self, node: &NodeName, came: Came) -> Result<End, Loss> {
+        if self.nodes == MOST_NODES {
+            return Err(Loss::Loop);
+        }
+        self.nodes += 1;
+        let plan = self.plan(node)?;
+        self.visit = Visit::new(came, self.packet);
+        self.hook(node, plan, Hook::DestinationNat)?;
+        self.route(node)
+    }
+
+    /// A packet that a node has to bring on its way.
+    fn route(&mut self, node: &NodeName) -> Result<End, Loss> {
         let destination = self.packet.destination;
         let plan = self.plan(node)?;
         if owns(self.world, node, plan, &destination) {
+            if self.visit.came == Came::Own {
+                self.leave(node, plan, Some(&LinkName::loopback()))?;
+            }
+            self.hook(node, plan, Hook::Input)?;
             return Ok(End::Node(node.clone()));
         }
         if let Some((net, link, origin)) = connected(plan, &destination) {
-            if from.is_some() {
-                self.hop(node, Step::Bridged { bridge: link.clone() }, origin);
+            let step = if self.visit.came == Came::Bridge {
+                Step::Bridged { bridge: link.clone() }
             } else {
-                self.hop(
-                    node,
-                    Step::Routed { destination: net, via: None, link: Some(link.clone()) },
-                    origin,
-                );
-            }
+                Step::Routed { destination: net, via: None, link: Some(link.clone()) }
+            };
+            self.hop(node, step, origin);
             self.leave(node, plan, Some(&link))?;
             return match pod_port(plan, &destination) {
                 Some(port) => Ok(End::Pod(node.clone(), port)),
@@ -93,20 +193,17 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, Step::Routed { destination: everywhere, via: None, link: None }, None);
                 self.leave(node, plan, None)?;
-                let nodes = &self.world.nodes;
-                let owner =
-                    nodes.iter().find(|(_, (node, _))| node.addresses.iter().any(|a| *a == destination));
-                Ok(owner.map_or(End::Outside, |(name, _)| End::Node(name.clone())))
+                let has_it = |node: &Node| node.addresses.iter().any(|address| *address == destination);
+                let owner = self.world.nodes.iter().find(|(_, (node, _))| has_it(node));
+                match owner {
+                    Some((owner, _)) => self.arrive(owner, Came::Link(None)),
+                    None => Ok(End::Outside),
+                }
             }
         }
     }
 
     fn tunnel(&mut self, node: &NodeName, plan: &'w NodePlan, route: &Route) -> Result<End, Loss> {
-        if self.hops.iter().filter(|hop| matches!(hop.step, Step::Encapsulated { .. })).count()
-            >= MOST_TUNNELS
-        {
-            return Err(Loss::Loop);
-        }
         let link = &route.link;
         let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), route.via)) else {
             return Err(Loss::NoNeighbour(route.via));
@@ -130,53 +227,161 @@ impl<'w> Walker<'w> {
             .ok_or(Loss::NoSuchNode(*remote))?;
         let outer =
             Packet { source: local, destination: *remote, protocol: UDP, destination_port: Some(port) };
-        self.hook(name, plan, Family::of(remote).into(), Hook::Input, &fields(&outer))?;
+        let seen = Seen { fields: fields(&outer), translated: false, source_is_own: false };
+        self.run(name, plan, Family::of(remote).into(), Hook::Input, &seen)?;
         // The device takes what is addressed to it by identifier, port and Ethernet address.
         if vxlan(plan, link) != Some((*remote, vni, port, *mac)) {
             return Err(Loss::TunnelMismatch(link.clone()));
         }
         self.hop(name, Step::Decapsulated { link: link.clone() }, None);
-        self.route(name, None)
+        self.arrive(name, Came::Link(Some(link.clone())))
     }
 
-    /// The hook on the way out; `None` is the node's own uplink.
+    /// The hooks between the choice of the way and the link; `None` is the node's own uplink.
     fn leave(&mut self, node: &NodeName, plan: &'w NodePlan, link: Option<&LinkName>) -> Result<(), Loss> {
-        let mut fields = self.fields();
-        // The name of the uplink is not in the plan, and no rule asks for it: it is just none of ours.
-        let link = link.cloned().or_else(|| LinkName::new("uplink").ok());
-        fields.extend(link.map(|link| (Field::OutputLink, Value::Link(link))));
-        let family = self.family();
-        if self.hook(node, plan, family.into(), Hook::SourceNat, &fields)? {
-            let node_address = self.world.nodes.get(node).and_then(|(node, _)| node.addresses.of(family));
-            if let Some(source) = node_address {
-                self.packet.source = *source;
-                self.hop(node, Step::Masqueraded { source: *source }, Some(Origin::ClusterNetwork));
-            }
+        self.visit.output = link.cloned().or_else(uplink);
+        let passed_on = self.visit.came != Came::Own;
+        self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
+        self.hook(node, plan, Hook::FirstOut)?;
+        // Of the chains that translate sources the first that does so has decided for the connection.
+        if !self.hook(node, plan, Hook::ServiceSourceNat)? {
+            self.hook(node, plan, Hook::SourceNat)?;
         }
         Ok(())
     }
 
-    /// Runs a hook; true if it masquerades.
-    fn hook(
+    /// Runs a hook of the packet's family; true if it translates.
+    fn hook(&mut self, node: &NodeName, plan: &'w NodePlan, hook: Hook) -> Result<bool, Loss> {
+        let seen = self.seen(node, plan);
+        let Some((rewrite, origin)) = self.run(node, plan, self.family().into(), hook, &seen)? else {
+            return Ok(false);
+        };
+        let step = match rewrite {
+            Rewrite::Destination(backend) => {
+                let before = (self.packet.destination, self.packet.destination_port);
+                let after = (backend.address, Some(backend.port));
+                (self.packet.destination, self.packet.destination_port) = after;
+                self.visit.translated = before != after;
+                if let Origin::Service(service) = &origin {
+                    self.visit.service = Some(service.clone());
+                }
+                Step::Rewritten { destination: backend.address, port: backend.port }
+            }
+            Rewrite::Source(source) => {
+                self.packet.source = source;
+                Step::SourceRewritten { source }
+            }
+            Rewrite::Masquerade => {
+                let Some(source) = self.own_address(node, plan) else { return Ok(true) };
+                self.packet.source = source;
+                Step::Masqueraded { source }
+            }
+        };
+        self.hop(node, step, Some(origin));
+        Ok(true)
+    }
+
+    /// Runs the chains of a hook, those of the node's own table first.
+    fn run(
         &mut self,
         node: &NodeName,
         plan: &'w NodePlan,
         family: TableFamily,
         hook: Hook,
-        fields: &Fields,
-    ) -> Result<bool, Loss> {
-        let (decided, masquerade) = match filter::run(plan, family, hook, fields) {
-            Verdict::Dropped(chain, rule) => {
-                return Err(Loss::Dropped { chain: chain.name.clone(), comment: rule.comment });
+        seen: &Seen,
+    ) -> Result<Option<(Rewrite, Origin)>, Loss> {
+        if let Some(planned) = plan.entries.get(&Key::Table(family))
+            && let Entry::Table(table) = &planned.entry
+        {
+            let rules = Rules { table, elements: Elements::Node(plan, family) };
+            if let Some(rewrite) = self.decide(node, rules, hook, seen, &planned.origin)? {
+                return Ok(Some(rewrite));
             }
-            Verdict::Pass(decided) => (decided, false),
-            Verdict::Masqueraded(chain, rule) => (Some((chain, rule)), true),
-        };
-        if let Some((chain, rule)) = decided {
-            let step = Step::Rule { chain: chain.name.clone(), comment: rule.comment };
-            self.hop(node, step, filter::origin(plan, family));
         }
-        Ok(masquerade)
+        let family = match family {
+            TableFamily::Bridge => return Ok(None),
+            TableFamily::Ip => Family::V4,
+            TableFamily::Ip6 => Family::V6,
+        };
+        let Some(settings) = &plan.services.settings else { return Ok(None) };
+        let table = self.services(node, plan, settings, family);
+        let rules = Rules { table: &table, elements: Elements::Services(&plan.services, settings, family) };
+        let origin = self.visit.service.clone().map_or(Origin::ClusterNetwork, Origin::Service);
+        self.decide(node, rules, hook, seen, &origin)
+    }
+
+    /// Runs one table. What its rules find of a service comes from that, all else from `origin`.
+    fn decide(
+        &mut self,
+        node: &NodeName,
+        rules: Rules<'_>,
+        hook: Hook,
+        seen: &Seen,
+        origin: &Origin,
+    ) -> Result<Option<(Rewrite, Origin)>, Loss> {
+        let ran = filter::run(rules, hook, seen, &mut self.draws);
+        let mut say = |ruling: Ruling| {
+            let origin = ruling.service.map_or_else(|| origin.clone(), Origin::Service);
+            let step = Step::Rule { chain: ruling.chain, comment: ruling.comment };
+            self.hop(node, step, Some(origin.clone()));
+            origin
+        };
+        ran.led.into_iter().for_each(|ruling| drop(say(ruling)));
+        Ok(match ran.verdict {
+            Verdict::Pass(ruling) => {
+                ruling.map(say);
+                None
+            }
+            Verdict::Dropped(Ruling { chain, comment, .. }) => return Err(Loss::Dropped { chain, comment }),
+            Verdict::Refused(Ruling { chain, comment, .. }) => return Err(Loss::Refused { chain, comment }),
+            Verdict::Astray(chain) => return Err(Loss::NoSuchChain(chain)),
+            Verdict::Masqueraded(ruling) => Some((Rewrite::Masquerade, say(ruling))),
+            Verdict::SourceTo(ruling, source) => Some((Rewrite::Source(source), say(ruling))),
+            Verdict::DestinationTo(ruling, backend) => Some((Rewrite::Destination(backend), say(ruling))),
+        })
+    }
+
+    /// The services' table of a node and family.
+    fn services(
+        &mut self,
+        node: &NodeName,
+        plan: &NodePlan,
+        settings: &Settings,
+        family: Family,
+    ) -> Rc<Table> {
+        let pickers = plan.services.pickers.keys().filter(|(of, _)| *of == family).map(|(_, picker)| *picker);
+        let table = || Rc::new(services::table(settings, family, pickers));
+        self.tables.entry((node.clone(), family)).or_insert_with(table).clone()
+    }
+
+    /// The packet as rules see it on its way through a node.
+    fn seen(&self, node: &NodeName, plan: &NodePlan) -> Seen {
+        let Visit { came, output, original, translated, .. } = &self.visit;
+        let mut fields = fields(&self.packet);
+        let input = match came {
+            // Not the port: the packet's own hooks see the bridge.
+            Came::Bridge => Some(LinkName::bridge()),
+            Came::Link(link) => link.clone().or_else(uplink),
+            Came::Own => None,
+        };
+        fields.extend(input.map(|link| (Field::InputLink, Value::Link(link))));
+        fields.extend(output.clone().map(|link| (Field::OutputLink, Value::Link(link))));
+        let (source, destination) = match self.family() {
+            Family::V4 => (Field::OriginalSource4, Field::OriginalDestination4),
+            Family::V6 => (Field::OriginalSource6, Field::OriginalDestination6),
+        };
+        fields.insert(source, Value::Address(original.source));
+        fields.insert(destination, Value::Address(original.destination));
+        fields.extend(original.destination_port.map(|port| (Field::OriginalPort, Value::Port(port))));
+        let source_is_own = owns(self.world, node, plan, &self.packet.source);
+        Seen { fields, translated: *translated, source_is_own }
+    }
+
+    /// The address that the kernel takes for what leaves by a link: one of the link, or else the node's.
+    fn own_address(&self, node: &NodeName, plan: &NodePlan) -> Option<IpAddr> {
+        let family = self.family();
+        let of_link = self.visit.output.as_ref().and_then(|link| link_address(plan, link, family));
+        of_link.or_else(|| self.world.nodes.get(node)?.0.addresses.of(family).copied())
     }
 
     fn hop(&mut self, node: &NodeName, step: Step, origin: Option<Origin>) {
@@ -191,10 +396,24 @@ impl<'w> Walker<'w> {
     fn family(&self) -> Family {
         Family::of(&self.packet.destination)
     }
+}
 
-    fn fields(&self) -> Fields {
-        fields(&self.packet)
+/// What a rule makes of a packet's addresses.
+enum Rewrite {
+    Destination(Backend),
+    Source(IpAddr),
+    Masquerade,
+}
+
+impl Visit {
+    fn new(came: Came, packet: Packet) -> Visit {
+        Visit { came, output: None, original: packet, translated: false, service: None }
     }
+}
+
+/// The name of the uplink is not in the plan, and no rule asks for it: it is just none of ours.
+fn uplink() -> Option<LinkName> {
+    LinkName::new("uplink").ok()
 }
 
 fn fields(packet: &Packet) -> Fields {
@@ -207,74 +426,11 @@ fn fields(packet: &Packet) -> Fields {
         (destination, Value::Address(packet.destination)),
         (Field::Protocol, Value::Protocol(packet.protocol)),
     ]);
-    if let (UDP, Some(port)) = (packet.protocol, packet.destination_port) {
-        fields.insert(Field::UdpDestination, Value::Port(port));
+    if let Some(port) = packet.destination_port {
+        fields.insert(Field::DestinationPort, Value::Port(port));
+        if packet.protocol == UDP {
+            fields.insert(Field::UdpDestination, Value::Port(port));
+        }
     }
     fields
-}
-
-fn entry<'p>(plan: &'p NodePlan, key: &Key) -> Option<&'p Entry> {
-    plan.entries.get(key).map(|planned| &planned.entry)
-}
-
-/// Whether the node itself has the address: as an underlay address, or on one of our links.
-fn owns(world: &World, name: &NodeName, plan: &NodePlan, address: &IpAddr) -> bool {
-    let underlay = |(node, _): &(Node, NodePlan)| node.addresses.iter().any(|own| own == address);
-    let on_link = |key: &Key| matches!(key, Key::Address(_, net) if net.addr() == *address);
-    world.nodes.get(name).is_some_and(underlay) || plan.entries.keys().any(on_link)
-}
-
-/// The range on one of our links that the address is in.
-fn connected(plan: &NodePlan, address: &IpAddr) -> Option<(IpNet, LinkName, Option<Origin>)> {
-    plan.entries.iter().find_map(|(key, planned)| match key {
-        Key::Address(link, net) if net.contains(address) => {
-            Some((net.trunc(), link.clone(), Some(planned.origin.clone())))
-        }
-        _ => None,
-    })
-}
-
-/// The longest of our routes that matches.
-fn lookup<'p>(plan: &'p NodePlan, address: &IpAddr) -> Option<(&'p Route, Origin)> {
-    let host = IpNet::from(*address);
-    (0..=host.prefix_len()).rev().find_map(|length| {
-        let net = IpNet::new(*address, length).ok()?.trunc();
-        let planned = plan.entries.get(&Key::Route(net))?;
-        match &planned.entry {
-            Entry::Route(route) => Some((route, planned.origin.clone())),
-            _ => None,
-        }
-    })
-}
-
-fn vxlan(plan: &NodePlan, link: &LinkName) -> Option<(IpAddr, u32, u16, MacAddr)> {
-    match entry(plan, &Key::Link(link.clone())) {
-        Some(Entry::Link(Link::Vxlan { local, vni, port, mac, .. })) => {
-            Some((*local, vni.value(), port.value(), *mac))
-        }
-        _ => None,
-    }
-}
-
-/// The members of the bridge table, which say which address and which Ethernet address is behind which port.
-fn guard(plan: &NodePlan) -> impl Iterator<Item = (&LinkName, &Value)> {
-    let from = Key::Member(Member { family: TableFamily::Bridge, set: SetName(""), key: [].into() });
-    plan.entries.range(from..).map_while(|(key, _)| match key {
-        Key::Member(member) if member.family == TableFamily::Bridge => match &*member.key {
-            [Value::Link(link), value] => Some((link, value)),
-            _ => None,
-        },
-        _ => None,
-    })
-}
-
-fn pod_mac(plan: &NodePlan, port: &LinkName) -> Option<MacAddr> {
-    guard(plan).find_map(|(link, value)| match value {
-        Value::Mac(mac) if link == port => Some(*mac),
-        _ => None,
-    })
-}
-
-fn pod_port(plan: &NodePlan, address: &IpAddr) -> Option<LinkName> {
-    guard(plan).find_map(|(link, value)| (*value == Value::Address(*address)).then(|| link.clone()))
 }

@@ -28,6 +28,52 @@ fn synced(events: impl IntoIterator<Item = Event>) -> Core {
     core
 }
 
+/// A service with cluster addresses `10.96.0.<number>` and `fd00:96::<number>`.
+fn service(text: &str, number: u8) -> Service {
+    let port = model::ServicePort {
+        name: "".into(),
+        protocol: model::Protocol::Tcp,
+        port: 80,
+        node_port: Some(30000 + u16::from(number)),
+    };
+    Service {
+        name: ObjectName::new("shop", text),
+        cluster_addresses: [format!("10.96.0.{number}"), format!("fd00:96::{number}")]
+            .map(|address| address.parse().unwrap())
+            .into(),
+        external_addresses: Vec::new(),
+        balancer_addresses: Vec::new(),
+        balancer_sources: Vec::new(),
+        ports: vec![port],
+        internal_policy: model::TrafficPolicy::Cluster,
+        external_policy: model::TrafficPolicy::Cluster,
+        affinity: None,
+        health_check_port: None,
+    }
+}
+
+/// A slice of a service with these endpoints, all of one family.
+fn slice(text: &str, service: &str, addresses: &[&str]) -> EndpointSlice {
+    let endpoint = |address: &&str| model::Endpoint {
+        address: address.parse().unwrap(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: None,
+        zones: std::sync::Arc::default(),
+        nodes: std::sync::Arc::default(),
+    };
+    let port = model::EndpointPort { name: "".into(), protocol: model::Protocol::Tcp, port: 8080 };
+    let endpoints: Vec<model::Endpoint> = addresses.iter().map(endpoint).collect();
+    EndpointSlice {
+        name: ObjectName::new("shop", text),
+        service: service.into(),
+        family: model::Family::of(&endpoints[0].address),
+        ports: vec![port],
+        endpoints,
+    }
+}
+
 fn routes(core: &Core) -> usize {
     core.entries().keys().filter(|key| matches!(key, Key::Route(_))).count()
 }
@@ -91,7 +137,7 @@ fn the_network_and_the_own_node_stay_when_they_are_deleted() {
 fn an_earlier_state_holds_until_the_api_is_heard() {
     let mut core = Core::new(name("a"));
     let nodes = [node("a", 1), node("b", 2), node("c", 3)].map(|node| (node.name.clone(), node));
-    core.restore(network(), nodes.into());
+    core.restore(network(), Objects { nodes: nodes.into(), ..Objects::default() });
     assert!(core.has_plan());
     assert_eq!(routes(&core), 4);
     assert!(core.problems()[0].contains("has not been heard"));
@@ -109,7 +155,7 @@ fn an_earlier_state_holds_until_the_api_is_heard() {
 fn an_earlier_state_fills_in_for_what_the_api_has_lost() {
     let mut core = Core::new(name("a"));
     let nodes = [node("a", 1), node("b", 2)].map(|node| (node.name.clone(), node));
-    core.restore(network(), nodes.into());
+    core.restore(network(), Objects { nodes: nodes.into(), ..Objects::default() });
     core.take(Event::Node(node("b", 2)));
     core.take(Event::Synced);
     assert!(core.has_plan());
@@ -136,4 +182,76 @@ fn a_broken_watch_is_a_problem_until_it_works() {
     assert_eq!(core.entries(), &before);
     core.take(Event::Connected(Watched::Nodes));
     assert_eq!(core.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn services_of_a_complete_list_are_planned_and_others_are_gone() {
+    let mut core = Core::new(name("a"));
+    let nodes = [node("a", 1)].map(|node| (node.name.clone(), node));
+    let services = [service("gone", 1), service("web", 2)].map(|service| (service.name.clone(), service));
+    let slices = [slice("gone-1", "gone", &["10.244.1.2"]), slice("web-1", "web", &["10.244.1.3"])];
+    let slices = slices.map(|slice| (slice.name.clone(), slice));
+    core.restore(
+        network(),
+        Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() },
+    );
+    // Per service two cluster addresses and a node port on two addresses; one endpoint for those of IPv4.
+    let counts = |core: &Core| (core.services().frontends.len(), core.services().endpoints());
+    assert_eq!(counts(&core), (8, 4));
+    for event in [
+        Event::Network(network()),
+        Event::Node(node("a", 1)),
+        Event::Service(service("web", 2)),
+        Event::Service(service("late", 3)),
+        Event::ServiceGone(ObjectName::new("shop", "late")),
+        Event::Slice(slice("web-1", "web", &["10.244.1.3", "10.244.1.4"])),
+        Event::Slice(slice("web-2", "web", &["fd00:10:244:1::3"])),
+        Event::Slice(slice("web-3", "web", &["fd00:10:244:1::4"])),
+        Event::SliceGone(ObjectName::new("shop", "web-3")),
+    ] {
+        assert_eq!(core.take(event), Todo::Nothing);
+        assert_eq!(counts(&core), (8, 4));
+    }
+    assert_eq!(core.take(Event::Synced), Todo::Reconcile);
+    assert_eq!(counts(&core), (4, 6));
+    assert_eq!((core.known_services().count(), core.known_slices().count()), (1, 2));
+}
+
+#[test]
+fn a_service_costs_its_own_frontends() {
+    let mut core =
+        synced([Event::Network(network()), Event::Node(node("a", 1)), Event::Service(service("web", 2))]);
+    let revision = core.revision();
+    let Todo::Apply(change) = core.take(Event::Service(service("more", 3))) else { panic!() };
+    assert!(change.keys.is_empty() && !change.services.settings);
+    assert_eq!(change.services.frontends.len(), 4);
+    let more = slice("more-1", "more", &["10.244.2.2"]);
+    let Todo::Apply(change) = core.take(Event::Slice(more.clone())) else { panic!() };
+    assert_eq!(change.services.frontends.len(), 2, "{change:?}");
+    assert_eq!(core.services().endpoints(), 2);
+    let Todo::Apply(change) = core.take(Event::SliceGone(more.name)) else { panic!() };
+    assert_eq!(change.services.frontends.len(), 2);
+    let Todo::Apply(change) = core.take(Event::ServiceGone(ObjectName::new("shop", "more"))) else {
+        panic!()
+    };
+    assert!(change.services.frontends.values().all(Option::is_none));
+    // What is kept for a start without the API is kept anew.
+    assert_eq!(core.revision(), revision + 4);
+}
+
+#[test]
+fn the_nodes_own_addresses_outlive_a_list() {
+    let mut core = Core::new(name("a"));
+    let own: Vec<IpAddr> = vec!["198.51.100.1".parse().unwrap()];
+    core.observe(Input::Addresses(own.clone()));
+    let json = r#"{"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["198.51.100.0/24"]}"#;
+    let spec: ClusterNetworkSpec = serde_json::from_str(json).unwrap();
+    core.take(Event::Network(NetworkConfig::try_from(&spec).unwrap()));
+    core.take(Event::Node(node("a", 1)));
+    core.take(Event::Service(service("web", 2)));
+    core.take(Event::Synced);
+    assert_eq!(core.addresses(), own);
+    let node_ports: Vec<String> =
+        core.services().frontends.keys().filter(|each| each.port > 30000).map(ToString::to_string).collect();
+    assert_eq!(node_ports, ["198.51.100.1:30002 TCP"]);
 }

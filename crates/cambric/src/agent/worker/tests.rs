@@ -14,18 +14,37 @@ use tokio::sync::watch;
 use super::super::machine::{AttachmentWork, Failure};
 use super::super::options::AgentOptions;
 use super::*;
+use crate::agent::service_health::Checks;
 
 /// A kernel that holds what it is told, and keeps a record.
 #[derive(Debug, Clone, Default)]
 struct Pretended(Arc<Mutex<State>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     entries: Entries,
     record: Vec<&'static str>,
     refuse: bool,
+    services_error: Option<String>,
     mtu: Option<u32>,
     attachments: Vec<Attachment>,
+    services: ServicePlan,
+    addresses: Result<Vec<IpAddr>, Failure>,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            entries: Entries::new(),
+            record: Vec::new(),
+            refuse: false,
+            services_error: None,
+            mtu: None,
+            attachments: Vec::new(),
+            services: ServicePlan::default(),
+            addresses: Ok(Vec::new()),
+        }
+    }
 }
 
 impl Pretended {
@@ -48,7 +67,7 @@ impl Machine for Pretended {
         Outcome::default()
     }
 
-    fn reconcile(&mut self, plan: &Entries, _: &ServicePlan) -> Outcome {
+    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan) -> Outcome {
         self.with(|state| {
             state.record.push("reconcile");
             if state.refuse {
@@ -56,16 +75,19 @@ impl Machine for Pretended {
                 return Outcome { failed: vec![failure], ..Outcome::default() };
             }
             state.entries = plan.clone();
-            Outcome::default()
+            state.services = services.clone();
+            Outcome { services_error: state.services_error.clone(), ..Outcome::default() }
         })
     }
 
     fn doubt_services(&mut self) {}
 
-    fn underlay(&mut self, addresses: &PerFamily<IpAddr>) -> Result<PerFamily<u32>, String> {
-        let mtu = self.with(|state| state.mtu);
-        let v4 = addresses.v4.and(mtu);
-        Ok(PerFamily { v4, v6: addresses.v6.and(mtu) })
+    fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
+        self.with(|state| {
+            let mtu = PerFamily { v4: underlay.v4.and(state.mtu), v6: underlay.v6.and(state.mtu) };
+            let addresses = state.addresses.clone()?;
+            Ok(Surroundings { mtu, missing: None, addresses })
+        })
     }
 
     fn with_attachments(&mut self, work: &mut AttachmentWork<'_>) {
@@ -105,6 +127,7 @@ struct Bench {
     health: Arc<Health>,
     wanted: watch::Receiver<bool>,
     condition: Option<watch::Sender<bool>>,
+    checks: watch::Sender<Checks>,
     turns: VecDeque<Turn>,
     api_patience: Duration,
 }
@@ -118,6 +141,7 @@ impl Bench {
             health: Arc::new(Health::new(Duration::from_secs(60))),
             wanted,
             condition: Some(condition),
+            checks: watch::Sender::new(Checks::new()),
             turns: VecDeque::new(),
             api_patience: Duration::from_secs(600),
         }
@@ -142,7 +166,8 @@ impl Bench {
         let ear = Script { turns: std::mem::take(&mut self.turns), inbox: sender };
         let options = options(self.dir.path());
         let local = NodeName::new("a").unwrap();
-        let publisher = Publisher::new(local.clone(), &options, self.condition.take().unwrap());
+        let condition = self.condition.take().unwrap();
+        let publisher = Publisher::new(local.clone(), &options, condition, self.checks.clone());
         let worker = Worker::new(
             Core::new(local),
             self.kernel.clone(),
@@ -320,9 +345,11 @@ fn pods_of_the_node_are_part_of_the_plan() {
 #[test]
 fn a_run_without_the_api_goes_by_the_state_of_the_last() {
     let mut first = Bench::new();
-    first.events(cluster());
+    first.events([vec![service()], cluster()].concat());
     first.run();
     let entries = first.kernel.with(|state| state.entries.clone());
+    let services = first.kernel.with(|state| state.services.clone());
+    assert_eq!(services.frontends.len(), 2);
 
     let mut second = Bench::new();
     std::fs::create_dir_all(second.dir.path().join("run")).unwrap();
@@ -332,4 +359,141 @@ fn a_run_without_the_api_goes_by_the_state_of_the_last() {
     second.run();
     assert_eq!(second.record(), ["reconcile"]);
     assert_eq!(second.kernel.with(|state| state.entries.clone()), entries);
+    assert_eq!(second.kernel.with(|state| state.services.clone()), services);
+}
+
+/// A service that is reached at a cluster address and a node port.
+fn service() -> Event {
+    let port = model::ServicePort {
+        name: "".into(),
+        protocol: model::Protocol::Tcp,
+        port: 80,
+        node_port: Some(30080),
+    };
+    Event::Service(model::Service {
+        name: model::ObjectName::new("shop", "web"),
+        cluster_addresses: vec!["10.96.0.7".parse().unwrap()],
+        external_addresses: Vec::new(),
+        balancer_addresses: Vec::new(),
+        balancer_sources: Vec::new(),
+        ports: vec![port],
+        internal_policy: model::TrafficPolicy::Cluster,
+        external_policy: model::TrafficPolicy::Cluster,
+        affinity: None,
+        health_check_port: None,
+    })
+}
+
+#[test]
+fn node_ports_follow_the_nodes_addresses() {
+    let mut bench = Bench::new();
+    let mut events = cluster();
+    events[0] = network(r#"{"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["198.51.100.0/24"]}"#);
+    events.insert(3, service());
+    bench.kernel.with(|state| state.addresses = Ok(vec!["198.51.100.1".parse().unwrap()]));
+    bench.events(events);
+    let ports = |kernel: &Pretended| {
+        kernel.with(|state| state.services.frontends.keys().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let kernel = bench.kernel.clone();
+    bench.turn(move |_| {
+        assert_eq!(ports(&kernel), ["10.96.0.7:80 TCP", "198.51.100.1:30080 TCP"]);
+        kernel.with(|state| state.addresses = Ok(vec!["198.51.100.2".parse().unwrap()]));
+        Heard::Change(Vec::new())
+    });
+    bench.run();
+    assert_eq!(ports(&bench.kernel), ["10.96.0.7:80 TCP", "198.51.100.2:30080 TCP"]);
+}
+
+#[test]
+fn without_the_nodes_addresses_nothing_is_compared() {
+    let mut bench = Bench::new();
+    let unreadable = Failure { error: "no buffer".to_owned(), origin: String::new() };
+    bench.kernel.with(|state| state.addresses = Err(unreadable));
+    bench.events(cluster());
+    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
+    bench.turn(move |_| {
+        assert!(health.ready().unwrap_err().contains("no buffer"));
+        assert_eq!(kernel.with(|state| state.record.clone()), Vec::<&str>::new());
+        kernel.with(|state| state.addresses = Ok(Vec::new()));
+        Heard::Change(Vec::new())
+    });
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile"]);
+    assert_eq!(bench.health.ready(), Ok(()));
+}
+
+#[test]
+fn what_is_refused_is_shown_before_the_next_comparison() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    let object = kube_source::Object { kind: "Service", name: "shop/web".to_owned() };
+    bench.events(vec![Event::Refused { object, reason: "Service shop/web: spec.ports".to_owned() }]);
+    bench.run();
+    assert_eq!(bench.record(), ["reconcile"]);
+    let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
+    assert_eq!(status["problems"], serde_json::json!(["Service shop/web: spec.ports"]));
+}
+
+#[test]
+fn load_balancers_are_told_once_the_plan_is_carried_out() {
+    let mut bench = Bench::new();
+    let Event::Service(everywhere) = service() else { unreachable!() };
+    let here = model::Service {
+        external_policy: model::TrafficPolicy::Local,
+        health_check_port: Some(32000),
+        ..everywhere.clone()
+    };
+    let told = bench.checks.subscribe();
+    let ports = move || told.borrow().keys().copied().collect::<Vec<u16>>();
+    bench.events([vec![Event::Service(here)], cluster()].concat());
+    let (kernel, told) = (bench.kernel.clone(), ports.clone());
+    bench.turn(move |_| {
+        assert_eq!(kernel.with(|state| state.record.clone()), ["reconcile"]);
+        assert_eq!(told(), [32000]);
+        Heard::Nothing
+    });
+    bench.events(vec![Event::Service(everywhere)]);
+    bench.run();
+    assert_eq!(ports(), Vec::<u16>::new());
+}
+
+#[test]
+fn services_that_are_not_as_planned_are_told_apart_from_all_else() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| state.services_error = Some("table full".to_owned()));
+    bench.events(cluster());
+    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
+    bench.turn(move |_| {
+        assert_eq!(health.services(), Err("table full".to_owned()));
+        kernel.with(|state| (state.services_error, state.refuse) = (None, true));
+        Heard::Change(Vec::new())
+    });
+    bench.turn(|_| Heard::Nothing);
+    bench.run();
+    assert!(bench.health.ready().is_err());
+    assert_eq!(bench.health.services(), Ok(()));
+}
+
+#[test]
+fn a_port_for_health_checks_that_is_taken_is_a_problem_until_it_is_free() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    let problems = |text: &str| -> serde_json::Value {
+        let status: serde_json::Value = serde_json::from_str(text).unwrap();
+        status["problems"].clone()
+    };
+    bench.turn(|inbox| {
+        inbox.send(Message::HealthPorts(vec!["port 32000 is taken".to_owned()])).unwrap();
+        Heard::Nothing
+    });
+    let status = bench.dir.path().join("run/status.json");
+    bench.turn(move |inbox| {
+        let text = std::fs::read_to_string(&status).unwrap();
+        assert_eq!(problems(&text), serde_json::json!(["port 32000 is taken"]));
+        inbox.send(Message::HealthPorts(Vec::new())).unwrap();
+        Heard::Nothing
+    });
+    bench.run();
+    assert_eq!(problems(&bench.read("run/status.json").unwrap()), serde_json::json!([]));
 }

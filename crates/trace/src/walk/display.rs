@@ -1,0 +1,53 @@
+//! Steps and ends in words.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Loss, Step};
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loss::Dropped { chain, comment } => write!(f, "dropped in chain {chain}: {comment}"),
+            Loss::Refused { chain, comment } => write!(f, "refused in chain {chain}: {comment}"),
+            Loss::NoSuchChain(chain) => write!(f, "a map leads to chain {chain}, which is not there"),
+            Loss::NoNeighbour(address) => write!(f, "no neighbour entry for the next hop {address}"),
+            Loss::NoForwarding(mac) => write!(f, "no forwarding entry for {mac}"),
+            Loss::NoSuchNode(address) => write!(f, "the tunnel leads to {address}, which no node has"),
+            Loss::TunnelMismatch(link) => {
+                write!(f, "the tunnel device {link} at the other end is not its counterpart")
+            }
+            Loss::NoSuchPod(address) => write!(f, "no pod has the address {address}"),
+            Loss::Loop => f.write_str("the way is a circle"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Rule { chain, comment } => write!(f, "rule in chain {chain}: {comment}"),
+            Step::Bridged { bridge } => write!(f, "bridged by {bridge}"),
+            Step::Routed { destination, via: Some(via), link: Some(link) } => {
+                write!(f, "routed: {destination} via {via} dev {link}")
+            }
+            Step::Routed { destination, link: Some(link), .. } => {
+                write!(f, "routed: {destination} dev {link}")
+            }
+            Step::Routed { .. } => f.write_str("routed: the node's own way out"),
+            Step::Rewritten { destination: IpAddr::V4(address), port } => {
+                write!(f, "destination becomes {address}:{port}")
+            }
+            Step::Rewritten { destination: IpAddr::V6(address), port } => {
+                write!(f, "destination becomes [{address}]:{port}")
+            }
+            Step::SourceRewritten { source } | Step::Masqueraded { source } => {
+                write!(f, "source becomes {source}")
+            }
+            Step::Encapsulated { link, source, destination, .. } => {
+                write!(f, "into VXLAN by {link}: {source} to {destination}")
+            }
+            Step::Decapsulated { link } => write!(f, "out of VXLAN by {link}"),
+        }
+    }
+}
