@@ -4,9 +4,10 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 
-use bgp::transport::{Password, PeerTransport};
+use bgp::transport::{Options, Password, PeerTransport};
 use bgp::{Community, LargeCommunity, LocalRoute, PrefixFilter, SessionState};
 use common::bird::Bird;
 use common::us::{Us, net, peer, speaker};
@@ -111,6 +112,41 @@ fn attributes_arrive_as_they_were_meant() {
         assert_eq!(route["community"], "(65000,5) (0,7) (1,1)");
         assert_eq!(route["large_community"], "(4200000000, 1, 2)");
     });
+}
+
+/// A recording that is still there when the speaker is not.
+#[derive(Clone, Default)]
+struct Recording(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Recording {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_recorded_session_leads_to_the_same_table() {
+    let wire = Wire::new();
+    let _bird = Bird::start(&wire, "10.0.0.2", &format!("{STATIC}{}", towards_us(false, 65002, 65000, "")));
+    let recording = Recording::default();
+    let record: Box<dyn Write + Send> = Box::new(recording.clone());
+    let table = wire.run(async move {
+        let options = Options { record: Some(record), ..Options::default() };
+        let mut us = Us::with_options(speaker(65000), options);
+        us.announce(&["10.10.0.0/16", "2001:db8:10::/48"]).await;
+        us.peer(peer("bird", address(false, 2), 65002)).await;
+        us.until_learned(&LEARNED).await;
+        us.handle.routes().await.unwrap()
+    });
+    let recorded = recording.0.lock().unwrap().clone();
+    let (answers, replayed) = bgp::record::replay(recorded.as_slice()).unwrap();
+    assert!(answers.iter().flatten().any(|output| matches!(output, bgp::Output::Send { .. })));
+    assert_eq!(replayed.routes().collect::<Vec<_>>(), table);
 }
 
 #[test]
