@@ -213,6 +213,25 @@ fn passwords_and_ttl_security_are_kept_to() {
 }
 
 #[test]
+fn a_peer_that_may_be_far_away_is_not_heard_if_it_must_be_near() {
+    for (v6, we_wait) in [(false, true), (true, true), (false, false), (true, false)] {
+        let wire = Arc::new(Wire::new());
+        // Without TTL security, BIRD sends to a neighbour of another AS with a TTL of 1.
+        let _bird = Bird::start(&wire, "10.0.0.2", &towards_us(v6, 65002, 65000, ""));
+        let counting = Arc::clone(&wire);
+        wire.run(async move {
+            let us = Us::start(speaker(65000));
+            let mut config = peer("bird", address(v6, 2), 65002);
+            config.passive = we_wait;
+            let transport = PeerTransport { ttl_security: true, ..PeerTransport::default() };
+            us.handle.set_peer(config, transport).await.unwrap();
+            until("segments are dropped", || counting.ttl_drops(), |drops| *drops > 0).await;
+            assert_ne!(us.status("bird").await.state, SessionState::Established);
+        });
+    }
+}
+
+#[test]
 fn a_bird_that_crashes_keeps_its_place() {
     let wire = Wire::new();
     let more = "graceful restart on; graceful restart time 30;";

@@ -72,9 +72,15 @@ impl Wire {
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// How many segments each end has dropped because they were signed and should not have been, or the reverse.
+    /// How many segments both ends have dropped because they were signed and should not have been, or the reverse.
     pub fn md5_drops(&self) -> u64 {
-        [&self.us, &self.them].map(|side| md5_drops(side)).iter().sum()
+        let drops = |side: &String| counters(side, &["TCPMD5NotFound", "TCPMD5Unexpected"]);
+        drops(&self.us) + drops(&self.them)
+    }
+
+    /// How many segments our end has dropped because a router may have passed them on.
+    pub fn ttl_drops(&self) -> u64 {
+        counters(&self.us, &["TCPMinTTLDrop"])
     }
 
     /// Starts a program at their end.
@@ -171,13 +177,14 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn md5_drops(namespace: &str) -> u64 {
-    let counters =
+/// The sum of these counters of a namespace's TCP.
+fn counters(namespace: &str, wanted: &[&str]) -> u64 {
+    let all =
         text(&output(Command::new("ip").args(["netns", "exec", namespace, "cat", "/proc/net/netstat"])));
-    let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' '));
+    let mut lines = all.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' '));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let md5 = names.zip(values).filter(|(name, _)| ["TCPMD5NotFound", "TCPMD5Unexpected"].contains(name));
-    md5.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
+    let of_these = names.zip(values).filter(|(name, _)| wanted.contains(name));
+    of_these.map(|(_, value)| value.parse::<u64>().unwrap()).sum()
 }
 
 #[track_caller]
