@@ -66,6 +66,7 @@ proptest! {
         v4 in prop::collection::vec(any_net(Family::V4), 1..2000),
         v6 in prop::collection::vec(any_net(Family::V6), 1..1000),
         v4_over_v6 in any::<bool>(),
+        four_octet_as in any::<bool>(),
     ) {
         let six: IpAddr = "2001:db8::1".parse().unwrap();
         for (family, nets) in [(Family::V4, v4), (Family::V6, v6)] {
@@ -74,10 +75,10 @@ proptest! {
                 attributes.next_hop = six;
             }
             let mut out = BytesMut::new();
-            prop_assert!(announce(&attributes, family, &nets, true, &mut out));
+            prop_assert!(announce(&attributes, family, &nets, four_octet_as, &mut out));
             let mut read = Vec::new();
             for message in messages(out.freeze()) {
-                let update = decode(&message, true, true).unwrap();
+                let update = decode(&message, four_octet_as, true).unwrap();
                 prop_assert_eq!(update.fault, None);
                 prop_assert!(update.withdrawn.is_empty() && update.end_of_rib.is_none());
                 for (with, nets) in update.announced {
