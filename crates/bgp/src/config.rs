@@ -86,6 +86,9 @@ pub struct PeerConfig {
     pub asn: u32,
     /// Whether it is left to the peer to open the connection.
     pub passive: bool,
+    /// Whether its connections may come from any address: behind a NAT gateway, the address can change. Such a peer is
+    /// passive and known by its identifier.
+    pub roaming: bool,
     /// The BGP identifier it must have. Peers that share an address, behind a NAT gateway, are told apart by it.
     pub router_id: Option<Ipv4Addr>,
     /// The hold time to propose, in seconds: 0 (no keepalives) or at least 3.
@@ -186,6 +189,7 @@ impl PeerConfig {
             address,
             asn,
             passive: false,
+            roaming: false,
             router_id: None,
             hold_time: 90,
             connect_retry: Duration::from_secs(30),
@@ -209,6 +213,9 @@ impl PeerConfig {
         };
         if self.asn == 0 {
             return wrong("asn", "0".to_owned(), "a number from 1 to 4294967295");
+        }
+        if self.roaming && !(self.passive && self.router_id.is_some()) {
+            return wrong("roaming", "true".to_owned(), "a passive peer with a router id, or false");
         }
         if self.hold_time == 1 || self.hold_time == 2 {
             return wrong("hold time", self.hold_time.to_string(), "0 or at least 3 seconds");
@@ -242,6 +249,9 @@ mod tests {
     fn errors_name_object_field_value_and_what_would_be_right() {
         let mut peer = PeerConfig::new("edge", "192.0.2.1".parse().unwrap(), 65001);
         assert_eq!(peer.check(), Ok(()));
+        peer.roaming = true;
+        assert!(peer.check().unwrap_err().to_string().starts_with("peer edge: roaming is true"));
+        peer.roaming = false;
         peer.hold_time = 2;
         assert_eq!(
             peer.check().unwrap_err().to_string(),

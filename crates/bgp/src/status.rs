@@ -38,6 +38,8 @@ pub struct PeerStatus {
     pub name: PeerName,
     /// Where it is.
     pub address: IpAddr,
+    /// From where the session comes, if it is up: for one that roams, where it is now.
+    pub remote: Option<IpAddr>,
     /// Its AS.
     pub asn: u32,
     /// How far the session is.

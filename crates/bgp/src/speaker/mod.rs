@@ -215,9 +215,9 @@ impl Speaker {
         self.shared.names.get(&source).cloned()
     }
 
-    fn peers_at(&self, address: IpAddr) -> Vec<PeerName> {
-        let at = self.peers.values().filter(|peer| peer.config.address == address);
-        at.map(|peer| peer.config.name.clone()).collect()
+    /// The peers whose connections may come from an address.
+    fn peers_at(&self, address: IpAddr) -> Vec<&Peer> {
+        self.peers.values().filter(|peer| peer.config.roaming || peer.config.address == address).collect()
     }
 }
 

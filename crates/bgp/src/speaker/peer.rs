@@ -183,6 +183,7 @@ impl Peer {
         PeerStatus {
             name: self.config.name.clone(),
             address: self.config.address,
+            remote: session.map(|session| session.remote),
             asn: self.config.asn,
             state,
             for_time: now.since(self.since),

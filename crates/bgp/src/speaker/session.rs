@@ -1,6 +1,6 @@
 //! Connections of peers: how they come, what they carry, how they end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use model::Family;
@@ -97,9 +97,9 @@ impl Speaker {
 
     pub(super) fn accepted(&mut self, id: ConnectionId, from: IpAddr, local: IpAddr, now: Moment) {
         match self.peers_at(from).as_slice() {
-            [name] => {
-                let name = name.clone();
-                self.with_peer(&name, |peer, shared| peer.accept(id, local, shared, now));
+            [peer] if !peer.config.roaming => {
+                let name = peer.config.name.clone();
+                self.with_peer(&name, |peer, shared| peer.accept(id, from, local, shared, now));
             }
             [] => self.shared.outputs.push(Output::Close { connection: id }),
             _ if self.nameless.len() >= MOST_NAMELESS => {
@@ -140,12 +140,15 @@ impl Speaker {
         let Some(nameless) = self.nameless.remove(&id) else {
             return;
         };
-        let whose = |name: &PeerName| {
-            router_id.is_some() && self.peers.get(name).is_some_and(|peer| peer.config.router_id == router_id)
+        // A peer whose identifier is not known beforehand is one that has the address for itself.
+        let whose = |wanted: Option<Ipv4Addr>| {
+            let mut peers = self.peers_at(nameless.from).into_iter();
+            peers.find(|peer| peer.config.router_id == wanted).map(|peer| peer.config.name.clone())
         };
-        match self.peers_at(nameless.from).into_iter().find(whose) {
+        let name = router_id.and_then(|id| whose(Some(id)).or_else(|| whose(None)));
+        match name {
             Some(name) => self.with_peer(&name, |peer, shared| {
-                peer.accept(id, nameless.local, shared, now);
+                peer.accept(id, nameless.from, nameless.local, shared, now);
                 peer.received(id, &nameless.input, shared, now);
             }),
             None => self.shared.outputs.push(Output::Close { connection: id }),
@@ -163,7 +166,7 @@ impl Speaker {
 }
 
 impl Peer {
-    fn accept(&mut self, id: ConnectionId, local: IpAddr, shared: &mut Shared, now: Moment) {
+    fn accept(&mut self, id: ConnectionId, from: IpAddr, local: IpAddr, shared: &mut Shared, now: Moment) {
         if self.held_down.is_some() {
             let bytes = notification::encoded(notification::cease(cease_subcode::CONNECTION_REJECTED));
             shared.outputs.push(Output::Send { connection: id, bytes });
@@ -172,7 +175,7 @@ impl Peer {
         }
         self.make_room(shared, now);
         let restarting = shared.start.is_restarting(&shared.config);
-        let connection = Connection::new(id, self.config.address, &shared.config, &self.config, restarting);
+        let connection = Connection::new(id, from, &shared.config, &self.config, restarting);
         self.connections.push(connection);
         self.connected(id, local, shared, now);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::net::{Net, at, config, peer};
-use crate::{ConnectionId, Input, Output, PeerName, SessionState};
+use crate::{ConnectionId, ImportNextHop, Input, Output, PeerName, SessionState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -152,6 +152,29 @@ fn peers_that_share_an_address_are_told_apart_by_their_identifiers() {
     net.tell(0, Input::Accepted { connection, from: at(1), local: at(0) });
     net.push(0, connection, &[0; 40]);
     assert!(net.hosts[0].speaker.nameless.is_empty());
+}
+
+/// A node behind a gateway whose address changes: its routes lead to where it is now.
+#[test]
+fn a_peer_that_roams_is_known_by_its_identifier() {
+    let mut net = Net::new([config(0, 65000), config(1, 65000)]);
+    let mut inside = peer(7, 65000);
+    (inside.passive, inside.roaming, inside.router_id) = (true, true, Some([10, 0, 0, 2].into()));
+    inside.import.next_hop = ImportNextHop::PeerAddress;
+    net.tell(0, Input::SetPeer(Box::new(inside)));
+    net.tell(1, Input::SetPeer(Box::new(peer(0, 65000))));
+    net.announce(1, &["10.1.0.0/16"]);
+    assert_eq!(net.status(0).remote, Some(at(1)));
+    let paths = net.hosts[0].routes.values().next().unwrap();
+    assert_eq!(paths[0].attributes.next_hop, at(1));
+    // A stranger with another identifier is let go.
+    let mut stranger = Net::new([config(0, 65000), config(2, 65000)]);
+    let mut inside = peer(7, 65000);
+    (inside.passive, inside.roaming, inside.router_id) = (true, true, Some([10, 0, 0, 9].into()));
+    stranger.tell(0, Input::SetPeer(Box::new(inside)));
+    stranger.tell(1, Input::SetPeer(Box::new(peer(0, 65000))));
+    stranger.deliver();
+    assert!(!stranger.is_up(0) && !stranger.is_up(1));
 }
 
 #[test]
