@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 declare -A wanted=(
   [cc]=gcc [nft]=nftables [ip]=iproute2 [ping]=iputils-ping [podman]=podman [crun]=crun [iptables]=iptables
   [busybox]=busybox-static [jq]=jq [tcpdump]=tcpdump [sysctl]=procps [strace]=strace [kubectl]=kubernetes-client [conntrack]=conntrack
+  [bird]=bird2 [gobgpd]=gobgpd [vtysh]=frr
 )
 missing=()
 for command in "${!wanted[@]}"; do
@@ -22,6 +23,13 @@ if ((${#missing[@]})); then
     exit 1
   fi
   export DEBIAN_FRONTEND=noninteractive
+  # The routing daemons are for tests, which start their own: the machine's must not run by themselves.
+  policy=/usr/sbin/policy-rc.d
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+  fi
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi

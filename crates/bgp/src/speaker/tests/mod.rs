@@ -1,0 +1,7 @@
+//! Speakers against each other.
+
+mod limits;
+mod net;
+mod restart;
+mod routes;
+mod session;

@@ -1,0 +1,189 @@
+//! Graceful restart, from both sides.
+
+use std::time::Duration;
+
+use super::net::{Net, config, peer};
+use crate::{ConnectionId, Input, PeerName};
+
+const SECOND: Duration = Duration::from_secs(1);
+const FOUR: &str = "10.1.0.0/16";
+const SIX: &str = "2001:db8:1::/48";
+
+fn with_routes() -> Net {
+    let mut net = Net::pair([65000, 65001], |_, _| {});
+    net.announce(0, &[FOUR, SIX]);
+    net.announce(1, &["10.9.0.0/16"]);
+    assert_eq!(net.learned(1), [FOUR, SIX]);
+    net
+}
+
+/// Host 0 comes back, with these routes.
+fn come_back(net: &mut Net, restarting: bool, routes: &[&str]) {
+    let mut config = config(0, 65000);
+    config.restarting = restarting;
+    net.revive(0, config);
+    net.announce(0, routes);
+    net.tell(0, Input::SetPeer(Box::new(peer(1, 65001))));
+    net.deliver();
+    net.pass(SECOND * 5);
+    assert!(net.is_up(0) && net.is_up(1));
+}
+
+#[test]
+fn routes_stay_while_the_peer_restarts_and_what_it_does_not_send_again_goes() {
+    let mut net = with_routes();
+    net.kill(0);
+    assert_eq!((net.learned(1).len(), net.stale(1).len()), (2, 2));
+    assert!(net.status(1).stale);
+    net.pass(SECOND * 60);
+    assert_eq!(net.learned(1).len(), 2);
+    come_back(&mut net, true, &[FOUR]);
+    assert_eq!(net.learned(1), [FOUR]);
+    assert!(net.stale(1).is_empty() && !net.status(1).stale);
+    assert!(net.hosts[0].converged, "and the peer's routes are here again");
+    assert_eq!(net.learned(0), ["10.9.0.0/16"]);
+}
+
+#[test]
+fn no_route_is_ever_missed_during_a_restart() {
+    let mut net = with_routes();
+    let before = net.hosts[1].answers.len();
+    net.kill(0);
+    net.pass(SECOND * 10);
+    come_back(&mut net, true, &[FOUR, SIX]);
+    let gone = net.hosts[1].answers[before..]
+        .iter()
+        .flatten()
+        .any(|output| matches!(output, crate::Output::Rib(change) if change.paths.is_empty()));
+    assert!(!gone && net.stale(1).is_empty());
+}
+
+#[test]
+fn a_peer_that_does_not_come_back_is_given_up_after_its_time() {
+    let mut net = with_routes();
+    net.kill(0);
+    net.pass(SECOND * 119);
+    assert_eq!(net.learned(1).len(), 2);
+    net.pass(SECOND * 2);
+    assert!(net.learned(1).is_empty() && !net.status(1).stale);
+}
+
+#[test]
+fn a_peer_that_lost_its_tables_gets_no_mercy() {
+    let mut net = with_routes();
+    net.kill(0);
+    let before = net.hosts[1].answers.len();
+    come_back(&mut net, false, &[FOUR]);
+    assert_eq!(net.learned(1), [FOUR]);
+    let gone = net.hosts[1].answers[before..]
+        .iter()
+        .flatten()
+        .filter(|output| matches!(output, crate::Output::Rib(change) if change.paths.is_empty()));
+    assert!(gone.count() >= 1);
+}
+
+#[test]
+fn a_restart_that_was_not_noticed_costs_nothing() {
+    let mut net = with_routes();
+    net.pass(SECOND * 30);
+    // Host 0 is killed, and host 1 hears of it only by its new connection.
+    net.silent = true;
+    net.hosts[0].off = true;
+    let mut restarted = config(0, 65000);
+    restarted.restarting = true;
+    net.revive(0, restarted);
+    net.announce(0, &[FOUR, SIX]);
+    net.silent = false;
+    let before = net.hosts[1].answers.len();
+    net.tell(0, Input::SetPeer(Box::new(peer(1, 65001))));
+    net.deliver();
+    net.pass(SECOND * 3);
+    assert!(net.is_up(0) && net.is_up(1));
+    assert_eq!(net.learned(1), [FOUR, SIX]);
+    let gone = net.hosts[1].answers[before..]
+        .iter()
+        .flatten()
+        .any(|output| matches!(output, crate::Output::Rib(change) if change.paths.is_empty()));
+    assert!(!gone && net.stale(1).is_empty());
+}
+
+#[test]
+fn routes_go_at_once_when_the_peer_says_so_or_bfd_does_or_restart_is_off() {
+    let mut net = with_routes();
+    net.tell(0, Input::Stop);
+    net.deliver();
+    assert!(net.learned(1).is_empty(), "a Hard Reset");
+
+    let mut net = with_routes();
+    net.tell(1, Input::PeerUnreachable(PeerName::from("s0")));
+    assert!(net.learned(1).is_empty(), "BFD");
+
+    let mut net = with_routes();
+    net.kill(0);
+    assert_eq!(net.learned(1).len(), 2);
+    net.tell(1, Input::PeerUnreachable(PeerName::from("s0")));
+    assert!(net.learned(1).is_empty(), "BFD while the peer was away");
+
+    let mut net = Net::pair([65000, 65001], |here, peer| {
+        if here == 0 {
+            peer.restart_time = None;
+        }
+    });
+    net.announce(0, &[FOUR, SIX]);
+    net.kill(0);
+    assert!(net.learned(1).is_empty(), "the peer cannot");
+}
+
+#[test]
+fn a_lost_hold_timer_does_not_cost_the_routes_of_a_peer_that_knows_rfc_8538() {
+    let mut net = with_routes();
+    net.silent = true;
+    net.pass(SECOND * 100);
+    assert!(!net.is_up(1));
+    assert_eq!((net.learned(1).len(), net.stale(1).len()), (2, 2));
+}
+
+#[test]
+fn the_end_of_our_routes_is_not_held_back_for_long_by_a_peer_that_says_none() {
+    // A peer made of bytes: it takes everything and never says that it is done.
+    let mut restarting = config(0, 65000);
+    restarting.restarting = true;
+    let mut net = Net::new([restarting]);
+    net.announce(0, &[FOUR]);
+    net.tell(0, Input::SetPeer(Box::new(peer(1, 65001))));
+    let mut other = Net::new([config(0, 65000), config(1, 65001)]);
+    other.tell(1, Input::SetPeer(Box::new(peer(0, 65000))));
+    let connection = ConnectionId::Incoming(1);
+    net.tell(0, Input::Accepted { connection, from: super::net::at(1), local: super::net::at(0) });
+    for answer in sent_before_end_of_rib(&other) {
+        net.push(0, connection, &answer);
+    }
+    assert!(net.is_up(0));
+    let ends = |net: &Net| -> usize {
+        let end = [0xff; 16].iter().copied().chain([0, 23, 2, 0, 0, 0, 0]).collect::<Vec<u8>>();
+        let outputs = net.hosts[0].answers.iter().flatten();
+        outputs
+            .filter(|output| matches!(output, crate::Output::Send { bytes, .. } if bytes.windows(23).any(|at| at == end)))
+            .count()
+    };
+    assert_eq!((ends(&net), net.status(0).advertised), (0, [1, 0]), "routes at once, their end not yet");
+    net.pass(SECOND * 3);
+    assert_eq!(ends(&net), 1);
+    assert!(!net.hosts[0].converged);
+    net.pass(SECOND * 60);
+    assert!(net.hosts[0].converged);
+}
+
+/// The OPEN and the KEEPALIVE of host 1.
+fn sent_before_end_of_rib(net: &Net) -> Vec<Vec<u8>> {
+    let outputs = net.hosts[1].answers.iter().flatten();
+    let mut sent: Vec<Vec<u8>> = outputs
+        .filter_map(|output| match output {
+            crate::Output::Send { bytes, .. } => Some(bytes.to_vec()),
+            _ => None,
+        })
+        .take(1)
+        .collect();
+    sent.push([0xff; 16].iter().copied().chain([0, 19, 4]).collect());
+    sent
+}
