@@ -110,6 +110,7 @@ struct ipv6 {
 };
 
 enum { OUTER_TTL = 64, DONT_FRAGMENT = 0x4000, MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+enum { SLACK = 4 };
 enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
 
 static __always_inline void count(enum counter counter)
@@ -148,19 +149,27 @@ static __always_inline __u8 traffic_class(const struct ipv6 *header)
  * Makes room for an outer header. The size of GSO segments stays: it comes from the MTU of the route, which is the
  * uplink's less the outer header.
  */
-static __always_inline int grow(struct __sk_buff *skb, __u32 length, __u64 encap, __be16 outer)
+static __always_inline long grow(struct __sk_buff *skb, int length, __u32 family)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
+	__u64 encap = family == 4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
+	__u64 as = family == 4 ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	__be16 kind = family == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
 	long error = bpf_skb_adjust_room(skb, length, BPF_ADJ_ROOM_MAC, flags | encap);
 
+	if (error != -EALREADY)
+		return error;
 	/*
 	 * The kernel takes a packet that came out of a tunnel for a tunnelled one until its end, and wraps none twice.
-	 * One that is passed on to another node is no such thing: its marks are right for the new outer header if that
-	 * is of the same family.
+	 * But one that is passed on to another node has all the marks that it needs, those for GSO if both outer headers
+	 * are of the same family. Only what protocol it is has to be said, and that goes with taking something away.
 	 */
-	if (error == -EALREADY && skb->protocol == outer)
-		error = bpf_skb_adjust_room(skb, length, BPF_ADJ_ROOM_MAC, flags);
-	return error;
+	if (skb->protocol == kind)
+		return bpf_skb_adjust_room(skb, length, BPF_ADJ_ROOM_MAC, flags);
+	error = bpf_skb_adjust_room(skb, length + SLACK, BPF_ADJ_ROOM_MAC, flags);
+	if (error)
+		return error;
+	return bpf_skb_adjust_room(skb, -SLACK, BPF_ADJ_ROOM_MAC, flags | as);
 }
 
 /* What is too long for the field is a GSO packet, whose segments get lengths of their own. */
@@ -196,7 +205,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 		};
 
 		outer.checksum = ~sum((__u16 *)&outer, sizeof(outer) / 2);
-		if (grow(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, kind))
+		if (grow(skb, sizeof(outer), 4))
 			return drop(FAILED);
 		error = bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0);
 	} else {
@@ -216,7 +225,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 			outer.source[i] = route->source.words[i];
 			outer.destination[i] = route->destination.words[i];
 		}
-		if (grow(skb, sizeof(outer), BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, kind))
+		if (grow(skb, sizeof(outer), 6))
 			return drop(FAILED);
 		error = bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0);
 	}

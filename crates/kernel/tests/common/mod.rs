@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod pods;
 pub mod sctp;
 pub mod services;
+pub mod sites;
 pub mod state;
 pub mod wire;
 
