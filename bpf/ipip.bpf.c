@@ -20,6 +20,9 @@ struct route {
 	struct address destination;
 	/* Unless the destination was heard within this many nanoseconds, nothing is sent to it; 0: always sent. */
 	__u64 hold;
+	/* Whether the next hop is asked of the kernel's routes for the outer destination; else it is the inner one's. */
+	__u32 ask;
+	__u32 unused;
 };
 
 struct prefix4 {
@@ -145,6 +148,28 @@ static __always_inline __u8 traffic_class(const struct ipv6 *header)
 	return header->version_class << 4 | header->class_flow >> 4;
 }
 
+static __always_inline int is_tunnel(__u8 protocol)
+{
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
+}
+
+/*
+ * Whether an address is that of this node's outer headers. What is a tunnel's and comes from there is wrapped already;
+ * in a table that has nodes among the pods it would be again and again.
+ */
+static __always_inline int is_source4(const struct route *route, __be32 source)
+{
+	return route->source.family == 4 && route->source.words[0] == source;
+}
+
+static __always_inline int is_source6(const struct route *route, const __be32 *source)
+{
+	const __be32 *own = route->source.words;
+
+	return route->source.family == 6 && own[0] == source[0] && own[1] == source[1] && own[2] == source[2] &&
+	       own[3] == source[3];
+}
+
 /*
  * Makes room for an outer header. The size of GSO segments stays: it comes from the MTU of the route, which is the
  * uplink's less the outer header.
@@ -233,7 +258,10 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 	if (error)
 		return drop(FAILED);
 	count(ENCAPSULATED);
-	return TCX_NEXT;
+	if (!route->ask)
+		return TCX_NEXT;
+	/* It comes by here again, and passes: its destination is a node. */
+	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
 }
 
 SEC("classifier")
@@ -251,7 +279,11 @@ int cambric_egress(struct __sk_buff *skb)
 			return TCX_NEXT;
 		key.word = header.destination;
 		route = bpf_map_lookup_elem(&routes4, &key);
-		return route ? encapsulate(skb, route, header.tos, IPPROTO_IPIP) : TCX_NEXT;
+		if (!route)
+			return TCX_NEXT;
+		if (is_tunnel(header.protocol) && is_source4(route, header.source))
+			return TCX_NEXT;
+		return encapsulate(skb, route, header.tos, IPPROTO_IPIP);
 	}
 	if (skb->protocol == be16(ETH_P_IPV6)) {
 		struct prefix6 key = { .length = 128 };
@@ -262,7 +294,11 @@ int cambric_egress(struct __sk_buff *skb)
 			return TCX_NEXT;
 		__builtin_memcpy(key.words, header.destination, sizeof(key.words));
 		route = bpf_map_lookup_elem(&routes6, &key);
-		return route ? encapsulate(skb, route, traffic_class(&header), IPPROTO_IPV6) : TCX_NEXT;
+		if (!route)
+			return TCX_NEXT;
+		if (is_tunnel(header.next) && is_source6(route, header.source))
+			return TCX_NEXT;
+		return encapsulate(skb, route, traffic_class(&header), IPPROTO_IPV6);
 	}
 	return TCX_NEXT;
 }
@@ -385,7 +421,7 @@ int cambric_ingress(struct __sk_buff *skb)
 
 		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
 			return TCX_NEXT;
-		if (header.protocol != IPPROTO_IPIP && header.protocol != IPPROTO_IPV6)
+		if (!is_tunnel(header.protocol))
 			return TCX_NEXT;
 		source.family = destination.family = 4;
 		source.words[0] = header.source;
@@ -415,7 +451,7 @@ int cambric_ingress(struct __sk_buff *skb)
 		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
 			return TCX_NEXT;
 		/* Behind an extension header nothing is looked for: nodes send none, and the kernel takes no tunnels. */
-		if (header.next != IPPROTO_IPIP && header.next != IPPROTO_IPV6)
+		if (!is_tunnel(header.next))
 			return TCX_NEXT;
 		source.family = destination.family = 6;
 		__builtin_memcpy(source.words, header.source, sizeof(source.words));

@@ -90,4 +90,5 @@ static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void 
 static long (*bpf_skb_load_bytes)(const struct __sk_buff *, __u32 offset, void *to, __u32 len) = (void *)26;
 static __u32 (*bpf_get_hash_recalc)(struct __sk_buff *) = (void *)34;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, int len_diff, __u32 mode, __u64 flags) = (void *)50;
+static long (*bpf_redirect_neigh)(__u32 ifindex, const void *next_hop, int length, __u64 flags) = (void *)152;
 static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;

@@ -17,6 +17,7 @@ use common::wire::{self, Wire};
 use etherparse::{NetHeaders, PacketHeaders};
 use kernel::ipip::{Changes, Counters};
 use model::{Family, MacAddr};
+use plan::ipip::NextHop;
 
 /// The programs on a node's uplink: ingress, egress.
 fn programs(node: &TestNs) -> [Vec<u32>; 2] {
@@ -304,6 +305,37 @@ fn programs_are_replaced_without_losing_a_packet() {
             ping.join().unwrap();
         }
     });
+}
+
+#[test]
+fn ipv6_pods_talk_over_routers_that_have_no_ipv6() {
+    let sites = Sites::new(2);
+    let (one, two) = (sites.site(1), sites.site(2));
+    let mut programs = sites.connect(Family::V4);
+    for site in &sites.sites {
+        let number = site.number;
+        sites.router.run(&format!("sysctl -qw net.ipv6.conf.r{number}.disable_ipv6=1"));
+        let mut table = sites.table(number, Family::V4);
+        for route in table.routes.values_mut() {
+            route.next_hop = NextHop::Asked;
+        }
+        let _guard = site.node.enter();
+        programs[number - 1].reconcile(&table).unwrap();
+        // Next hops that nobody has; the kernel only needs an Ethernet address to hand packets to the uplink.
+        for (hop, family) in [("169.254.9.9", Family::V4), ("fe80::9:9", Family::V6)] {
+            site.node.run(&format!("ip neigh replace {hop} lladdr 02:00:00:00:09:09 dev eth0 nud permanent"));
+            let range = sites::range(3 - number, family);
+            site.node.run(&format!("ip route replace {range} via {hop} dev eth0 onlink mtu 1480"));
+        }
+    }
+    for family in Family::BOTH {
+        one.ping(pod(2, family), "-c 3 -i 0.01");
+        let speed = transfer(&one.pod, &two.pod, pod(2, family), 100_000_000);
+        println!("{family:?} over IPv4, next hop asked: {speed:.1} Gbit/s");
+    }
+    for ipip in &programs {
+        assert_eq!(ipip.counters().unwrap().failed, 0);
+    }
 }
 
 #[test]

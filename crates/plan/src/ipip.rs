@@ -24,6 +24,8 @@ pub struct Table {
 pub struct Route {
     /// The addresses of the outer header.
     pub outer: Outer,
+    /// Where the wrapped packet goes first.
+    pub next_hop: NextHop,
     /// Unless the destination was heard within this time, packets to it are dropped.
     ///
     /// It is for a destination behind a NAT gateway. Protocols 4 and 41 have no ports: what the outside sends before
@@ -32,6 +34,19 @@ pub struct Route {
     /// the time has to be longer than the pause between them, and what is heard must come often enough: a node that
     /// is not in [`Table::nodes`] is never heard.
     pub hold: Option<Duration>,
+}
+
+/// Where a wrapped packet goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// To the next hop of the kernel's route by which the packet came to the uplink. That costs nothing, and is right
+    /// if it is a next hop to the other node too.
+    Kept,
+    /// To the next hop that the kernel's routes have for the other node's outer address.
+    ///
+    /// It takes one more look-up per packet, and the next hop of the packet's own route can be anything that has an
+    /// Ethernet address. There may be no other way for IPv6 pods over routers for IPv4 only.
+    Asked,
 }
 
 /// The addresses of an outer header: both of one family, which need not be that of the packets inside.

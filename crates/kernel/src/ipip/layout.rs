@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use plan::ipip::{Outer, Route};
+use plan::ipip::{NextHop, Outer, Route};
 
 /// Maps of another version are not those of these programs.
 pub(super) const VERSION: u32 = 1;
@@ -15,7 +15,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) type AddressBytes = [u8; 20];
 
 /// `struct route`.
-pub(super) type RouteBytes = [u8; 48];
+pub(super) type RouteBytes = [u8; 56];
 
 /// `struct prefix4` and `struct prefix6`: address and length.
 pub(super) type Prefix<const N: usize> = ([u8; N], u32);
@@ -50,12 +50,14 @@ pub(super) fn read_address(bytes: &AddressBytes) -> Option<IpAddr> {
 }
 
 pub(super) fn route(route: &Route) -> RouteBytes {
-    let mut bytes = [0; 48];
+    let mut bytes = [0; 56];
     bytes[..20].copy_from_slice(&address(route.outer.source()));
     bytes[20..40].copy_from_slice(&address(route.outer.destination()));
     // To the program 0 is "never".
     let hold = route.hold.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1));
-    bytes[40..].copy_from_slice(&hold.to_ne_bytes());
+    bytes[40..48].copy_from_slice(&hold.to_ne_bytes());
+    let ask = u32::from(route.next_hop == NextHop::Asked);
+    bytes[48..52].copy_from_slice(&ask.to_ne_bytes());
     bytes
 }
 
@@ -63,9 +65,13 @@ pub(super) fn route(route: &Route) -> RouteBytes {
 pub(super) fn read_route(bytes: &RouteBytes) -> Option<Route> {
     let source = read_address(bytes[..20].try_into().ok()?)?;
     let destination = read_address(bytes[20..40].try_into().ok()?)?;
-    let hold = u64::from_ne_bytes(bytes[40..].try_into().ok()?);
+    let hold = u64::from_ne_bytes(bytes[40..48].try_into().ok()?);
     let hold = (hold != 0).then(|| Duration::from_nanos(hold));
-    Some(Route { outer: Outer::new(source, destination)?, hold })
+    let next_hop = match u32::from_ne_bytes(bytes[48..52].try_into().ok()?) {
+        0 => NextHop::Kept,
+        _ => NextHop::Asked,
+    };
+    Some(Route { outer: Outer::new(source, destination)?, next_hop, hold })
 }
 
 /// The key of a prefix. Bits after its length have no meaning, so they are none.
@@ -96,8 +102,13 @@ mod tests {
             let [source, destination]: [IpAddr; 2] =
                 [source, destination].map(|address| address.parse().unwrap());
             assert_eq!(read_address(&address(source)), Some(source));
-            for hold in [None, Some(Duration::from_nanos(1)), Some(Duration::from_secs(30))] {
-                let written = Route { outer: Outer::new(source, destination).unwrap(), hold };
+            for (hold, next_hop) in [
+                (None, NextHop::Kept),
+                (Some(Duration::from_nanos(1)), NextHop::Asked),
+                (Some(Duration::from_secs(30)), NextHop::Kept),
+            ] {
+                let outer = Outer::new(source, destination).unwrap();
+                let written = Route { outer, next_hop, hold };
                 assert_eq!(read_route(&route(&written)), Some(written));
             }
         }
@@ -110,9 +121,10 @@ mod tests {
     #[test]
     fn what_nobody_wrote_is_nothing() {
         assert_eq!(read_address(&[0; 20]), None);
-        assert_eq!(read_route(&[0; 48]), None);
+        assert_eq!(read_route(&[0; 56]), None);
         let mut mixed = route(&Route {
             outer: Outer::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into()).unwrap(),
+            next_hop: NextHop::Kept,
             hold: None,
         });
         mixed[..20].copy_from_slice(&address("2001:db8::1".parse().unwrap()));
@@ -123,7 +135,7 @@ mod tests {
     #[test]
     fn no_time_to_hold_is_not_to_hold_always() {
         let outer = Outer::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into()).unwrap();
-        let written = route(&Route { outer, hold: Some(Duration::ZERO) });
+        let written = route(&Route { outer, next_hop: NextHop::Kept, hold: Some(Duration::ZERO) });
         assert_eq!(read_route(&written).unwrap().hold, Some(Duration::from_nanos(1)));
     }
 }

@@ -11,7 +11,7 @@ use std::{env, fs, io, process, ptr};
 
 use kernel::ipip::{self, Ipip};
 use model::{Family, LinkName};
-use plan::ipip::{Outer, Route, Table};
+use plan::ipip::{NextHop, Outer, Route, Table};
 
 use super::TestNs;
 
@@ -74,7 +74,10 @@ impl Sites {
             table.nodes.extend(Family::BOTH.map(|family| node(other.number, family)));
             for family in Family::BOTH {
                 let addresses = Outer::new(node(number, outer), node(other.number, outer)).unwrap();
-                table.routes.insert(range(other.number, family), Route { outer: addresses, hold: None });
+                table.routes.insert(
+                    range(other.number, family),
+                    Route { outer: addresses, next_hop: NextHop::Kept, hold: None },
+                );
             }
         }
         table

@@ -60,13 +60,15 @@ fn the_longest_prefix_counts() {
     let mut table = table();
     let other = Outer::new(address(HERE[0]), address("172.16.0.3")).unwrap();
     for net in ["10.129.1.0/26", "fd00:11:4::/124"] {
-        table.routes.insert(net.parse().unwrap(), Route { outer: other, hold: None });
+        table
+            .routes
+            .insert(net.parse().unwrap(), Route { outer: other, next_hop: NextHop::Asked, hold: None });
     }
     let mut bench = Bench::with(&table);
     for family in FAMILIES {
         let inner = inner(family, Family::V4, 0);
         let outer = packet(other.source(), other.destination(), protocol(family), 0, &inner);
-        assert_eq!(bench.run(Hook::Egress, &frame(&inner)), Fate::Passed(frame(&outer)));
+        assert_eq!(bench.run(Hook::Egress, &frame(&inner)), Fate::Routed(frame(&outer)));
     }
 }
 
@@ -100,6 +102,38 @@ fn what_is_not_for_pods_elsewhere_leaves_as_it_is() {
     let inner = inner(Family::V4, Family::V4, 0);
     let tagged = [&frame(&inner)[..12], &[0x81, 0, 0, 5, 8, 0], &inner].concat();
     bench.passes(Hook::Egress, &tagged);
+}
+
+#[test]
+fn nothing_is_wrapped_twice() {
+    let mut table = table();
+    // Nodes among the pods.
+    for net in ["172.16.0.0/16", "2001:db8::/32"] {
+        for family in FAMILIES {
+            table.routes.insert(net.parse().unwrap(), route(family, None));
+            let mut bench = Bench::with(&table);
+            let of = usize::from(net.contains(':'));
+            let (from, to) = (address(HERE[of]), address(THERE[of]));
+            let sent = packet(from, to, IpNumber::UDP, 0, &datagram());
+            assert_ne!(bench.run(Hook::Egress, &frame(&sent)), Fate::Passed(frame(&sent)));
+            bench.counted();
+            let wrapped = packet(from, to, protocol(FAMILIES[of]), 0, &sent);
+            let outer = packet(
+                address(HERE[index(family)]),
+                address(THERE[index(family)]),
+                protocol(FAMILIES[of]),
+                0,
+                &wrapped,
+            );
+            if index(family) == of {
+                bench.passes(Hook::Egress, &frame(&wrapped));
+            } else {
+                let Fate::Passed(mut sent) = bench.run(Hook::Egress, &frame(&wrapped)) else { panic!() };
+                without_label(&mut sent);
+                assert_eq!(sent, frame(&outer), "that is somebody else's tunnel");
+            }
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
 use model::Family;
-use plan::ipip::{Outer, Route, Table};
+use plan::ipip::{NextHop, Outer, Route, Table};
 
 use super::object::{Entries, Hook, Object};
 use super::{Changes, Counters, keepalive, layout, table};
@@ -30,6 +30,8 @@ const FAMILIES: [Family; 2] = Family::BOTH;
 enum Fate {
     /// Left to the kernel, in this shape.
     Passed(Vec<u8>),
+    /// Sent in this shape to where the kernel's routes say.
+    Routed(Vec<u8>),
     Dropped,
 }
 
@@ -65,11 +67,10 @@ impl Bench {
             ..TestRunOptions::default()
         };
         let result = self.object.program(hook).unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
         match result.return_value as i32 {
-            -1 => {
-                out.truncate(result.data_size_out as usize);
-                Fate::Passed(out)
-            }
+            -1 => Fate::Passed(out),
+            7 => Fate::Routed(out),
             2 => Fate::Dropped,
             other => panic!("the program returned {other}"),
         }
@@ -118,7 +119,7 @@ fn address(text: &str) -> IpAddr {
 
 fn route(family: Family, hold: Option<Duration>) -> Route {
     let of = index(family);
-    Route { outer: Outer::new(address(HERE[of]), address(THERE[of])).unwrap(), hold }
+    Route { outer: Outer::new(address(HERE[of]), address(THERE[of])).unwrap(), next_hop: NextHop::Kept, hold }
 }
 
 fn table() -> Table {
