@@ -18,7 +18,7 @@ struct address {
 struct route {
 	struct address source;
 	struct address destination;
-	/* Unless the destination was heard within this many nanoseconds, nothing is sent to it; 0: always sent. */
+	/* Unless the destination was heard within so many nanoseconds by the same protocol, nothing is sent; 0: always. */
 	__u64 hold;
 	/* Whether the next hop is asked of the kernel's routes for the outer destination; else it is the inner one's. */
 	__u32 ask;
@@ -51,13 +51,22 @@ struct {
 	__type(value, struct route);
 } routes6 SEC(".maps");
 
-/* The outer addresses that are taken for senders, and when each was last heard (CLOCK_MONOTONIC, ns; 0: never). */
+/*
+ * When a node was last heard, by the family of what it sent (CLOCK_MONOTONIC, ns; 0: never). To a NAT gateway protocols
+ * 4 and 41 are two flows, and one says nothing of the other.
+ */
+struct heard {
+	__u64 v4;
+	__u64 v6;
+};
+
+/* The outer addresses that are taken for senders. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 131072);
 	__type(key, struct address);
-	__type(value, __u64);
+	__type(value, struct heard);
 } nodes SEC(".maps");
 
 /* The outer addresses at which this node takes packets. */
@@ -210,9 +219,10 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 	long error;
 
 	if (route->hold) {
-		__u64 *heard = bpf_map_lookup_elem(&nodes, &route->destination);
+		struct heard *heard = bpf_map_lookup_elem(&nodes, &route->destination);
+		__u64 at = !heard ? 0 : protocol == IPPROTO_IPIP ? heard->v4 : heard->v6;
 
-		if (!heard || !*heard || bpf_ktime_get_coarse_ns() - *heard > route->hold)
+		if (!at || bpf_ktime_get_coarse_ns() - at > route->hold)
 			return drop(HELD);
 	}
 	/* Outer traffic class: that of the inner header, as RFC 6040, section 4.1 (normal mode) and RFC 2983 have it. */
@@ -338,13 +348,14 @@ static __always_inline int is_unspecified(const __be32 *words)
  * Takes `length` bytes of outer header away; `heard` is the node's that the packet comes from. A keepalive is an inner
  * header that announces nothing (protocol 59) to nobody (the unspecified address).
  */
-static __always_inline int decapsulate(struct __sk_buff *skb, __u64 *heard, __u32 length, __u8 class, __u8 protocol)
+static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *heard, __u32 length, __u8 class, __u8 protocol)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 	union {
 		struct ipv4 v4;
 		struct ipv6 v6;
 	} inner;
+	__u64 *at = protocol == IPPROTO_IPIP ? &heard->v4 : &heard->v6;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	int ecn, is_keepalive;
 	__u8 inner_class;
@@ -370,8 +381,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, __u64 *heard, __u3
 		flags |= BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
 	}
 	/* The clock ticks every few milliseconds, so a busy sender does not have processors write in turns. */
-	if (*heard != now)
-		*heard = now;
+	if (*at != now)
+		*at = now;
 	if (is_keepalive)
 		return drop(KEEPALIVES);
 	ecn = ecn_after(class, inner_class);
@@ -411,7 +422,7 @@ int cambric_ingress(struct __sk_buff *skb)
 {
 	__u32 available = skb->len - ETH_HLEN;
 	struct address source = {}, destination = {};
-	__u64 *heard;
+	struct heard *heard;
 
 	if (skb->vlan_present)
 		return TCX_NEXT;

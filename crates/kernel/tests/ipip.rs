@@ -108,7 +108,7 @@ fn pods_of_different_nodes_talk_in_both_families_over_both() {
             assert_eq!(lost(now), Counters::default(), "nothing was dropped");
         }
         let heard = programs[0].last_heard().unwrap();
-        assert!(heard[&node(2, outer)].unwrap().as_secs() < 60);
+        assert!(heard[&node(2, outer)].iter().all(|time| time.as_secs() < 60));
     }
     for namespace in [&one.pod, &one.node, &sites.router, &two.node, &two.pod] {
         assert_eq!(fragments(namespace), [""; 0], "in {}", namespace.name);

@@ -26,13 +26,14 @@ pub struct Route {
     pub outer: Outer,
     /// Where the wrapped packet goes first.
     pub next_hop: NextHop,
-    /// Unless the destination was heard within this time, packets to it are dropped.
+    /// Unless the destination was heard within this time, by packets of the same inner family, packets to it are
+    /// dropped.
     ///
     /// It is for a destination behind a NAT gateway. Protocols 4 and 41 have no ports: what the outside sends before
     /// the inside did, or after the gateway has forgotten the inside, the gateway records as a flow to itself, and
-    /// drops what the inside sends for as long as that goes on. The inside keeps its flow open with keepalives, so
-    /// the time has to be longer than the pause between them, and what is heard must come often enough: a node that
-    /// is not in [`Table::nodes`] is never heard.
+    /// drops what the inside sends for as long as that goes on. The inside keeps its flows open with keepalives, one
+    /// for each protocol, so the time has to be longer than the pause between them. A node that is not in
+    /// [`Table::nodes`] is never heard.
     pub hold: Option<Duration>,
 }
 

@@ -17,6 +17,9 @@ pub(super) type AddressBytes = [u8; 20];
 /// `struct route`.
 pub(super) type RouteBytes = [u8; 56];
 
+/// `struct heard`: for IPv4 and IPv6.
+pub(super) type Heard = [u64; 2];
+
 /// `struct prefix4` and `struct prefix6`: address and length.
 pub(super) type Prefix<const N: usize> = ([u8; N], u32);
 

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{Family, LinkName};
+use model::{Family, LinkName, PerFamily};
 use plan::ipip::Table;
 
 pub use attach::remove;
@@ -139,11 +139,11 @@ impl Ipip {
         self.object.counters()
     }
 
-    /// For how long each node has not been heard; `None` if it never was.
+    /// For how long nothing was heard of each node, by the family of what it sent; none if nothing ever was.
     ///
     /// # Errors
     /// If the kernel cannot be read.
-    pub fn last_heard(&self) -> Result<BTreeMap<IpAddr, Option<Duration>>> {
+    pub fn last_heard(&self) -> Result<BTreeMap<IpAddr, PerFamily<Duration>>> {
         self.object.last_heard()
     }
 
@@ -157,7 +157,8 @@ impl Ipip {
 }
 
 /// The packet without its outer header that says no more than that its sender is there: no next header (RFC 8200,
-/// section 4.7), from and to nobody. It is sent in an outer header of protocol 4 or 41.
+/// section 4.7), from and to nobody. It is sent in an outer header of protocol 4 for IPv4 and 41 for IPv6; to keep both
+/// open takes both.
 pub fn keepalive(family: Family) -> Vec<u8> {
     match family {
         Family::V4 => {

@@ -9,7 +9,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 
-use super::layout::{AddressBytes, Prefix, RouteBytes};
+use super::layout::{AddressBytes, Heard, Prefix, RouteBytes};
 use crate::{Error, Result};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipip.bpf.o"));
@@ -49,7 +49,7 @@ pub(super) struct Object {
     pub(super) routes4: LpmTrie<MapData, [u8; 4], RouteBytes>,
     pub(super) routes6: LpmTrie<MapData, [u8; 16], RouteBytes>,
     /// When each node was last heard.
-    pub(super) nodes: HashMap<MapData, AddressBytes, u64>,
+    pub(super) nodes: HashMap<MapData, AddressBytes, Heard>,
     pub(super) locals: HashMap<MapData, AddressBytes, u32>,
     /// By the numbers of `enum counter`.
     pub(super) counters: PerCpuArray<MapData, u64>,

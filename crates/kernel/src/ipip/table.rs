@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use model::{Family, PerFamily};
 use plan::ipip::Table;
 
-use super::layout::{self, AddressBytes, Prefix};
+use super::layout::{self, AddressBytes, Heard, Prefix};
 use super::object::{Entries, Object, failed};
 use super::{Changes, Counters};
 use crate::{Error, Result};
@@ -26,7 +27,7 @@ impl Object {
     /// before anything is sent to them.
     pub(super) fn write(&mut self, table: &Table, changes: &mut Changes) -> Result<Stale> {
         let locals = table.locals.iter().map(|local| (layout::address(*local), 1)).collect();
-        let nodes = table.nodes.iter().map(|node| (layout::address(*node), 0)).collect();
+        let nodes = table.nodes.iter().map(|node| (layout::address(*node), [0; 2])).collect();
         let (mut routes4, mut routes6) = (BTreeMap::new(), BTreeMap::new());
         for (destination, route) in &table.routes {
             match destination {
@@ -82,10 +83,18 @@ impl Object {
         })
     }
 
-    pub(super) fn last_heard(&self) -> Result<BTreeMap<IpAddr, Option<Duration>>> {
+    pub(super) fn last_heard(&self) -> Result<BTreeMap<IpAddr, PerFamily<Duration>>> {
         let heard = self.nodes.all()?;
         let now = monotonic()?;
-        let since = |heard: u64| (heard != 0).then(|| Duration::from_nanos(now.saturating_sub(heard)));
+        let since = |heard: Heard| {
+            let mut times = PerFamily::default();
+            for (family, at) in Family::BOTH.into_iter().zip(heard) {
+                if at != 0 {
+                    times.insert(family, Duration::from_nanos(now.saturating_sub(at)));
+                }
+            }
+            times
+        };
         Ok(heard.iter().filter_map(|(node, at)| Some((layout::read_address(node)?, since(*at)))).collect())
     }
 }

@@ -165,19 +165,23 @@ fn a_node_behind_a_gateway_is_sent_nothing_before_it_was_heard() {
             // What was heard once counts for so long.
             let key = layout::address(address(THERE[of]));
             let now = table::monotonic().unwrap();
-            let heard_before = |time: Duration| now - time.as_nanos() as u64;
-            bench.object.nodes.put(&key, &heard_before(HOLD + Duration::from_secs(1))).unwrap();
-            bench.drops(Hook::Egress, &sent, held);
-            bench.object.nodes.put(&key, &heard_before(HOLD - Duration::from_secs(30))).unwrap();
+            let heard_before = |time: Duration| now.saturating_sub(time.as_nanos() as u64);
+            // It is another flow to a gateway if packets of the other family are heard.
+            let heard = |at| if family == Family::V4 { [at, 0] } else { [0, at] };
+            let other = |at| if family == Family::V4 { [0, at] } else { [at, 0] };
+            for held_still in [heard(heard_before(HOLD + Duration::from_secs(1))), other(now)] {
+                bench.object.nodes.put(&key, &held_still).unwrap();
+                bench.drops(Hook::Egress, &sent, held);
+            }
+            bench.object.nodes.put(&key, &heard(heard_before(HOLD / 2))).unwrap();
             assert_ne!(bench.run(Hook::Egress, &sent), Fate::Dropped);
-            bench.object.nodes.put(&key, &0).unwrap();
+            bench.object.nodes.put(&key, &[0; 2]).unwrap();
             bench.drops(Hook::Egress, &sent, Counters { encapsulated: 1, ..held });
             // Hearing it is what does it: here a keepalive.
-            let heard =
-                packet(address(THERE[of]), address(HERE[of]), protocol(family), 0, &keepalive(family));
-            bench.drops(Hook::Ingress, &frame(&heard), Counters { keepalives: 1, ..Counters::default() });
+            let came = packet(address(THERE[of]), address(HERE[of]), protocol(family), 0, &keepalive(family));
+            bench.drops(Hook::Ingress, &frame(&came), Counters { keepalives: 1, ..Counters::default() });
             assert_ne!(bench.run(Hook::Egress, &sent), Fate::Dropped);
-            bench.object.nodes.put(&key, &0).unwrap();
+            bench.object.nodes.put(&key, &[0; 2]).unwrap();
             bench.counted();
         }
     }

@@ -83,7 +83,8 @@ fn strangers_are_refused_whatever_they_send() {
     let inner = unwrapped(Family::V4, Family::V4, 0);
     let mapped = packet(node.to_ipv6_mapped().into(), address(HERE[1]), IpNumber::IPV4, 0, &inner);
     bench.drops(Hook::Ingress, &frame(&mapped), refused);
-    assert!(bench.object.last_heard().unwrap().values().all(Option::is_none), "nobody was heard");
+    let heard = bench.object.last_heard().unwrap();
+    assert!(heard.len() == 2 && heard.values().all(PerFamily::is_empty), "nobody was heard");
 }
 
 #[test]
@@ -178,11 +179,11 @@ fn keepalives_are_heard_and_go_no_further() {
     for outer in FAMILIES {
         let of = index(outer);
         let node = address(THERE[of]);
-        assert_eq!(bench.object.last_heard().unwrap()[&node], None);
         for family in FAMILIES {
+            assert_eq!(bench.object.last_heard().unwrap()[&node].of(family), None);
             let came = packet(node, address(HERE[of]), protocol(family), 0, &keepalive(family));
             bench.drops(Hook::Ingress, &frame(&came), Counters { keepalives: 1, ..Counters::default() });
-            let heard = bench.object.last_heard().unwrap()[&node].unwrap();
+            let heard = *bench.object.last_heard().unwrap()[&node].of(family).unwrap();
             assert!(heard < Duration::from_secs(10), "{heard:?}");
             // A pod may send such a packet to a pod: that is none.
             let (from, to) = (address(FAR[of][index(family)]), address(POD[index(family)]));

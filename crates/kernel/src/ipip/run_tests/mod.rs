@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder};
-use model::Family;
+use model::{Family, PerFamily};
 use plan::ipip::{NextHop, Outer, Route, Table};
 
 use super::object::{Entries, Hook, Object};
@@ -242,15 +242,15 @@ fn maps_are_brought_to_the_table() {
     assert_eq!(bring(&mut object, &wanted), (8, 0));
     assert_eq!(bring(&mut object, &wanted), (0, 0));
     let there = layout::address(address(THERE[0]));
-    object.nodes.put(&there, &77).unwrap();
+    object.nodes.put(&there, &[77, 78]).unwrap();
     wanted.routes.insert("10.129.0.0/16".parse().unwrap(), route(Family::V6, Some(Duration::from_secs(9))));
     wanted.routes.remove(&"fd00:11:6::/64".parse().unwrap());
     wanted.nodes.insert(address(STRANGER[1]));
     wanted.locals.remove(&address(HERE[1]));
     assert_eq!(bring(&mut object, &wanted), (2, 2));
-    assert_eq!(object.nodes.all().unwrap()[&there], 77, "when a node was heard is kept");
+    assert_eq!(object.nodes.all().unwrap()[&there], [77, 78], "when a node was heard is kept");
     // What no agent wrote goes.
-    object.nodes.put(&[0; 20], &0).unwrap();
+    object.nodes.put(&[0; 20], &[0; 2]).unwrap();
     assert_eq!(bring(&mut object, &wanted), (0, 1));
     assert_eq!(bring(&mut object, &Table::default()), (0, 7));
 }
