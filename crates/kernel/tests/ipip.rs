@@ -15,9 +15,9 @@ use common::pods::socket;
 use common::sites::{self, Sites, node, pod};
 use common::wire::{self, Wire};
 use etherparse::{NetHeaders, PacketHeaders};
-use kernel::ipip::{Changes, Counters};
+use kernel::ipip::{self, Changes, Counters};
 use model::{Family, MacAddr};
-use plan::ipip::NextHop;
+use plan::ipip::{NextHop, Outer};
 
 /// The programs on a node's uplink: ingress, egress.
 fn programs(node: &TestNs) -> [Vec<u32>; 2] {
@@ -235,6 +235,8 @@ fn what_a_stranger_sends_reaches_nobody() {
         (wire::IPV4, outer("172.16.1.254", b"strange")),
         (wire::IPV4, outer("10.2.0.2", b"strange")),
         (wire::IPV6, strange6),
+        // A VLAN on top of the uplink is another network; not counted.
+        (0x8100, [&[0, 5, 8, 0][..], &outer("172.16.1.254", b"strange")].concat()),
         // Every node takes what nodes send it over either family, whatever it sends itself.
         (wire::IPV4, outer("172.16.2.1", b"node")),
         (wire::IPV6, node6),
@@ -255,7 +257,7 @@ fn what_a_stranger_sends_reaches_nobody() {
     let guard = sites.site(1).node.enter();
     assert_eq!(ipip.reconcile(&table).unwrap(), Changes { removed: 2, ..Changes::default() });
     drop(guard);
-    wire.send(&wire::ethernet(to, from, wire::IPV4, &frames[3].1));
+    wire.send(&wire::ethernet(to, from, wire::IPV4, &frames[4].1));
     table.nodes.extend(sites.table(1, Family::V4).nodes);
     let guard = sites.site(1).node.enter();
     while ipip.counters().unwrap().refused < 4 {
@@ -372,6 +374,70 @@ fn a_sender_is_told_the_mtu_of_the_tunnel() {
 }
 
 #[test]
+fn keepalives_are_sent_over_both_for_both() {
+    let sites = Sites::new(2);
+    let programs = sites.connect(Family::V4);
+    let guard = sites.site(1).node.enter();
+    let mut expected = 0;
+    for outer in Family::BOTH {
+        let addresses = Outer::new(node(1, outer), node(2, outer)).unwrap();
+        for inner in Family::BOTH {
+            assert_eq!(programs[1].last_heard().unwrap()[&node(1, outer)].of(inner), None);
+            ipip::send_keepalive(addresses, inner).unwrap();
+            expected += 1;
+            while programs[1].counters().unwrap().keepalives < expected {
+                thread::yield_now();
+            }
+            assert!(programs[1].last_heard().unwrap()[&node(1, outer)].of(inner).is_some());
+        }
+        let strange = Outer::new(node(2, outer), node(1, outer)).unwrap();
+        let error = ipip::send_keepalive(strange, outer).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EADDRNOTAVAIL), "{error}");
+    }
+    drop(guard);
+    assert_eq!(programs[1].counters().unwrap(), Counters { keepalives: 4, ..Counters::default() });
+    assert_eq!(programs[0].counters().unwrap().encapsulated, 0);
+}
+
+#[test]
+fn packets_that_end_before_their_header_does_go_by() {
+    let sites = Sites::new(2);
+    let programs = sites.connect(Family::V4);
+    let (one, router) = (&sites.site(1).node, &sites.router);
+    let open = |namespace: &TestNs, link| {
+        let _guard = namespace.enter();
+        Wire::open(link)
+    };
+    let (near, far) = (open(one, "eth0"), open(router, "r1"));
+    let (to, from) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+    let (IpAddr::V4(pod4), IpAddr::V4(here4), IpAddr::V4(there4)) =
+        (pod(2, Family::V4), node(1, Family::V4), node(2, Family::V4))
+    else {
+        panic!()
+    };
+    let (IpAddr::V6(pod6), IpAddr::V6(here6), IpAddr::V6(there6)) =
+        (pod(2, Family::V6), node(1, Family::V6), node(2, Family::V6))
+    else {
+        panic!()
+    };
+    for (sender, hearer, v4, v6) in [
+        (&near, &far, wire::ipv4(here4, pod4, 17, b""), wire::ipv6(here6, pod6, 17, b"")),
+        (&far, &near, wire::ipv4(there4, here4, 4, b""), wire::ipv6(there6, here6, 41, b"")),
+    ] {
+        for (kind, packet) in [(wire::IPV4, v4), (wire::IPV6, v6)] {
+            for length in 1..packet.len() {
+                let frame = wire::ethernet(to, from, kind, &packet[..length]);
+                sender.send(&frame);
+                while hearer.receive() != frame {}
+            }
+        }
+    }
+    for ipip in &programs {
+        assert_eq!(ipip.counters().unwrap(), Counters::default());
+    }
+}
+
+#[test]
 fn a_node_passes_on_what_came_out_of_a_tunnel() {
     let sites = Sites::new(3);
     for outer in Family::BOTH {
@@ -427,8 +493,8 @@ fn nothing_stays() {
     assert_eq!(self::programs(&one.node), [[0; 0], [0; 0]]);
     // Cleanup knows but the directory.
     drop(programs);
-    kernel::ipip::remove(&sites.directory(2)).unwrap();
+    ipip::remove(&sites.directory(2)).unwrap();
     assert_eq!(self::programs(&sites.site(2).node), [[0; 0], [0; 0]]);
-    kernel::ipip::remove(&sites.directory(2)).unwrap();
+    ipip::remove(&sites.directory(2)).unwrap();
     assert!(sites.pinned().is_empty(), "{:?}", sites.pinned());
 }

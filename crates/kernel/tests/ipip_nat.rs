@@ -4,15 +4,13 @@
 
 mod common;
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use common::sites::{Sites, heard, node, pod, range, router};
-use common::{TestNs, wire};
 use kernel::ipip::{self, Ipip};
-use model::{Family, MacAddr};
+use model::Family;
 use plan::ipip::{Outer, Table};
 
 const HOLD: Duration = Duration::from_secs(1);
@@ -55,17 +53,14 @@ impl Scene {
     fn with_keepalives(&self, run: impl FnOnce()) {
         let done = AtomicBool::new(false);
         let inside = &self.sites.site(1).node;
-        // A gateway knows protocols 4 and 41 as two flows.
-        let frames = Family::BOTH.map(|family| keepalive_frame(family, inside, &self.sites.router));
-        let wire = {
-            let _guard = inside.enter();
-            wire::Wire::open("eth0")
-        };
+        let outer = Outer::new(node(1, Family::V4), node(2, Family::V4)).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| {
+                let _guard = inside.enter();
                 while !done.load(Ordering::Relaxed) {
-                    for frame in &frames {
-                        wire.send(frame);
+                    // A gateway knows protocols 4 and 41 as two flows.
+                    for family in Family::BOTH {
+                        ipip::send_keepalive(outer, family).unwrap();
                     }
                     thread::park_timeout(Duration::from_millis(100));
                 }
@@ -97,22 +92,6 @@ fn outside_table(sites: &Sites) -> Table {
         route.hold = Some(HOLD);
     }
     table
-}
-
-fn protocol(family: Family) -> u8 {
-    match family {
-        Family::V4 => 4,
-        Family::V6 => 41,
-    }
-}
-
-fn keepalive_frame(family: Family, inside: &TestNs, gateway: &TestNs) -> Vec<u8> {
-    let mac = |namespace: &TestNs, link: &str| -> MacAddr {
-        namespace.run(&format!("cat /sys/class/net/{link}/address")).trim().parse().unwrap()
-    };
-    let (IpAddr::V4(from), IpAddr::V4(to)) = (node(1, Family::V4), node(2, Family::V4)) else { panic!() };
-    let packet = wire::ipv4(from, to, protocol(family), &ipip::keepalive(family));
-    wire::ethernet(mac(gateway, "r1"), mac(inside, "eth0"), wire::IPV4, &packet)
 }
 
 #[test]

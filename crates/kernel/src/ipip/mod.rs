@@ -4,6 +4,7 @@
 
 mod attach;
 mod bpffs;
+mod keepalive;
 mod layout;
 mod object;
 #[cfg(test)]
@@ -15,11 +16,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::{Family, LinkName, PerFamily};
-use plan::ipip::Table;
+use ipnet::IpNet;
+use model::{LinkName, PerFamily};
+use plan::ipip::{Route, Table};
 
 pub use attach::remove;
 pub use bpffs::mount;
+pub use keepalive::{keepalive, send_keepalive};
 use object::Object;
 
 use crate::rtnl::RouteSocket;
@@ -123,6 +126,30 @@ impl Ipip {
         Ok(changes)
     }
 
+    /// Makes, changes or removes one route: what a change of a plan costs, where [`Ipip::reconcile`] reads everything.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_route(&mut self, destination: IpNet, route: Option<&Route>) -> Result<()> {
+        self.object.set_route(destination, route)
+    }
+
+    /// Takes the packets of one node, or takes them no more.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_node(&mut self, node: IpAddr, accepted: bool) -> Result<()> {
+        self.object.set_node(node, accepted)
+    }
+
+    /// Takes packets at one address of this node, or takes them there no more.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_local(&mut self, local: IpAddr, accepted: bool) -> Result<()> {
+        self.object.set_local(local, accepted)
+    }
+
     /// What the kernel holds.
     ///
     /// # Errors
@@ -155,26 +182,6 @@ impl Ipip {
         remove(&self.directory)
     }
 }
-
-/// The packet without its outer header that says no more than that its sender is there: no next header (RFC 8200,
-/// section 4.7), from and to nobody. It is sent in an outer header of protocol 4 for IPv4 and 41 for IPv6; to keep both
-/// open takes both.
-pub fn keepalive(family: Family) -> Vec<u8> {
-    match family {
-        Family::V4 => {
-            let mut header = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, NO_NEXT_HEADER, 0x7a, 0xb0];
-            header.resize(20, 0);
-            header
-        }
-        Family::V6 => {
-            let mut header = vec![0x60, 0, 0, 0, 0, 0, NO_NEXT_HEADER, 64];
-            header.resize(40, 0);
-            header
-        }
-    }
-}
-
-const NO_NEXT_HEADER: u8 = 59;
 
 /// The uplink's index in the namespace of the calling thread.
 fn index(uplink: &LinkName) -> Result<u32> {

@@ -14,6 +14,9 @@ use crate::{Error, Result};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipip.bpf.o"));
 
+/// A flag of `BPF_MAP_UPDATE_ELEM` (linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
+
 /// The maps, by the names that they have in `bpf/ipip.bpf.c` and are pinned by.
 pub(super) const MAPS: [&str; 5] = ["routes4", "routes6", "nodes", "locals", "counters"];
 
@@ -98,6 +101,8 @@ pub(super) trait Entries {
 
     fn all(&self) -> Result<BTreeMap<Self::Key, Self::Value>>;
     fn put(&mut self, key: &Self::Key, value: &Self::Value) -> Result<()>;
+    /// Makes an entry; one that is there stays as it is.
+    fn add(&mut self, key: &Self::Key, value: &Self::Value) -> Result<()>;
     /// Removes an entry; one that is not there is no error.
     fn take(&mut self, key: &Self::Key) -> Result<()>;
 }
@@ -119,8 +124,14 @@ where
         self.insert(&lpm_trie::Key::new(*length, *data), value, 0).map_err(failed("write an IP in IP route"))
     }
 
+    fn add(&mut self, (data, length): &Prefix<N>, value: &RouteBytes) -> Result<()> {
+        let added = self.insert(&lpm_trie::Key::new(*length, *data), value, BPF_NOEXIST);
+        unless(libc::EEXIST, added).map_err(failed("write an IP in IP route"))
+    }
+
     fn take(&mut self, (data, length): &Prefix<N>) -> Result<()> {
-        gone(self.remove(&lpm_trie::Key::new(*length, *data))).map_err(failed("remove an IP in IP route"))
+        unless(libc::ENOENT, self.remove(&lpm_trie::Key::new(*length, *data)))
+            .map_err(failed("remove an IP in IP route"))
     }
 }
 
@@ -136,8 +147,13 @@ impl<V: Pod + PartialEq> Entries for HashMap<MapData, AddressBytes, V> {
         self.insert(key, value, 0).map_err(failed("write an IP in IP address"))
     }
 
+    fn add(&mut self, key: &AddressBytes, value: &V) -> Result<()> {
+        unless(libc::EEXIST, self.insert(key, value, BPF_NOEXIST))
+            .map_err(failed("write an IP in IP address"))
+    }
+
     fn take(&mut self, key: &AddressBytes) -> Result<()> {
-        gone(self.remove(key)).map_err(failed("remove an IP in IP address"))
+        unless(libc::ENOENT, self.remove(key)).map_err(failed("remove an IP in IP address"))
     }
 }
 
@@ -154,9 +170,10 @@ fn map<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> Re
     map.try_into().map_err(failed(what()))
 }
 
-fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
-    match removed {
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+/// The result, and success if the kernel said just this.
+fn unless(errno: i32, result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(errno) => Ok(()),
         result => result,
     }
 }

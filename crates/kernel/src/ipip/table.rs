@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use model::{Family, PerFamily};
-use plan::ipip::Table;
+use plan::ipip::{Route, Table};
 
 use super::layout::{self, AddressBytes, Heard, Prefix};
 use super::object::{Entries, Object, failed};
@@ -49,6 +49,26 @@ impl Object {
         clear(&mut self.routes6, &stale.routes6, changes)?;
         clear(&mut self.nodes, &stale.nodes, changes)?;
         clear(&mut self.locals, &stale.locals, changes)
+    }
+
+    pub(super) fn set_route(&mut self, destination: IpNet, route: Option<&Route>) -> Result<()> {
+        match (destination, route.map(layout::route)) {
+            (IpNet::V4(net), Some(value)) => self.routes4.put(&layout::prefix4(net), &value),
+            (IpNet::V6(net), Some(value)) => self.routes6.put(&layout::prefix6(net), &value),
+            (IpNet::V4(net), None) => self.routes4.take(&layout::prefix4(net)),
+            (IpNet::V6(net), None) => self.routes6.take(&layout::prefix6(net)),
+        }
+    }
+
+    pub(super) fn set_node(&mut self, node: IpAddr, accepted: bool) -> Result<()> {
+        let key = layout::address(node);
+        // When a node was heard is the program's to say.
+        if accepted { self.nodes.add(&key, &[0; 2]) } else { self.nodes.take(&key) }
+    }
+
+    pub(super) fn set_local(&mut self, local: IpAddr, accepted: bool) -> Result<()> {
+        let key = layout::address(local);
+        if accepted { self.locals.add(&key, &1) } else { self.locals.take(&key) }
     }
 
     pub(super) fn table(&self) -> Result<Table> {

@@ -254,3 +254,38 @@ fn maps_are_brought_to_the_table() {
     assert_eq!(bring(&mut object, &wanted), (0, 1));
     assert_eq!(bring(&mut object, &Table::default()), (0, 7));
 }
+
+#[test]
+fn one_entry_is_changed_and_the_rest_stays() {
+    let mut object = Object::load(None).unwrap();
+    let mut wanted = table();
+    object.write(&wanted, &mut Changes::default()).unwrap();
+    let there = layout::address(address(THERE[1]));
+    object.nodes.put(&there, &[0, 78]).unwrap();
+    for net in ["10.128.7.0/26", "fd00:7::/64", "10.129.0.0/16"] {
+        let route = route(Family::V6, Some(Duration::from_secs(7)));
+        object.set_route(net.parse().unwrap(), Some(&route)).unwrap();
+        wanted.routes.insert(net.parse().unwrap(), route);
+    }
+    for net in ["10.130.0.0/16", "fd00:11:4::/64", "fd00:99::/64"] {
+        object.set_route(net.parse().unwrap(), None).unwrap();
+        wanted.routes.remove(&net.parse().unwrap());
+    }
+    for stranger in STRANGER.map(address) {
+        object.set_node(stranger, true).unwrap();
+        object.set_local(stranger, true).unwrap();
+        wanted.nodes.insert(stranger);
+        wanted.locals.insert(stranger);
+    }
+    // What is so already: heard remains heard, and what is not there is not missed.
+    object.set_node(address(THERE[1]), true).unwrap();
+    object.set_local(address(HERE[1]), true).unwrap();
+    for _ in 0..2 {
+        object.set_node(address(THERE[0]), false).unwrap();
+        object.set_local(address(HERE[0]), false).unwrap();
+    }
+    wanted.nodes.remove(&address(THERE[0]));
+    wanted.locals.remove(&address(HERE[0]));
+    assert_eq!(object.table().unwrap(), wanted);
+    assert_eq!(object.nodes.all().unwrap()[&there], [0, 78]);
+}
