@@ -4,15 +4,14 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::IpAddr;
 use std::thread;
-use std::time::Instant;
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use common::TestNs;
 use common::pods::socket;
 use common::sites::{self, Sites, node, pod};
+use common::transfer::{fragments, transfer};
 use common::wire::{self, Wire};
 use etherparse::{NetHeaders, PacketHeaders};
 use kernel::ipip::{self, Changes, Counters};
@@ -26,62 +25,6 @@ fn programs(node: &TestNs) -> [Vec<u32>; 2] {
         let (_, programs) = SchedClassifier::query_tcx("eth0", hook).unwrap();
         programs.iter().map(|program| program.id()).collect()
     })
-}
-
-/// Sends bytes from one pod to another over TCP; how many Gbit/s.
-fn transfer(from: &TestNs, to: &TestNs, address: IpAddr, bytes: usize) -> f64 {
-    let listener = {
-        let _guard = to.enter();
-        TcpListener::bind(SocketAddr::new(address, 0)).unwrap()
-    };
-    let target = listener.local_addr().unwrap();
-    let start = Instant::now();
-    let mut stream = {
-        let _guard = from.enter();
-        TcpStream::connect(target).unwrap()
-    };
-    thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let (mut buffer, mut position) = (vec![0; 1 << 18], 0);
-            loop {
-                let length = stream.read(&mut buffer).unwrap();
-                if length == 0 {
-                    return position;
-                }
-                for (offset, byte) in buffer[..length].iter().enumerate().step_by(1021) {
-                    assert_eq!(*byte, pattern(position + offset), "at {}", position + offset);
-                }
-                position += length;
-            }
-        });
-        let chunk: Vec<u8> = (0..1 << 18).map(pattern).collect();
-        for _ in 0..bytes.div_ceil(chunk.len()) {
-            stream.write_all(&chunk).unwrap();
-        }
-        drop(stream);
-        let received = reader.join().unwrap();
-        assert_eq!(received, bytes.div_ceil(chunk.len()) * chunk.len());
-        received as f64 * 8.0 / start.elapsed().as_secs_f64() / 1e9
-    })
-}
-
-/// Repeats with a chunk.
-fn pattern(position: usize) -> u8 {
-    ((position >> 10) ^ position) as u8
-}
-
-/// The counters of fragments made and put together in a namespace.
-fn fragments(namespace: &TestNs) -> Vec<String> {
-    let text = namespace.run("nstat -asz");
-    let lines = text.lines().filter(|line| line.contains("Frag") || line.contains("Reasm"));
-    lines
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (name, value) = (words.next()?, words.next()?);
-            (value != "0").then(|| format!("{name} {value}"))
-        })
-        .collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod sctp;
 pub mod services;
 pub mod sites;
 pub mod state;
+pub mod transfer;
 pub mod wire;
 
 use std::path::PathBuf;
