@@ -35,7 +35,7 @@ test: setup ## run every test (root; all traffic stays in namespaces of the test
 	@echo "== running the tests"
 	@cargo test --workspace --no-fail-fast
 
-bench: setup build ## measure: CNI against bridge + host-local; plan, apply and agent at 5,000 nodes
+bench: setup build ## measure: CNI, nodes, services and the agent against their goals
 	@scripts/bench.sh $(TARGET)/release
 
 soak: setup ## whole labs and crashes, again and again (SOAK_ROUNDS=10)

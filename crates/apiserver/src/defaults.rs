@@ -1,5 +1,7 @@
 //! Defaults of the built-in kinds, as far as clients rely on them.
 
+mod service;
+
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +16,7 @@ pub(crate) fn set(kind: &Kind, object: &mut Value) {
     }
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "pods") => pod_spec(map_mut(object, "spec")),
-        ("", "services") => service(map_mut(object, "spec")),
+        ("", "services") => service::complete(object),
         ("", "namespaces") => namespace(object),
         ("", "secrets") => secret(as_map(object)),
         ("", "events") => absent(as_map(object), "type", "Normal"),
@@ -29,6 +31,13 @@ pub(crate) fn set(kind: &Kind, object: &mut Value) {
         ("networking.k8s.io", "networkpolicies") => network_policy(map_mut(object, "spec")),
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition(map_mut(object, "spec")),
         _ => {}
+    }
+}
+
+/// Takes out of a changed object what it had, and what has no sense any more after the change.
+pub(crate) fn drop_stale(kind: &Kind, old: &Value, new: &mut Value) {
+    if kind.is("", "services") {
+        service::drop_stale(old, new);
     }
 }
 
@@ -161,34 +170,6 @@ fn rolling_update(strategy: &mut Map<String, Value>, defaults: &[(&str, Value)])
     }
 }
 
-fn service(spec: &mut Map<String, Value>) {
-    absent(spec, "type", "ClusterIP");
-    absent(spec, "sessionAffinity", "None");
-    if spec.get("sessionAffinity").is_some_and(|a| a == "ClientIP") {
-        absent(spec, "sessionAffinityConfig", json!({}));
-        let config = spec.get_mut("sessionAffinityConfig").map(as_map);
-        if let Some(config) = config {
-            absent(config, "clientIP", json!({"timeoutSeconds": 10_800}));
-        }
-    }
-    for port in each(spec, "ports") {
-        absent(port, "protocol", "TCP");
-        if let Some(number) = port.get("port").cloned() {
-            absent(port, "targetPort", number);
-        }
-    }
-    let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if kind != "ExternalName" {
-        absent(spec, "internalTrafficPolicy", "Cluster");
-    }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        absent(spec, "externalTrafficPolicy", "Cluster");
-    }
-    if kind == "LoadBalancer" {
-        absent(spec, "allocateLoadBalancerNodePorts", true);
-    }
-}
-
 fn namespace(object: &mut Value) {
     let name = meta(object, "name").to_owned();
     let metadata = map_mut(object, "metadata");
@@ -236,14 +217,6 @@ mod tests {
     fn completed(resource: &str, mut object: Value) -> Value {
         set(&Registry::builtin().by_resource(resource).unwrap(), &mut object);
         object
-    }
-
-    #[test]
-    fn services_get_protocol_and_target_port() {
-        let service = completed("services", json!({"spec": {"ports": [{"port": 80}], "type": "NodePort"}}));
-        assert_eq!(service["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
-        assert_eq!(service["spec"]["externalTrafficPolicy"], "Cluster");
-        assert_eq!(service["spec"]["sessionAffinity"], "None");
     }
 
     #[test]

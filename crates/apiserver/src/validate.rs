@@ -1,5 +1,7 @@
 //! Rules that objects of the built-in kinds must keep.
 
+pub(crate) mod service;
+
 use std::net::IpAddr;
 
 use serde_json::Value;
@@ -22,7 +24,7 @@ pub(crate) fn object(kind: &Kind, object: &Value) -> Vec<Cause> {
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("", "pods") => pod_spec(spec, "spec", &mut causes),
         ("", "nodes") => node(spec, &mut causes),
-        ("", "services") => service(spec, &mut causes),
+        ("", "services") => service::service(spec, &mut causes),
         ("apps", _) => workload(spec, &mut causes),
         ("discovery.k8s.io", "endpointslices") => endpoint_slice(object, &mut causes),
         ("apiextensions.k8s.io", _) => definition(object, &mut causes),
@@ -43,7 +45,12 @@ pub(crate) fn change(kind: &Kind, old: &Value, new: &Value) -> Vec<Cause> {
     };
     match (kind.group.as_str(), kind.plural.as_str()) {
         ("apps", _) => fixed(&["spec", "selector"]),
-        ("", "services") if text(new, &["spec", "type"]) != "ExternalName" => fixed(&["spec", "clusterIP"]),
+        ("", "services") if text(new, &["spec", "type"]) != "ExternalName" => {
+            fixed(&["spec", "clusterIP"]);
+            if new["spec"]["type"] == "LoadBalancer" && new["spec"]["externalTrafficPolicy"] == "Local" {
+                fixed(&["spec", "healthCheckNodePort"]);
+            }
+        }
         ("discovery.k8s.io", "endpointslices") => fixed(&["addressType"]),
         ("apiextensions.k8s.io", _) => fixed(&["spec", "scope"]),
         ("", "nodes") => fixed(&["spec", "podCIDR"]),
@@ -180,62 +187,6 @@ fn node(spec: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn service(spec: &Value, causes: &mut Vec<Cause>) {
-    let kinds = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    one_of(spec.get("type"), "spec.type".into(), kinds, causes);
-    one_of(spec.get("sessionAffinity"), "spec.sessionAffinity".into(), &["ClientIP", "None"], causes);
-    let policies = &["Cluster", "Local"];
-    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-        one_of(spec.get(field), format!("spec.{field}"), policies, causes);
-    }
-    let families = &["SingleStack", "PreferDualStack", "RequireDualStack"];
-    one_of(spec.get("ipFamilyPolicy"), "spec.ipFamilyPolicy".into(), families, causes);
-    for (index, family) in array(spec, &["ipFamilies"]).iter().enumerate() {
-        one_of(Some(family), format!("spec.ipFamilies[{index}]"), &["IPv4", "IPv6"], causes);
-    }
-    let ports = array(spec, &["ports"]);
-    let external = text(spec, &["type"]) == "ExternalName";
-    if external && text(spec, &["externalName"]).is_empty() {
-        causes.push(Cause::required("spec.externalName", ""));
-    }
-    if ports.is_empty() && !external && text(spec, &["clusterIP"]) != "None" {
-        causes.push(Cause::required("spec.ports", ""));
-    }
-    let mut seen = Vec::new();
-    for (index, port) in ports.iter().enumerate() {
-        let path = format!("spec.ports[{index}]");
-        let name = text(port, &["name"]);
-        if name.is_empty() && ports.len() > 1 {
-            causes.push(Cause::required(format!("{path}.name"), ""));
-        } else if !name.is_empty() && dns_label(name).is_err() {
-            causes.push(Cause::invalid(
-                format!("{path}.name"),
-                &port["name"],
-                dns_label(name).err().unwrap_or(""),
-            ));
-        }
-        port_number(port.get("port"), format!("{path}.port"), causes);
-        one_of(port.get("protocol"), format!("{path}.protocol"), PROTOCOLS, causes);
-        if port.get("targetPort").is_some_and(Value::is_number) {
-            port_number(port.get("targetPort"), format!("{path}.targetPort"), causes);
-        }
-        let id = (port["port"].as_i64(), text(port, &["protocol"]));
-        if seen.contains(&id) {
-            causes.push(Cause::duplicate(path, port));
-        }
-        seen.push(id);
-    }
-    let addresses = ["externalIPs", "clusterIPs"].into_iter();
-    for (field, index, address) in
-        addresses.flat_map(|f| array(spec, &[f]).iter().enumerate().map(move |(index, a)| (f, index, a)))
-    {
-        if address != "None" && address.as_str().is_none_or(|a| a.parse::<IpAddr>().is_err()) {
-            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-            causes.push(Cause::invalid(format!("spec.{field}[{index}]"), address, why));
-        }
-    }
-}
-
 fn workload(spec: &Value, causes: &mut Vec<Cause>) {
     if let Some(replicas) = spec.get("replicas").filter(|r| r.as_i64().is_some_and(|r| r < 0)) {
         causes.push(Cause::invalid("spec.replicas", replicas, "must be greater than or equal to 0"));
@@ -339,18 +290,6 @@ mod tests {
         );
         assert_eq!(faults[1], "spec.containers[0].image: Required value");
         assert_eq!(faults[2], "spec.containers[1].name: Duplicate value: \"a\"");
-    }
-
-    #[test]
-    fn services_need_sound_ports() {
-        let service = |ports: Value| json!({"metadata": {"name": "a"}, "spec": {"ports": ports}});
-        assert_eq!(faults("services", &service(json!([]))), ["spec.ports: Required value"]);
-        assert_eq!(
-            faults("services", &service(json!([{"port": 70000}]))),
-            ["spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"]
-        );
-        let headless = json!({"metadata": {"name": "a"}, "spec": {"clusterIP": "None"}});
-        assert_eq!(faults("services", &headless), [""; 0]);
     }
 
     #[test]

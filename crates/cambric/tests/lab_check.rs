@@ -31,7 +31,7 @@ fn assert_proved(topology: &str, families: usize) {
     let text = lab.command("check", &["-v"]).output().unwrap();
     let text = String::from_utf8_lossy(&text.stdout);
     assert!(success, "{text}");
-    for wanted in [1, 2, 3, 5, 7] {
+    for wanted in 1..=7 {
         let verdicts: Vec<_> = rows.iter().filter(|(row, ..)| *row == wanted).collect();
         assert!(verdicts.iter().all(|(_, _, is)| is == "so"), "{verdicts:?}\n{text}");
         assert!(!verdicts.is_empty());
@@ -39,11 +39,19 @@ fn assert_proved(topology: &str, families: usize) {
     let titles: Vec<&str> = rows.iter().map(|(_, title, _)| title.as_str()).collect();
     assert!(titles.contains(&"VXLAN from a stranger"), "{titles:?}");
     assert!(titles.contains(&"another pod's source"), "{titles:?}");
+    for title in
+        ["a pod to itself", "traffic policy Local", "no endpoint: refusal", "one client, one endpoint"]
+    {
+        assert!(titles.contains(&title), "{title} is not in {titles:?}");
+    }
     assert_eq!(report["evidence"]["families"].as_array().unwrap().len(), families);
     assert!(text.contains("proved") && !text.contains("FAILED"), "{text}");
-    // The pods that the check made for itself are gone.
-    let left = lab.run("kubectl", &["--", "get", "pods", "-A", "-o", "name"]);
+    // What the check made for itself is gone.
+    let left = lab.run("kubectl", &["--", "get", "pods,services,endpointslices", "-A", "-o", "name"]);
     assert_eq!(left.trim(), "");
+    assert!(!lab.run("kubectl", &["--", "get", "namespaces", "-o", "name"]).contains("cambric-check"));
+    assert!(!lab.inside("router", "ip route show proto static").contains("198.18."));
+    assert!(!lab.inside("router", "ip -6 route show proto static").contains("2001:2:"));
 }
 
 #[test]
@@ -80,10 +88,22 @@ fn what_somebody_broke_is_noticed() {
     assert!(!success);
     let verdict = |number: u64| rows.iter().find(|(row, ..)| *row == number).unwrap().2.clone();
     assert_eq!(verdict(3), "notSo", "{report:#}");
-    assert_eq!([verdict(1), verdict(2), verdict(5), verdict(7)], ["so", "so", "so", "so"]);
+    assert_eq!([1, 2, 5, 6, 7].map(verdict), ["so"; 5]);
     let text = String::from_utf8(lab.command("check", &[]).output().unwrap().stdout).unwrap();
     assert!(text.contains("FAILED") && text.contains("the far end saw"), "{text}");
     assert!(text.lines().take(14).all(|line| line.chars().count() <= 80), "{text}");
+}
+
+/// A node without its agent does not hear of new services, and one whose agent is stopped does not mend what is broken.
+#[test]
+fn services_that_a_node_does_not_serve_are_noticed() {
+    let lab = Lab::up("vxlan-v4.yaml");
+    lab.run("kill", &["agent/node-1"]);
+    let (success, rows, report) = check(&lab);
+    assert!(!success);
+    let verdict = |number: u64| rows.iter().find(|(row, ..)| *row == number).unwrap().2.clone();
+    assert_eq!([4, 6].map(verdict), ["notSo"; 2], "{report:#}");
+    assert_eq!([1, 2, 3, 5, 7].map(verdict), ["so"; 5], "{report:#}");
 }
 
 /// Both in one test, for there is only one lab of that name.

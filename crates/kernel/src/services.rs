@@ -26,8 +26,8 @@ pub(crate) struct Services {
     conntrack: Conntrack,
     /// `None` if it is not known what is there.
     committed: Option<ServicePlan>,
-    /// The chains of pickers that are there. Those without use stay until everything is listed again: a service that
-    /// goes from ten endpoints to nine and back would make and remove two each time.
+    /// The chains of pickers that are there. Those without use stay: a service that goes from ten endpoints to nine and
+    /// back would make and remove two each time, and there are no more than the biggest service has had endpoints.
     chains: BTreeSet<(Family, Picker)>,
     /// What commits have left behind and has not been cleared away yet.
     leftovers: Leftovers,
@@ -140,6 +140,8 @@ impl Services {
         }
         let (gone, new) = work.counts();
         if batch.is_empty() {
+            // An endpoint that has terminated may leave flows behind and no element.
+            self.leftovers.extend(work.leftovers);
             return true;
         }
         match socket.commit(batch) {
@@ -176,7 +178,7 @@ impl Services {
         // What was left behind by whoever made what is there is not known.
         self.leftovers.extend(Leftovers::of(plan));
         let mut batch = nft::Batch::new();
-        let mut counts = Counts::default();
+        let (mut counts, mut chains) = (Counts::default(), BTreeSet::new());
         let there = socket.tables().map_err(|source| unreadable("list the nftables tables", source))?;
         for family in Family::BOTH {
             let name = render::named(services::TABLE, family.into());
@@ -188,9 +190,17 @@ impl Services {
                 }
                 None => {}
                 Some(settings) => {
-                    let pickers =
-                        plan.pickers.keys().filter(|(of, _)| *of == family).map(|(_, picker)| *picker);
-                    let table = services::table(settings, family, pickers);
+                    let mut pickers: BTreeSet<Picker> = plan
+                        .pickers
+                        .keys()
+                        .filter(|(of, _)| *of == family)
+                        .map(|(_, picker)| *picker)
+                        .collect();
+                    if exists {
+                        pickers.extend(pickers_there(socket, &name)?);
+                    }
+                    chains.extend(pickers.iter().map(|picker| (family, *picker)));
+                    let table = services::table(settings, family, pickers.into_iter());
                     let rendered = render::render(&table);
                     let found = if exists { Found::read(socket, &table, &rendered)? } else { Found::Nothing };
                     let gone = found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
@@ -198,7 +208,7 @@ impl Services {
                 }
             }
         }
-        self.chains = plan.pickers.keys().copied().collect();
+        self.chains = chains;
         if batch.is_empty() {
             return Ok(true);
         }
@@ -449,6 +459,13 @@ fn delta_into(batch: &mut nft::Batch, table: &nft::Table, family: Family, delta:
             batch.add_elements(set, new);
         }
     }
+}
+
+/// The chains of pickers that a table has, of use or not.
+fn pickers_there(socket: &mut nft::Socket, table: &nft::Table) -> Result<Vec<Picker>> {
+    let what = || format!("read the chains of {table}");
+    let chains = socket.chains(table).map_err(|source| unreadable(what(), source))?;
+    Ok(chains.iter().filter_map(|chain| services::picker_of(&chain.name)).collect())
 }
 
 fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {

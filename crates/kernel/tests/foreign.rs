@@ -8,7 +8,7 @@ use common::cluster::{self, Stack};
 use common::state::{assert_same, state};
 use common::{TestNs, reconcile};
 use kernel::{Error, Kernel};
-use plan::{Entries, Key};
+use plan::{Entries, Facts, Key};
 
 /// Things of others that are close to ours.
 const FOREIGN: &[&str] = &[
@@ -52,6 +52,9 @@ fn others_things_stay_and_cleanup_leaves_nothing_else() {
     let before = state(&test);
     let plan = small();
     reconcile(&plan);
+    let services =
+        plan::plan(&cluster::cluster(4, Stack::Dual), &cluster::name(0), &Facts::default()).services;
+    assert!(Kernel::open().unwrap().reconcile_services(&services).unwrap().services.is_none());
     let kept = state(&test);
     for line in before.lines() {
         assert!(kept.contains(line), "{line} was there before");

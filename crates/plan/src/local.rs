@@ -35,6 +35,7 @@ pub(crate) fn local(
     if node.pod_ranges.is_empty() {
         problems.push(Problem::NoRange(node.name.clone()));
     }
+    among_services(network, node, problems);
     let mut entries = settings(node);
     entries.extend(bridge(network, node, underlay_mtu, problems));
     entries.extend(tunnels(network, node, underlay_mtu));
@@ -164,6 +165,19 @@ fn firewall(network: &NetworkConfig, node: &Node) -> Vec<Entry> {
     entries.extend(network.pod_ranges.iter().map(|range| prefix(CLUSTER_PODS, range)));
     entries.extend(node.pod_ranges.iter().filter_map(|range| stray(network, range)));
     entries
+}
+
+/// Notes ranges of a node that services have. Those of the cluster are checked with the `ClusterNetwork`.
+pub(crate) fn among_services(network: &NetworkConfig, node: &Node, problems: &mut Vec<Problem>) {
+    for range in node.pod_ranges.iter() {
+        let net = range.net();
+        let clash = |services: &&IpNet| services.contains(&net) || net.contains(*services);
+        problems.extend(network.service_ranges.iter().find(clash).map(|services| Problem::AmongServices {
+            node: node.name.clone(),
+            range: *range,
+            services: *services,
+        }));
+    }
 }
 
 /// The element for a node's range that is outside the cluster's: it is pod traffic all the same.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use model::{Family, NodeName, ObjectName, PodRange};
 
 use crate::services::Frontend;
@@ -72,6 +73,19 @@ pub enum Problem {
         range: PodRange,
         /// The range of this node.
         own: PodRange,
+    },
+    /// A node's range is among the addresses of services.
+    #[error(
+        "Node {node}: pod range {range} overlaps {services} in spec.serviceRanges, whose addresses are refused \
+         unless a service has them; its pods cannot be reached"
+    )]
+    AmongServices {
+        /// The node.
+        node: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// The range of services.
+        services: IpNet,
     },
     /// The underlay is too narrow.
     #[error(

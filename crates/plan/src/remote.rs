@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use model::{Family, MacAddr, NetworkConfig, Node, PodRange};
 
-use crate::local::{stray, tunnel_link};
+use crate::local::{among_services, stray, tunnel_link};
 use crate::rules::Value;
 use crate::tables::NODES;
 use crate::{Entry, Member, Problem, Route};
@@ -18,6 +18,7 @@ pub(crate) fn remote(
 ) -> Vec<Entry> {
     // A node's packets are accepted from all of its addresses, whichever of them it prefers to send from.
     let mut entries: Vec<Entry> = remote.addresses.iter().map(node_member).collect();
+    among_services(network, remote, problems);
     if remote.addresses.is_empty() {
         problems.push(Problem::NoAddress(remote.name.clone()));
         return entries;

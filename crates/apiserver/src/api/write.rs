@@ -151,6 +151,7 @@ impl Work<'_, '_> {
         if is_deleting(&old) {
             refuse_new_finalizers(target, &old, &new)?;
         }
+        defaults::drop_stale(kind, &old, &mut new);
         defaults::set(kind, &mut new);
         self.admit(Operation::Update, kind, Some(&old), &mut new)?;
         let mut causes = validate::object(kind, &new);

@@ -1,6 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,33 +14,49 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::health::Health;
 use super::metrics::Metrics;
 
-/// More than kubelet, Prometheus and an operator need together.
+/// How many clients of one listener are answered at once: more than kubelet, Prometheus and an operator need together,
+/// and more than the load balancers of one service.
 const CONNECTIONS: usize = 32;
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers until it is dropped.
+/// Answers for the agent until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let answer = move |request: &Request<Incoming>, _: IpAddr| {
+        answer(request.method(), request.uri().path(), &health, &metrics)
+    };
+    accept(listener, "/healthz, /readyz or /metrics", Arc::new(answer)).await;
+}
+
+/// Takes connections until it is dropped, and then drops them too. `what` is what they are for. The answer can depend
+/// on who asks; addresses of IPv4 are such, even if the socket is one of IPv6.
+pub(super) async fn accept(
+    listener: TcpListener,
+    what: &'static str,
+    answer: Arc<impl Fn(&Request<Incoming>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let Ok(permit) = slots.clone().acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(taken) => taken,
             Err(error) => {
-                tracing::warn!(%error, "a connection for /healthz, /readyz or /metrics could not be taken");
+                tracing::warn!(%error, "a connection for {what} could not be taken");
                 // Descriptors are used up, and accepting again at once would spin.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (health, metrics) = (health.clone(), metrics.clone());
-        tokio::spawn(async move {
+        let answer = answer.clone();
+        connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri().path(), &health, &metrics);
+                let response = answer(&request, peer.ip().to_canonical());
                 async { Ok::<_, Infallible>(response) }
             });
             let served = http1::Builder::new()
@@ -48,10 +65,12 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: A
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
             if let Err(error) = served {
-                tracing::debug!(%error, "a connection for /healthz, /readyz or /metrics broke");
+                tracing::debug!(%error, "a connection for {what} broke");
             }
             drop(permit);
         });
+        // Those that have ended are forgotten.
+        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -104,10 +123,10 @@ mod tests {
     #[test]
     fn readiness_gives_its_reason() {
         let health = Health::new(Duration::from_secs(60));
-        health.beat(Some("there is no ClusterNetwork".to_owned()));
+        health.beat(Some("there is no ClusterNetwork".to_owned()), None);
         assert_eq!(ask("/readyz", &health), (503, "there is no ClusterNetwork\n".to_owned()));
         assert_eq!(ask("/healthz", &health), (200, "ok\n".to_owned()));
-        health.beat(None);
+        health.beat(None, None);
         assert_eq!(ask("/readyz", &health), (200, "ok\n".to_owned()));
         assert_eq!(ask("/", &health).0, 404);
         assert!(ask("/metrics", &health).1.ends_with("# EOF\n"));

@@ -23,6 +23,9 @@ pub(crate) enum Why {
 /// Something was done.
 pub(crate) fn done(outcome: &Outcome, why: Why, metrics: &Metrics) {
     let done = &outcome.done;
+    let elements = done.counts.iter().filter(|((kind, _), _)| *kind == SERVICE_ELEMENT);
+    metrics.service_elements.inc_by(elements.map(|(_, count)| *count as u64).sum());
+    metrics.service_failures.inc_by(u64::from(outcome.services_error.is_some()));
     match why {
         Why::Start => tracing::info!(entries = %done, "compared the kernel with the plan for the first time"),
         // Endpoints come and go all the time, in a big cluster many a second.

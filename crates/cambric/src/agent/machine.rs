@@ -15,6 +15,8 @@ pub(crate) struct Outcome {
     pub(crate) done: Steps,
     /// What the kernel refused.
     pub(crate) failed: Vec<Failure>,
+    /// Why the services could not be programmed; it is among the failures too.
+    pub(crate) services_error: Option<String>,
     /// Whether only a comparison leads to the plan now.
     pub(crate) reconcile_needed: bool,
 }
@@ -24,6 +26,7 @@ impl Outcome {
     pub(crate) fn extend(&mut self, later: Outcome) {
         self.done.extend(later.done);
         self.failed.extend(later.failed);
+        self.services_error = later.services_error.or(self.services_error.take());
         self.reconcile_needed |= later.reconcile_needed;
     }
 }

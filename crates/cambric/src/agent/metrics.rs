@@ -36,6 +36,9 @@ pub(crate) struct Metrics {
     pub(crate) nodes: Gauge,
     pub(crate) services: Gauge,
     pub(crate) endpoints: Gauge,
+    pub(crate) service_elements: Counter,
+    pub(crate) service_failures: Counter,
+    pub(crate) services_in_force: Gauge,
     pub(crate) attachments: Gauge,
     pub(crate) problems: Gauge,
     pub(crate) ready: Gauge,
@@ -60,6 +63,9 @@ impl Metrics {
             nodes: Gauge::default(),
             services: Gauge::default(),
             endpoints: Gauge::default(),
+            service_elements: Counter::default(),
+            service_failures: Counter::default(),
+            services_in_force: Gauge::default(),
             attachments: Gauge::default(),
             problems: Gauge::default(),
             ready: Gauge::default(),
@@ -92,6 +98,21 @@ impl Metrics {
         all.register("nodes", "Nodes of the cluster, this one included", self.nodes.clone());
         all.register("services", "Addresses and ports at which services are reached", self.services.clone());
         all.register("endpoints", "Endpoints behind those, each counted for each", self.endpoints.clone());
+        all.register(
+            "service_elements_changed",
+            "Elements of the services' tables that were made or removed",
+            self.service_elements.clone(),
+        );
+        all.register(
+            "service_failures",
+            "Times that services could not be programmed",
+            self.service_failures.clone(),
+        );
+        all.register(
+            "services_in_force",
+            "1 if services are in the kernel as planned",
+            self.services_in_force.clone(),
+        );
         all.register("attachments", "Interfaces of pods on this node", self.attachments.clone());
         all.register("problems", "What is wrong now, as cambric status shows it", self.problems.clone());
         all.register("ready", "1 if /readyz says so", self.ready.clone());

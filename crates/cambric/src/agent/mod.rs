@@ -1,7 +1,7 @@
 //! `cambric agent`: the cluster's state in, this node's kernel as it should be.
 //!
-//! Two threads. The first runs the API's watches and answers HTTP; the second owns the plan and the kernel and never
-//! waits for the network. A queue with a wake-up joins them.
+//! Two threads. The first runs the API's watches and answers HTTP, load balancers' health checks included; the second
+//! owns the plan and the kernel and never waits for the network. A queue with a wake-up joins them.
 
 mod condition;
 mod core;
@@ -14,6 +14,7 @@ mod metrics;
 mod options;
 mod persist;
 mod publish;
+mod service_health;
 mod system;
 mod words;
 mod worker;
@@ -83,11 +84,16 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     let (condition, wanted) = watch::channel(false);
     tokio::spawn(condition::keep(client.clone(), node.clone(), wanted));
 
-    let publisher = Publisher::new(node.clone(), options, condition);
+    let (answer, checks) = watch::channel(service_health::Checks::new());
+    let publisher = Publisher::new(node.clone(), options, condition, answer);
     let core = Core::new(node.clone());
-    let (inbox, ended) = start_worker(core, publisher, options, health, metrics)?;
+    let (inbox, ended) = start_worker(core, publisher, options, health.clone(), metrics)?;
+    let health_ports =
+        service_health::serve(checks, health, |problems| inbox.send(Message::HealthPorts(problems)));
     let source = Source::new(node).run(client, |event| inbox.send(Message::Cluster(event, Instant::now())));
     tokio::select! {
+        // It ends when the worker does, and then that is what counts.
+        () = async { health_ports.await; std::future::pending().await } => Ok(()),
         () = source => Err(anyhow!("the watch of the API has ended by itself")),
         ended = ended => match ended {
             Ok(()) => Err(anyhow!("the thread that programs the kernel has ended by itself")),

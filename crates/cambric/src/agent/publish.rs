@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::core::Core;
 use super::options::AgentOptions;
 use super::persist;
+use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
 
@@ -58,6 +59,10 @@ pub(crate) struct Report {
     pub(crate) underlay_error: Option<String>,
     pub(crate) attachments_error: Option<String>,
     pub(crate) publish_error: Option<String>,
+    /// Why services are not as planned.
+    pub(crate) services_error: Option<String>,
+    /// The ports for health checks that cannot be listened on.
+    pub(crate) health_ports: Vec<String>,
     /// The addresses of this node whose links were looked up.
     pub(crate) addresses: Option<PerFamily<IpAddr>>,
     /// Whether a comparison of this run has ended without a failure.
@@ -109,20 +114,28 @@ pub(crate) struct Publisher {
     cni_conf_dir: PathBuf,
     cni_data_dir: PathBuf,
     condition: watch::Sender<bool>,
+    checks: watch::Sender<Checks>,
     shown: Option<Status>,
     saved: Option<u64>,
     saved_at: Option<Instant>,
 }
 
 impl Publisher {
-    /// Writes to where the options say; whether the node's condition is wanted goes over the channel.
-    pub(crate) fn new(local: NodeName, options: &AgentOptions, condition: watch::Sender<bool>) -> Publisher {
+    /// Writes to where the options say; whether the node's condition is wanted, and what load balancers are told, goes
+    /// over the channels.
+    pub(crate) fn new(
+        local: NodeName,
+        options: &AgentOptions,
+        condition: watch::Sender<bool>,
+        checks: watch::Sender<Checks>,
+    ) -> Publisher {
         Publisher {
             local,
             run_dir: RunDir(options.run_dir.clone()),
             cni_conf_dir: options.cni_conf_dir.clone(),
             cni_data_dir: options.cni_data_dir.clone(),
             condition,
+            checks,
             shown: None,
             saved: None,
             saved_at: None,
@@ -166,6 +179,17 @@ impl Publisher {
         self.condition.send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
     }
 
+    /// Says what load balancers are to be told.
+    pub(crate) fn answer(&self, checks: &Checks) {
+        self.checks.send_if_modified(|before| {
+            let new = before != checks;
+            if new {
+                before.clone_from(checks);
+            }
+            new
+        });
+    }
+
     /// Writes the status if something in it is new; the number of problems if it was written.
     pub(crate) fn show(
         &mut self,
@@ -180,6 +204,7 @@ impl Publisher {
         let mut problems = core.problems();
         problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
         problems.extend(report.publish_error.clone());
+        problems.extend(report.health_ports.iter().cloned());
         problems.extend(report.failures.iter().cloned());
         let node = core.local_node();
         let status = Status {

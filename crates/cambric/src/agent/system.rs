@@ -54,7 +54,10 @@ impl Machine for System {
 
     fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
         let mut done = outcome(self.kernel.reconcile(entries));
-        done.extend(outcome(self.kernel.reconcile_services(services)));
+        let services = self.kernel.reconcile_services(services);
+        let unreadable = services.as_ref().err().map(ToString::to_string);
+        done.extend(outcome(services));
+        done.services_error = unreadable.or(done.services_error);
         done
     }
 
@@ -143,6 +146,7 @@ fn outcome(report: kernel::Result<Report>) -> Outcome {
             Outcome {
                 done: report.steps,
                 reconcile_needed: report.reconcile_needed,
+                services_error: report.services.as_ref().map(ToString::to_string),
                 failed: entries.chain(services).collect(),
             }
         }

@@ -20,6 +20,8 @@ use super::publish::{Publisher, Report};
 pub(crate) enum Message {
     /// The API said something, at this time.
     Cluster(Event, Instant),
+    /// These ports for health checks cannot be listened on, in words; all others can.
+    HealthPorts(Vec<String>),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -153,6 +155,10 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             match self.inbox.try_recv() {
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => return Next::Stop,
                 Err(TryRecvError::Empty) => break,
+                Ok(Message::HealthPorts(problems)) => {
+                    self.report.health_ports = problems;
+                    self.report.fresh = true;
+                }
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -198,6 +204,10 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         }
         let outcome = self.machine.apply(change);
         journal::done(&outcome, Why::Change, &self.metrics);
+        if let Some(error) = &outcome.services_error {
+            // A change without services tries none, so that only a comparison can tell that this is over.
+            self.report.services_error = Some(error.clone());
+        }
         if outcome.reconcile_needed {
             // The change is finished by a comparison, and what that does is no repair.
             self.why = Why::Change;
@@ -232,6 +242,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.metrics.reconcile_time.observe(took.as_secs_f64());
         journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
         self.compared = true;
+        self.report.services_error.clone_from(&outcome.services_error);
         let now = Instant::now();
         if outcome.failed.is_empty() {
             self.report.failures.clear();
@@ -348,11 +359,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.metrics.endpoints.set(services.endpoints() as i64);
         self.metrics.attachments.set(self.core.attachments().len() as i64);
         self.metrics.ready.set(i64::from(not_ready.is_none()));
+        let in_force = self.compared && self.report.services_error.is_none();
+        self.metrics.services_in_force.set(i64::from(in_force));
         let problems = self.publisher.show(&self.core, &mut self.report, not_ready.as_deref());
         if let Some(problems) = problems {
             self.metrics.problems.set(problems as i64);
         }
-        self.health.beat(not_ready);
+        self.health.beat(not_ready, self.report.services_error.clone());
+        // After all else: who asks because of the new answer finds what it rests on.
+        self.publisher.answer(&self.core.services().health_checks);
     }
 }
 

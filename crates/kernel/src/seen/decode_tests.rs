@@ -59,6 +59,7 @@ fn balancer(target: Target) -> Balancer {
         exposed: true,
         affinity: None,
         sources: None,
+        lingering: Arc::default(),
     }
 }
 
@@ -214,7 +215,7 @@ fn chains_and_sets_that_are_not_as_they_should_be() {
     assert_eq!(said[0], "set keep-source in table ip cambric-services is missing");
     let other = |snapshot: &mut nft::Snapshot| snapshot.sets[1].0.key.truncate(3);
     assert_eq!(faults(Family::V6, other)[0], "map backends in table ip6 cambric-services has another type");
-    for chain in ["pick-3", "balance", "masquerade"] {
+    for chain in ["pick-3", "balance", "masquerade-source"] {
         let flushed = |snapshot: &mut nft::Snapshot| snapshot.rules.retain(|rule| rule.chain != chain);
         assert_eq!(
             faults(Family::V4, flushed),
@@ -222,11 +223,15 @@ fn chains_and_sets_that_are_not_as_they_should_be() {
         );
     }
     let foreign = |snapshot: &mut nft::Snapshot| {
-        snapshot.rules.iter_mut().filter(|rule| rule.chain == "masquerade").for_each(|rule| rule.tag = None);
+        snapshot
+            .rules
+            .iter_mut()
+            .filter(|rule| rule.chain == "masquerade-source")
+            .for_each(|rule| rule.tag = None);
     };
     assert_eq!(
         faults(Family::V6, foreign),
-        ["chain masquerade in table ip6 cambric-services has other rules"]
+        ["chain masquerade-source in table ip6 cambric-services has other rules"]
     );
 }
 

@@ -1,10 +1,14 @@
 //! What was found out about a lab: facts, without a judgement.
 
+mod service;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use model::Family;
 use serde::Serialize;
+
+pub use self::service::{Aspect, Connection, Fate, Got, Leg, Path, Target, Try};
 
 /// All that was gathered in one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,6 +20,8 @@ pub struct Evidence {
     pub nodes: Vec<String>,
     /// How many pods there are.
     pub pods: usize,
+    /// The addresses by which nodes talk to pods.
+    pub gateways: Vec<IpAddr>,
     /// The families in which pods have addresses.
     pub families: Vec<Family>,
     /// How packets between nodes should be carried, for the reader.
@@ -26,6 +32,8 @@ pub struct Evidence {
     pub namespaces: Vec<SharedNamespace>,
     /// Requests and their answers.
     pub exchanges: Vec<Exchange>,
+    /// Connections to services.
+    pub connections: Vec<Connection>,
     /// Packets that should not arrive.
     pub forgeries: Vec<Forgery>,
     /// Rows that this lab cannot have, and why.
@@ -96,7 +104,7 @@ impl Row {
 
     /// Whether there is a way to prove it.
     pub fn provable(self) -> bool {
-        matches!(self, Row::Containers | Row::SameNode | Row::OtherNode | Row::Nodes | Row::Outbound)
+        !matches!(self, Row::NoOverlay | Row::CrossSubnet | Row::BehindNat)
     }
 }
 
@@ -176,7 +184,7 @@ impl fmt::Display for Transport {
 }
 
 /// How a packet is on the underlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase", tag = "as")]
 pub enum Carried {
     /// Not at all.

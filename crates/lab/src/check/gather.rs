@@ -4,16 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Encapsulation, Family, NodeName};
 
-use super::evidence::{Carried, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport};
+use super::connections::{self, Known};
+use super::evidence::{
+    Carried, Connection, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport,
+};
 use super::forge;
 use super::predict::Predictor;
 use super::probe::{self, Asked};
 use super::processes;
+use super::trial::Ports;
 use super::view::{self, Pod, View};
 use super::wire::{Flow, Watch};
 use crate::topology::{Machine, Role};
 use crate::{Error, Result};
 
+/// The rows that are about services.
+const SERVICES: [Row; 2] = [Row::Service, Row::Inbound];
 /// Up to this many nodes each pair of nodes is tried; beyond, each node and the next.
 const ALL_PAIRS: usize = 4;
 
@@ -30,7 +36,7 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     let forgeries = forge::forgeries(view)?;
     let watch = Watch::start(view)?;
     let mut tried = Vec::new();
-    for row in Row::ALL.into_iter().filter(|row| row.provable()) {
+    for row in Row::ALL.into_iter().filter(|row| row.provable() && !SERVICES.contains(row)) {
         progress(&format!("trying row {}: {}", row.number(), row.title()))?;
         match row {
             Row::Containers => containers(view, &mut tried)?,
@@ -42,6 +48,8 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
         }
     }
     let wire = watch.stop()?;
+    let mut blind = wire.blind.clone();
+    let connections = services(view, &predictor, &mut blind, progress)?;
     let exchanges =
         tried.into_iter().map(|tried| Exchange { wire: wire.sightings(&tried.flow), ..tried.exchange });
     let Encapsulation::Vxlan(vxlan) = view.cluster.network.encapsulation;
@@ -49,14 +57,45 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
         lab: view.lab.to_string(),
         nodes: view.cluster.nodes.keys().map(ToString::to_string).collect(),
         pods: view.pods.len(),
+        gateways: view
+            .cluster
+            .nodes
+            .values()
+            .flat_map(|node| node.pod_ranges.iter().map(|range| range.gateway()))
+            .collect(),
         families: view.families(),
         encapsulation: format!("VXLAN {}", vxlan.vni.value()),
         exchanges: exchanges.collect(),
-        blind: wire.blind,
+        connections,
+        blind,
         namespaces: shared_namespaces(view)?,
         forgeries,
         impossible: impossible(view),
     })
+}
+
+/// Rows 4 and 6: everybody asks services. They have captures of their own, in which ports are nobody else's.
+fn services(
+    view: &View,
+    predictor: &Predictor<'_>,
+    blind: &mut Vec<String>,
+    progress: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Vec<Connection>> {
+    let ports = Ports::new();
+    let mut all = Vec::new();
+    for known in Known::ALL {
+        let watch = Watch::start(view)?;
+        let mut attempted = Vec::new();
+        for row in SERVICES {
+            let more = if known == Known::ByPort { "" } else { ", more" };
+            progress(&format!("trying row {}: {}{more}", row.number(), row.title()))?;
+            attempted.extend(connections::connect(view, &ports, row, known)?);
+        }
+        let wire = watch.stop()?;
+        all.extend(connections::conclude(view, predictor, attempted, &wire));
+        blind.extend(wire.blind);
+    }
+    Ok(all)
 }
 
 /// A pod as a party of an exchange.
@@ -77,6 +116,10 @@ fn impossible(view: &View) -> Vec<(Row, String)> {
     }
     if view.topology.of_role(Role::Outside).next().is_none() {
         impossible.push((Row::Outbound, "there is no outside host".to_owned()));
+        impossible.push((Row::Inbound, "there is no outside host".to_owned()));
+    }
+    if let Some(why) = connections::obstacle(view) {
+        impossible.extend([Row::Service, Row::Inbound].map(|row| (row, why.clone())));
     }
     impossible
 }
@@ -98,7 +141,7 @@ pub(super) fn enough_pods(view: &View) -> bool {
         && with_containers(view).next().is_some()
 }
 
-fn echo_pods<'v>(view: &'v View, node: &NodeName) -> impl Iterator<Item = &'v Pod> {
+pub(super) fn echo_pods<'v>(view: &'v View, node: &NodeName) -> impl Iterator<Item = &'v Pod> {
     view.pods.iter().filter(move |pod| pod.node == *node && pod.port().is_some())
 }
 
@@ -209,7 +252,7 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
 }
 
 /// How pods of two nodes reach each other, by the row and not by any plan.
-fn between(view: &View, from: &NodeName, to: &NodeName) -> Carried {
+pub(super) fn between(view: &View, from: &NodeName, to: &NodeName) -> Carried {
     if from == to {
         return Carried::Nowhere;
     }

@@ -18,6 +18,7 @@ use model::{Attachment, AttachmentId, Cluster, LinkName, Node, PerFamily, PodRan
 use plan::Facts;
 
 use super::*;
+use crate::check::cast::{self, Cast, PROTOCOLS, Role};
 use crate::check::judge::{Judged, Verdict, all_so, judge};
 use crate::check::view::Container;
 use crate::echo::{self, EchoPort};
@@ -59,12 +60,33 @@ impl Harness {
             Ok(())
         })
         .unwrap();
-        for node in harness.view.cluster.nodes.values().cloned().collect::<Vec<_>>() {
-            harness.program(&node, Vec::new());
-            let attachments: Vec<Attachment> = (0..PODS).map(|number| harness.pod(&node, number)).collect();
-            harness.program(&node, attachments);
+        let nodes: Vec<Node> = harness.view.cluster.nodes.values().cloned().collect();
+        let mut attached = Vec::new();
+        for node in &nodes {
+            harness.program(node, Vec::new());
+            attached.push((0..PODS).map(|number| harness.pod(node, number)).collect::<Vec<Attachment>>());
+        }
+        harness.services();
+        for (node, attachments) in nodes.iter().zip(attached) {
+            harness.program(node, attachments);
         }
         harness
+    }
+
+    /// The check's services, with addresses and node ports as the API would give them.
+    fn services(&mut self) {
+        let ranges = self.view.cluster.network.service_ranges.clone();
+        for (role, number) in Role::ALL.into_iter().zip(1u16..) {
+            let addresses = ranges.iter().map(|range| match range.network() {
+                IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::from(number)).into()),
+                IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(number)).into()),
+            });
+            let node_ports = PROTOCOLS.map(|(_, protocol)| (protocol, 30_000 + number)).into();
+            let service = cast::service(role, addresses.collect(), &node_ports);
+            let slices = Cast::of(&self.view).unwrap().slices(role);
+            self.view.cluster.services.insert(service.name.clone(), service);
+            self.view.cluster.slices.extend(slices.into_iter().map(|slice| (slice.name.clone(), slice)));
+        }
     }
 
     /// Makes a node's kernel hold its plan.
@@ -235,10 +257,11 @@ const V6: &str = include_str!("../../../../examples/labs/vxlan-v6.yaml");
 
 /// Small, because every packet that does not come takes its time.
 const TWO_NODES: &str = "
-network: {podRanges: [10.244.0.0/16]}
-subnets: [{name: nodes, prefixes: [192.0.2.0/24]}]
+network: {podRanges: [10.244.0.0/16], serviceRanges: [10.96.0.0/24]}
+subnets: [{name: nodes, prefixes: [192.0.2.0/24]}, {name: world, prefixes: [198.51.100.0/24]}]
+routers: [{name: router, subnets: [nodes, world]}]
 nodes: [{name: node-1, subnet: nodes}, {name: node-2, subnet: nodes}]
-outside: [{name: client, subnet: nodes}]
+outside: [{name: client, subnet: world}]
 ";
 
 #[test]
@@ -248,8 +271,9 @@ fn what_plans_make_of_machines_is_proved() {
         let judged = harness.judged();
         assert!(all_so(&judged), "{judged:#?}");
         let proved = judged.iter().filter(|one| one.verdict == Verdict::So).count();
-        // Five rows, and two forgeries with pods of other nodes, one with pods of the same.
-        assert_eq!(proved, 8, "{judged:#?}");
+        // Seven rows, two forgeries with pods of other nodes and one with pods of the same, and of services five more of
+        // pods and nodes, four of hosts outside.
+        assert_eq!(proved, 19, "{judged:#?}");
     }
 }
 
@@ -269,6 +293,26 @@ fn what_is_broken_by_hand_is_noticed() {
         ),
         (&["nft delete table bridge cambric"], &["another pod's source"], "it arrived"),
         (&["nft delete table ip cambric"], &["VXLAN from a stranger", "pod to outside"], "it arrived"),
+        (
+            &["nft delete element ip cambric-services services { 10.96.0.1 . tcp . 80 }"],
+            &["pod to service"],
+            "it was refused",
+        ),
+        (
+            &["nft flush chain ip cambric-services postrouting"],
+            &["outside to service or pod", "a pod to itself"],
+            "neither an answer nor a refusal",
+        ),
+        (
+            &[
+                "nft add table ip intruder",
+                "nft add chain ip intruder post { type nat hook postrouting priority 50 ; }",
+                "nft add rule ip intruder post ct status dnat snat to 10.244.0.1",
+            ],
+            &["pod to service"],
+            "the far end saw 10.244.0.1, not 10.244.0.3",
+        ),
+        (&["nft flush chain ip cambric-services refuse"], &["no endpoint: refusal"], "neither an answer"),
         (&["ip link set cbr0 down"], &["pod to pod, same node"], "no answer"),
     ];
     thread::scope(|scope| {
@@ -320,7 +364,7 @@ fn other_servers_are_not_asked() {
 #[test]
 fn the_harness_removes_its_namespaces() {
     let harness = Harness::up(V4);
-    let lab = harness.view.lab.to_string();
+    let lab = format!("{}-", harness.view.lab);
     drop(harness);
     let left = fs::read_dir(netns::NAMED).unwrap().flatten();
     assert!(!left.into_iter().any(|entry| entry.file_name().to_string_lossy().contains(&lab)));

@@ -1,9 +1,12 @@
 //! Evidence to verdict: pure, and the only place that says whether something is so.
 
+mod service;
+
 use serde::Serialize;
 
 use super::evidence::{
-    Carried, Evidence, Exchange, Forgery, ForgeryKind, Row, SharedNamespace, Sighting, Way,
+    Aspect, Carried, Connection, Evidence, Exchange, Forgery, ForgeryKind, Row, SharedNamespace, Sighting,
+    Way,
 };
 
 /// A row with what came of it.
@@ -64,8 +67,20 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
         tried: format!("network namespace of {} on {}", shared.pod, shared.node),
         faults: namespace_faults(shared),
     });
-    let main = verdict(evidence, row, namespaces.chain(exchanges).collect());
-    let mut lines = vec![Judged { row, title: row.title(), tried: main.0, verdict: main.1 }];
+    let connections = |aspect: Aspect| {
+        let fits = move |one: &&Connection| one.row == row && one.aspect == aspect;
+        evidence.connections.iter().filter(fits).map(service::outcome)
+    };
+    let main = namespaces.chain(exchanges).chain(connections(Aspect::Answer)).collect();
+    let (tried, main) = verdict(evidence, row, main);
+    let mut lines = vec![Judged { row, title: row.title(), tried, verdict: main }];
+    for aspect in Aspect::ALL {
+        let outcomes: Vec<Failure> = connections(aspect).collect();
+        if let Some(title) = aspect.title().filter(|_| !outcomes.is_empty()) {
+            let (tried, verdict) = verdict(evidence, row, outcomes);
+            lines.push(Judged { row, title, tried, verdict });
+        }
+    }
     for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::SpoofedSource] {
         let of_kind = |forgery: &&Forgery| forgery.row == row && forgery.kind == kind;
         let outcomes: Vec<Failure> = evidence

@@ -3,7 +3,9 @@ use std::net::IpAddr;
 use model::Family;
 
 use super::*;
-use crate::check::evidence::{Expected, Heard, Party, Predicted, Transport};
+use crate::check::evidence::{
+    Expected, Fate, Got, Heard, Leg, Party, Path, Predicted, Target, Transport, Try,
+};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -95,11 +97,93 @@ fn forgery(kind: ForgeryKind) -> Forgery {
     }
 }
 
+/// A way of an outside host through node a to a pod on node b, which sees node a's gateway.
+fn through_a(pod: &str) -> Path {
+    let plain = Carried::Plain { source: ip("198.51.100.1"), destination: ip("192.0.2.1") };
+    let vxlan =
+        Carried::Vxlan { vni: 4096, port: 4789, source: ip("192.0.2.1"), destination: ip("192.0.2.2") };
+    let leg = |from: &str, to: &str, carried| Leg { from: from.to_owned(), to: to.to_owned(), carried };
+    let legs = vec![leg("internet", "a", plain), leg("a", "b", vxlan)];
+    Path { by: pod.to_owned(), source: ip("10.244.1.1"), legs }
+}
+
+fn on_the_wire(legs: &[Leg]) -> Vec<Sighting> {
+    legs.iter().flat_map(|leg| sightings(&leg.from, &leg.to, leg.carried)).collect()
+}
+
+fn answered(path: &Path) -> Try {
+    let heard = Heard { by: path.by.clone(), source: (path.source, 12_345).into() };
+    Try { got: Got::Answer(heard), after: 1, wire: on_the_wire(&path.legs) }
+}
+
+fn connection(row: Row, aspect: Aspect, fate: Fate, tries: Vec<Try>) -> Connection {
+    let (from, through) = match row {
+        Row::Inbound => (party("internet", "internet", "198.51.100.1"), Some("a".to_owned())),
+        _ => (party("default/web-1", "a", "10.244.1.2"), None),
+    };
+    Connection {
+        row,
+        aspect,
+        from,
+        to: Target {
+            name: "cluster address of one".to_owned(),
+            address: "10.96.0.1:80".parse().unwrap(),
+            through,
+        },
+        transport: Transport::Tcp,
+        expected: fate.clone(),
+        predicted: fate,
+        steps: Vec::new(),
+        tries,
+    }
+}
+
+/// Connections with which nothing is wrong: an answer, a refusal and a silence from outside, and from a pod its service
+/// with two endpoints, one that stays, and a refusal.
+fn connections() -> Vec<Connection> {
+    let path = through_a("default/web-2");
+    let approach = path.legs[..1].to_vec();
+    let unanswered = |got, after| {
+        let mut wire = on_the_wire(&approach);
+        wire.retain(|sighting| !sighting.answer);
+        vec![Try { got, after, wire }]
+    };
+    let here = |by: &str| Path { by: by.to_owned(), source: ip("10.244.1.2"), legs: Vec::new() };
+    let two = [here("default/web-2"), here("default/web-3")];
+    let both = || two.iter().map(answered).collect::<Vec<Try>>();
+    let refusal = Try { got: Got::Refusal, after: 3, wire: Vec::new() };
+    vec![
+        connection(Row::Inbound, Aspect::Answer, Fate::answered([path.clone()]), vec![answered(&path)]),
+        connection(
+            Row::Inbound,
+            Aspect::Refusal,
+            Fate::Refused { legs: approach.clone() },
+            unanswered(Got::Refusal, 3),
+        ),
+        connection(
+            Row::Inbound,
+            Aspect::Local,
+            Fate::Silent { legs: approach.clone() },
+            unanswered(Got::Nothing, 2000),
+        ),
+        connection(
+            Row::Service,
+            Aspect::Answer,
+            Fate::answered([here("default/web-2")]),
+            vec![answered(&two[0])],
+        ),
+        connection(Row::Service, Aspect::Share, Fate::answered(two.clone()), both()),
+        connection(Row::Service, Aspect::Affinity, Fate::answered(two.clone()), vec![answered(&two[1]); 3]),
+        connection(Row::Service, Aspect::Refusal, Fate::Refused { legs: Vec::new() }, vec![refusal]),
+    ]
+}
+
 pub(in crate::check) fn good() -> Evidence {
     Evidence {
         lab: "demo".to_owned(),
         nodes: vec!["a".to_owned(), "b".to_owned()],
         pods: 3,
+        gateways: vec![ip("10.244.1.1"), ip("10.244.2.1")],
         families: vec![Family::V4, Family::V6],
         encapsulation: "VXLAN 4096".to_owned(),
         blind: Vec::new(),
@@ -111,6 +195,7 @@ pub(in crate::check) fn good() -> Evidence {
             plain(Row::Nodes, "192.0.2.1"),
             plain(Row::Outbound, "192.0.2.1"),
         ],
+        connections: connections(),
         forgeries: vec![forgery(ForgeryKind::StrangersVxlan), forgery(ForgeryKind::SpoofedSource)],
         impossible: Vec::new(),
     }
@@ -132,8 +217,8 @@ fn good_evidence_is_believed() {
     let judged = judge(&good());
     assert!(all_so(&judged), "{judged:?}");
     let count = |verdict: &Verdict| judged.iter().filter(|one| one.verdict == *verdict).count();
-    assert_eq!((count(&Verdict::So), count(&Verdict::NotYet)), (7, 5));
-    assert_eq!(judged.len(), 12);
+    assert_eq!((count(&Verdict::So), count(&Verdict::NotYet)), (14, 3));
+    assert_eq!(judged.len(), 17);
 }
 
 /// Each change makes one thing wrong; each must be noticed, under its row and in words.
@@ -206,6 +291,72 @@ fn every_kind_of_wrong_evidence_is_noticed() {
             e.exchanges.pop();
         }),
         (Row::Containers, "nothing was tried", |e| e.namespaces.clear()),
+        (Row::Inbound, "the far end saw 198.51.100.1, not 10.244.1.1", |e| {
+            let heard = Heard { by: "default/web-2".to_owned(), source: "198.51.100.1:1".parse().unwrap() };
+            e.connections[0].tries[0].got = Got::Answer(heard);
+        }),
+        (Row::Inbound, "default/web-9 answered", |e| {
+            let heard = Heard { by: "default/web-9".to_owned(), source: "10.244.1.1:1".parse().unwrap() };
+            e.connections[0].tries[0].got = Got::Answer(heard);
+        }),
+        (Row::Inbound, "neither an answer nor a refusal", |e| e.connections[0].tries[0].got = Got::Nothing),
+        (Row::Inbound, "it was refused", |e| e.connections[0].tries[0].got = Got::Refusal),
+        (Row::Inbound, "no route", |e| {
+            e.connections[0].tries[0].got = Got::Other("no route".to_owned());
+        }),
+        (Row::Inbound, "on the wire at b was IP a > b", |e| {
+            e.connections[0].tries[0].wire[5].carried = Carried::Otherwise;
+        }),
+        (Row::Inbound, "on the wire at c was IP a > b", |e| {
+            let stray = Sighting { at: "c".to_owned(), ..e.connections[0].tries[0].wire[5].clone() };
+            e.connections[0].tries[0].wire.push(stray);
+        }),
+        (Row::Inbound, "no request of the way a to b VXLAN 4096", |e| {
+            e.connections[0].tries[0].wire.remove(5);
+        }),
+        (Row::Inbound, "no answer of the way internet to a plain", |e| {
+            e.connections[0].tries[0].wire.remove(2);
+        }),
+        (Row::Inbound, "the plans lead to: default/web-2 sees 198.51.100.1", |e| {
+            let mut path = through_a("default/web-2");
+            path.source = ip("198.51.100.1");
+            e.connections[0].predicted = Fate::answered([path]);
+        }),
+        (Row::Inbound, "the plans lead to: no answer", |e| {
+            e.connections[0].predicted = Fate::Silent { legs: Vec::new() };
+        }),
+        // Who waits in vain has not been refused, and who is refused late has waited.
+        (Row::Inbound, "neither an answer nor a refusal", |e| e.connections[1].tries[0].got = Got::Nothing),
+        (Row::Inbound, "only after 1010 ms", |e| e.connections[1].tries[0].after = 1010),
+        (Row::Inbound, "on the wire at a was IP a > b", |e| {
+            let beyond = on_the_wire(&through_a("default/web-2").legs[1..]);
+            e.connections[1].tries[0].wire.extend(beyond);
+        }),
+        (Row::Inbound, "no request of the way internet to a", |e| e.connections[1].tries[0].wire.clear()),
+        (Row::Inbound, "it was refused", |e| e.connections[2].tries[0].got = Got::Refusal),
+        (Row::Inbound, "default/web-2 answered, and saw 10.244.1.1", |e| {
+            e.connections[2].tries = vec![answered(&through_a("default/web-2"))];
+        }),
+        (Row::Inbound, "on the wire at a was IP a > b", |e| {
+            // An answer, though the client has taken no notice.
+            e.connections[2].tries[0].wire = on_the_wire(&through_a("").legs[..1]);
+        }),
+        (Row::Service, "on the wire at a was IP a > b", |e| {
+            e.connections[3].tries[0].wire = on_the_wire(&through_a("").legs[1..]);
+        }),
+        (Row::Service, "default/web-3 never answered", |e| {
+            e.connections[4].tries.pop();
+        }),
+        (Row::Service, "did not stay with its endpoint: default/web-2 and default/web-3 answered", |e| {
+            e.connections[5].tries[0] = e.connections[4].tries[0].clone();
+        }),
+        (Row::Service, "on the wire at a was IP a > b", |e| {
+            e.connections[6].tries[0].wire = on_the_wire(&through_a("").legs[1..]);
+        }),
+        (Row::Service, "it was not tried", |e| e.connections[6].tries.clear()),
+        (Row::Service, "nothing was tried", |e| {
+            e.connections.retain(|one| one.row != Row::Service);
+        }),
         (Row::SameNode, "the capture on a misses packets", |e| e.blind.push("a".to_owned())),
     ];
     for (row, expected, change) in cases {

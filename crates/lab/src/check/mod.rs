@@ -3,6 +3,10 @@
 //! What is found out and what is to be thought of it are kept apart: [`evidence`] holds facts, [`judge`] turns them
 //! into verdicts and does no I/O, so that it can be shown evidence of every kind of failure.
 
+mod cases;
+mod cast;
+mod connections;
+mod detour;
 pub(crate) mod event_loop;
 pub mod evidence;
 mod forge;
@@ -13,6 +17,8 @@ mod predict;
 mod probe;
 mod processes;
 pub mod render;
+mod services;
+mod trial;
 mod view;
 mod wire;
 
@@ -69,23 +75,33 @@ pub fn gather(lab: &LabName, interrupts: &Interrupts, progress: &mut Progress) -
     let client = runtime
         .block_on(kube_source::client(Some(&lab.paths().kubeconfig())))
         .map_err(|error| Error::Other(error.to_string()))?;
-    let mut step = |what: &str| {
-        progress.step(what);
-        interrupts.check()
-    };
-    step("looking at the lab")?;
+    progress.step("looking at the lab");
     let view = runtime.block_on(unless_interrupted(interrupts, View::load(lab, &client)))?;
-    if gather::enough_pods(&view) {
-        return gather::gather(&view, &mut step);
-    }
-    step("making pods to try things with")?;
-    let evidence = runtime
-        .block_on(unless_interrupted(interrupts, async {
+    let made = runtime.block_on(unless_interrupted(interrupts, async {
+        pods::create_namespace(&client).await?;
+        let mut view = view;
+        if !gather::enough_pods(&view) {
+            progress.step("making pods to try things with");
             pods::create(&client, view.cluster.nodes.keys()).await?;
-            View::load(lab, &client).await
-        }))
-        .and_then(|view| gather::gather(&view, &mut step));
-    // The pods go even if the check failed; its own error is the one to tell.
-    let removed = runtime.block_on(pods::remove(&client));
+            view = View::load(lab, &client).await?;
+        }
+        if connections::obstacle(&view).is_none() {
+            progress.step("making services to try things with");
+            services::create(&client, &mut view).await?;
+        }
+        Ok(view)
+    }));
+    let evidence = made.and_then(|view| {
+        services::wait_served(&view, &mut || interrupts.check())?;
+        gather::gather(&view, &mut |what| {
+            progress.step(what);
+            interrupts.check()
+        })
+    });
+    // All that was made goes even if the check failed; its own error is the one to tell.
+    let removed = runtime.block_on(async {
+        let services = services::remove(&client).await;
+        pods::remove(&client).await.and(services)
+    });
     evidence.and_then(|evidence| removed.map(|()| evidence))
 }

@@ -1,4 +1,4 @@
-//! Pods of the check's own, for a lab that has not the ones that it takes.
+//! Pods of the check's own, for a lab that has not the ones that it takes, and the namespace of all that it makes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::view::api;
 use crate::{Error, Result};
 
-/// The namespace of the check's own pods.
+/// The namespace of the check's own pods and services.
 pub(super) const NAMESPACE: &str = "cambric-check";
 
 /// How long a pod may take to be ready, or to be gone.
@@ -21,17 +21,24 @@ const POD_TIME: Duration = Duration::from_secs(30);
 /// The most nodes that get pods, and how many pods each.
 const PLACES: (usize, usize) = (4, 2);
 
+/// Makes the namespace of all that the check makes.
+///
+/// # Errors
+/// [`Error::Other`] if the API refuses it.
+pub(super) async fn create_namespace(client: &kube::Client) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = object(json!({"metadata": {"name": NAMESPACE}}))?;
+    match namespaces.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        result => result.map(drop).map_err(api("make the namespace cambric-check")),
+    }
+}
+
 /// Makes pods with two echo containers each, and waits until they are ready.
 ///
 /// # Errors
 /// [`Error::Other`] if the API refuses one, or one is not ready in time. [`remove`] is to be called in any case.
 pub(super) async fn create(client: &kube::Client, nodes: impl Iterator<Item = &NodeName>) -> Result<()> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace = object(json!({"metadata": {"name": NAMESPACE}}))?;
-    match namespaces.create(&PostParams::default(), &namespace).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        result => drop(result.map_err(api("make the namespace cambric-check"))?),
-    }
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let mut names = Vec::new();
     for node in nodes.take(PLACES.0) {
@@ -50,7 +57,7 @@ pub(super) async fn create(client: &kube::Client, nodes: impl Iterator<Item = &N
     Ok(())
 }
 
-/// Removes all that [`create`] makes, and waits until the pods are gone.
+/// Removes the pods and their namespace, and waits until the pods are gone.
 ///
 /// # Errors
 /// [`Error::Other`] if something stays.
@@ -98,7 +105,7 @@ fn probe(name: &str, node: &NodeName) -> Result<Pod> {
     }))
 }
 
-fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
+pub(super) fn object<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Result<T> {
     serde_json::from_value(value).map_err(|error| Error::Other(error.to_string()))
 }
 

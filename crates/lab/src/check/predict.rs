@@ -1,10 +1,12 @@
 //! What the plans of the nodes say of a packet.
 
+mod service;
+
 use std::net::IpAddr;
 
-use model::{Attachment, AttachmentId, NodeName};
+use model::{Attachment, AttachmentId, LinkName, NodeName};
 use plan::{Entry, Facts, Key, Link};
-use trace::{End, Packet, Start, Step, Walk, World, walk};
+use trace::{End, Hop, Packet, Start, Step, Walk, World, walk};
 
 use super::evidence::{Carried, Predicted, Transport};
 use super::view::{Pod, View};
@@ -55,10 +57,7 @@ impl<'v> Predictor<'v> {
 
     fn predict(&self, start: &Start, packet: Packet) -> Predicted {
         let walk = walk(&self.world, start, packet);
-        let steps = walk.hops.iter().map(|hop| match &hop.origin {
-            Some(origin) => format!("{}: {} ({origin})", hop.node, hop.step),
-            None => format!("{}: {}", hop.node, hop.step),
-        });
+        let steps = walk.hops.iter().map(step_in_words);
         Predicted {
             end: self.end(&walk),
             source: walk.packet.source,
@@ -83,20 +82,23 @@ impl<'v> Predictor<'v> {
         }
     }
 
+    /// How a node's tunnel device carries a packet.
+    fn tunnel(&self, node: &NodeName, link: &LinkName, source: IpAddr, destination: IpAddr) -> Carried {
+        let plan = self.world.nodes.get(node).map(|(_, plan)| plan);
+        let planned = plan.and_then(|plan| plan.entries.get(&Key::Link(link.clone())));
+        match planned.map(|planned| &planned.entry) {
+            Some(Entry::Link(Link::Vxlan { vni, port, .. })) => {
+                Carried::Vxlan { vni: vni.value(), port: port.value(), source, destination }
+            }
+            _ => Carried::Otherwise,
+        }
+    }
+
     fn carried(&self, start: &Start, walk: &Walk) -> Carried {
         let (Start::Pod(begin, _) | Start::Node(begin) | Start::Outside { node: begin }) = start;
         let tunnels = walk.hops.iter().filter_map(|hop| match &hop.step {
             Step::Encapsulated { link, source, destination, .. } => {
-                let (_, plan) = self.world.nodes.get(&hop.node)?;
-                match &plan.entries.get(&Key::Link(link.clone()))?.entry {
-                    Entry::Link(Link::Vxlan { vni, port, .. }) => Some(Carried::Vxlan {
-                        vni: vni.value(),
-                        port: port.value(),
-                        source: *source,
-                        destination: *destination,
-                    }),
-                    _ => Some(Carried::Otherwise),
-                }
+                Some(self.tunnel(&hop.node, link, *source, *destination))
             }
             _ => None,
         });
@@ -108,6 +110,14 @@ impl<'v> Predictor<'v> {
             ([tunnel], _) => *tunnel,
             _ => Carried::Otherwise,
         }
+    }
+}
+
+/// A step with the node and the object that it comes from.
+fn step_in_words(hop: &Hop) -> String {
+    match &hop.origin {
+        Some(origin) => format!("{}: {} ({origin})", hop.node, hop.step),
+        None => format!("{}: {}", hop.node, hop.step),
     }
 }
 

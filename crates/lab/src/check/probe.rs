@@ -15,7 +15,7 @@ use crate::echo::Answer;
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest answer that is read, in bytes.
-const LONGEST: u64 = 16 * 1024;
+pub(super) const LONGEST: u64 = 16 * 1024;
 
 /// An exchange from the side of the one who asked.
 #[derive(Debug)]

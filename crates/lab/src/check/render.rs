@@ -1,11 +1,13 @@
 //! The report as text of 80 columns, and as JSON.
 
+mod service;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::evidence::{Carried, Evidence, Exchange, Forgery, Row};
+use super::evidence::{Carried, Connection, Evidence, Exchange, Forgery, Row, Sighting, Way};
 use super::judge::{Failure, Judged, Verdict, all_so};
 
 /// Evidence and verdicts as one JSON object.
@@ -45,7 +47,7 @@ fn write_text(out: &mut String, evidence: &Evidence, judged: &[Judged], details:
         families.join(" and "),
         evidence.encapsulation
     )?;
-    writeln!(out, " #  {:<26}{:>5}  {:<14}{:<18}verdict", "row", "tried", "far end saw", "on the wire")?;
+    writeln!(out, " #  {:<26}{:>5}  {:<17}{:<18}verdict", "row", "tried", "far end saw", "on the wire")?;
     for line in judged {
         write_line(out, evidence, line)?;
     }
@@ -62,7 +64,8 @@ fn write_text(out: &mut String, evidence: &Evidence, judged: &[Judged], details:
     if !impossible.is_empty() {
         writeln!(out, "\nnot in this lab: {}", impossible.join("; "))?;
     }
-    let predicted = evidence.exchanges.iter().filter(|exchange| exchange.predicted.is_some()).count();
+    let predicted = evidence.exchanges.iter().filter(|exchange| exchange.predicted.is_some()).count()
+        + evidence.connections.len();
     match all_so(judged) {
         true => writeln!(
             out,
@@ -82,8 +85,16 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
     };
     let number = if main { line.row.number().to_string() } else { String::new() };
     let title = if main { line.title.to_owned() } else { format!("  {}", line.title) };
+    let connections: Vec<&Connection> = evidence
+        .connections
+        .iter()
+        .filter(|one| one.row == line.row && one.aspect.title().unwrap_or(line.row.title()) == line.title)
+        .collect();
     let (tried, saw, wire) = match (shown, main) {
         (false, _) => (String::new(), String::new(), String::new()),
+        (true, _) if !connections.is_empty() => {
+            (line.tried.to_string(), service::saw(evidence, &connections), service::wire(&connections))
+        }
         (true, true) => {
             let exchanges: Vec<&Exchange> =
                 evidence.exchanges.iter().filter(|exchange| exchange.row == line.row).collect();
@@ -102,7 +113,7 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
     };
     let wire = if matches!(line.verdict, Verdict::NotSo(_)) && !main { "see below".to_owned() } else { wire };
     let row =
-        format!("{number:>2}  {title:<26}{tried:>5}  {:<14}{:<18}{verdict}", cut(&saw, 13), cut(&wire, 17));
+        format!("{number:>2}  {title:<26}{tried:>5}  {:<17}{:<18}{verdict}", cut(&saw, 16), cut(&wire, 17));
     writeln!(out, "{}", row.trim_end())
 }
 
@@ -119,16 +130,20 @@ fn saw(exchanges: &[&Exchange]) -> String {
 
 /// In a word or two, how the packets were on the wire.
 fn wire(exchanges: &[&Exchange]) -> String {
-    let word = |carried: Carried| match carried {
+    let seen =
+        exchanges.iter().flat_map(|exchange| exchange.wire.iter().map(|one| carried_word(one.carried)));
+    match list(seen) {
+        none if none.is_empty() => "nothing".to_owned(),
+        words => words,
+    }
+}
+
+fn carried_word(carried: Carried) -> String {
+    match carried {
         Carried::Nowhere => "nothing".to_owned(),
         Carried::Plain { .. } => "plain".to_owned(),
         Carried::Vxlan { vni, .. } => format!("VXLAN {vni}"),
         Carried::Otherwise => "another tunnel".to_owned(),
-    };
-    let seen = exchanges.iter().flat_map(|exchange| exchange.wire.iter().map(|one| word(one.carried)));
-    match list(seen) {
-        none if none.is_empty() => "nothing".to_owned(),
-        words => words,
     }
 }
 
@@ -176,6 +191,9 @@ fn write_details(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
         for exchange in evidence.exchanges.iter().filter(|exchange| exchange.row == row) {
             write_exchange(out, exchange)?;
         }
+        for connection in evidence.connections.iter().filter(|connection| connection.row == row) {
+            service::write_connection(out, connection)?;
+        }
         for forgery in evidence.forgeries.iter().filter(|forgery| forgery.row == row) {
             write_forgery(out, forgery)?;
         }
@@ -204,8 +222,12 @@ fn write_exchange(out: &mut String, exchange: &Exchange) -> std::fmt::Result {
             writeln!(out, "                    {step}")?;
         }
     }
-    for sighting in &exchange.wire {
-        let way = if sighting.way == super::evidence::Way::Out { "out" } else { "in " };
+    write_wire(out, &exchange.wire)
+}
+
+fn write_wire(out: &mut String, wire: &[Sighting]) -> std::fmt::Result {
+    for sighting in wire {
+        let way = if sighting.way == Way::Out { "out" } else { "in " };
         writeln!(out, "       {} {way} {}", sighting.at, sighting.packet)?;
     }
     Ok(())
@@ -239,12 +261,33 @@ mod tests {
         let text = text(&evidence, &judge(&evidence), false);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let line = |number: &str| text.lines().find(|line| line.starts_with(number)).unwrap().to_owned();
-        assert_eq!(line(" 3"), " 3  pod to pod, other node        2  the sender    VXLAN 4096        proved");
-        assert_eq!(line(" 2"), " 2  pod to pod, same node         1  the sender    nothing           proved");
-        assert_eq!(line(" 7"), " 7  pod to outside                1  its node      plain             proved");
-        assert_eq!(line(" 4"), format!(" 4  {:<65}not yet", "pod to service"));
-        assert!(line("      VXLAN from").ends_with("1  nothing       sent, dropped     proved"), "{text}");
-        assert!(text.contains("had predicted 3 of these ways"));
+        assert_eq!(
+            line(" 3"),
+            " 3  pod to pod, other node        2  the sender       VXLAN 4096        proved"
+        );
+        assert_eq!(
+            line(" 2"),
+            " 2  pod to pod, same node         1  the sender       nothing           proved"
+        );
+        assert_eq!(
+            line(" 7"),
+            " 7  pod to outside                1  its node         plain             proved"
+        );
+        assert_eq!(
+            line(" 4"),
+            " 4  pod to service                1  sender           nothing           proved"
+        );
+        assert_eq!(
+            line(" 6"),
+            " 6  outside to service or pod     1  gateway          VXLAN 4096, plain proved"
+        );
+        assert_eq!(line(" 8"), format!(" 8  {:<68}not yet", "no overlay"));
+        assert!(
+            line("      no endpoint").ends_with("1  refusal          nothing           proved"),
+            "{text}"
+        );
+        assert!(line("      VXLAN from").ends_with("1  nothing          sent, dropped     proved"), "{text}");
+        assert!(text.contains("had predicted 10 of these ways"));
     }
 
     #[test]
@@ -271,6 +314,8 @@ mod tests {
             "far end saw  10.244.1.2:40000",
             "a out IP a > b",
             "predicted    to default",
+            "came of it   default/web-3 saw 10.244.1.2, 3 times",
+            "predicted    a refusal, on the wire nothing",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

@@ -1,5 +1,6 @@
 //! The underlay, watched at all nodes and outside hosts at once.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use kernel::netns;
@@ -23,6 +24,8 @@ pub(super) struct Watch {
 #[derive(Debug)]
 pub(super) struct Wire {
     packets: Vec<(String, Way, Packet)>,
+    /// The positions of the packets by their transport and each of their ports.
+    by_port: HashMap<(u8, u16), Vec<usize>>,
     /// The machines whose captures miss packets.
     pub(super) blind: Vec<String>,
 }
@@ -62,7 +65,7 @@ impl Watch {
 
     /// Ends the captures.
     pub(super) fn stop(self) -> Result<Wire> {
-        let mut wire = Wire { packets: Vec::new(), blind: Vec::new() };
+        let mut wire = Wire { packets: Vec::new(), by_port: HashMap::new(), blind: Vec::new() };
         for (machine, recorder) in self.recorders {
             let recording = recorder.stop().map_err(failed(&machine))?;
             if recording.incomplete {
@@ -71,6 +74,12 @@ impl Watch {
             let decoded =
                 recording.frames.iter().map(|captured| (way(captured), captured.decode(&self.tunnels)));
             wire.packets.extend(decoded.map(|(way, packet)| (machine.clone(), way, packet)));
+        }
+        for (index, (_, _, packet)) in wire.packets.iter().enumerate() {
+            let Some((transport, from, to)) = ends(packet) else { continue };
+            for port in BTreeSet::from([from.port(), to.port()]) {
+                wire.by_port.entry((transport.number(), port)).or_default().push(index);
+            }
         }
         Ok(wire)
     }
@@ -86,18 +95,59 @@ impl Wire {
         };
         self.packets.iter().filter_map(of_flow).collect()
     }
+
+    /// The packets of a client whose port is nobody else's, whatever addresses and other ports they have.
+    pub(super) fn of_client(&self, transport: Transport, port: u16) -> Vec<Sighting> {
+        self.found(transport, port, |_, to| Some(to.port() == port))
+    }
+
+    /// The packets between a client, whose port may not be known, and a server.
+    pub(super) fn between(
+        &self,
+        transport: Transport,
+        (client, port): (IpAddr, Option<u16>),
+        server: SocketAddr,
+    ) -> Vec<Sighting> {
+        let is_client = |end: SocketAddr| end.ip() == client && port.is_none_or(|port| port == end.port());
+        self.found(transport, server.port(), |from, to| match () {
+            () if to == server && is_client(from) => Some(false),
+            () if from == server && is_client(to) => Some(true),
+            () => None,
+        })
+    }
+
+    /// The packets from a source to anybody, and the answers.
+    pub(super) fn of_source(&self, transport: Transport, source: SocketAddr) -> Vec<Sighting> {
+        self.found(transport, source.port(), |from, to| match () {
+            () if from == source => Some(false),
+            () if to == source => Some(true),
+            () => None,
+        })
+    }
+
+    /// The packets with a port of which `is_answer` says whether they are answers or requests.
+    fn found(
+        &self,
+        transport: Transport,
+        port: u16,
+        is_answer: impl Fn(SocketAddr, SocketAddr) -> Option<bool>,
+    ) -> Vec<Sighting> {
+        let found = self.by_port.get(&(transport.number(), port)).into_iter().flatten();
+        let found = found.filter_map(|index| self.packets.get(*index));
+        let sighting = |(at, way, packet): &(String, Way, Packet)| {
+            let (_, from, to) = ends(packet)?;
+            let answer = is_answer(from, to)?;
+            let (carried, packet) = (carried(packet), packet.to_string());
+            Some(Sighting { at: at.clone(), way: *way, answer, carried, packet })
+        };
+        found.filter_map(sighting).collect()
+    }
 }
 
 impl Flow {
     /// Whether a packet is one of the answer, or of the request; `None` if it is neither.
     fn is_answer(&self, packet: &Packet) -> Option<bool> {
-        let ip = packet.innermost().ip()?;
-        let of_transport = match self.transport {
-            Transport::Tcp => matches!(ip.payload, Payload::Tcp(_)),
-            Transport::Udp => matches!(ip.payload, Payload::Udp(_)),
-        };
-        let (from, to) = ip.ports().filter(|_| of_transport)?;
-        let (source, destination) = (SocketAddr::new(ip.source, from), SocketAddr::new(ip.destination, to));
+        let (_, source, destination) = ends(packet).filter(|(transport, ..)| *transport == self.transport)?;
         let client = |end: &SocketAddr| {
             let is_it = |port: &Option<u16>| port.is_none_or(|port| port == end.port());
             self.clients.iter().any(|(address, port)| *address == end.ip() && is_it(port))
@@ -110,6 +160,18 @@ impl Flow {
             None
         }
     }
+}
+
+/// The transport of a packet and its ends, inside all tunnels.
+fn ends(packet: &Packet) -> Option<(Transport, SocketAddr, SocketAddr)> {
+    let ip = packet.innermost().ip()?;
+    let transport = match ip.payload {
+        Payload::Tcp(_) => Transport::Tcp,
+        Payload::Udp(_) => Transport::Udp,
+        _ => return None,
+    };
+    let (from, to) = ip.ports()?;
+    Some((transport, (ip.source, from).into(), (ip.destination, to).into()))
 }
 
 /// How a packet is carried, from what is around it.

@@ -9,10 +9,12 @@ use std::time::Duration;
 use apiserver::api::{DeleteOptions, ListOptions, WatchEvent, WatchOptions};
 use apiserver::patch::Patch;
 use apiserver::{Api, ApiError};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::balancer::balance;
 use super::deployment::deployment;
 use super::endpoints::endpoint_slices;
 use super::object::{Write, is_active, is_deleting, list, name, namespace, text};
@@ -33,8 +35,11 @@ enum News {
     Event(Resource, WatchEvent),
 }
 
-/// Runs the controllers, for ever.
-pub(super) async fn run(api: Api) {
+/// The label with the zone of a node.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Runs the controllers, for ever. Load-balanced services get addresses of `balanced`.
+pub(super) async fn run(api: Api, balanced: Vec<IpNet>) {
     let (sender, mut news) = mpsc::channel(WAITING);
     let mut watches = JoinSet::new();
     for resource in Resource::ALL {
@@ -70,7 +75,7 @@ pub(super) async fn run(api: Api) {
             continue;
         }
         while let Some(task) = world.due.pop_first() {
-            let writes = decide(&world, &task);
+            let writes = decide(&world, &task, &balanced);
             if !carry_out(&api, &mut world, writes) {
                 failed.insert(task);
             }
@@ -105,7 +110,7 @@ async fn watch(api: Api, resource: Resource, news: mpsc::Sender<News>) {
 }
 
 /// What is to be written. Pure.
-fn decide(world: &World, task: &Task) -> Vec<Write> {
+fn decide(world: &World, task: &Task, balanced: &[IpNet]) -> Vec<Write> {
     let (resource, key) = match task {
         Task::Pod(key) => return pod(world, key),
         Task::Object(resource, key) => (*resource, key),
@@ -121,7 +126,13 @@ fn decide(world: &World, task: &Task) -> Vec<Write> {
         }
         Resource::Services => {
             let slices = world.within(Resource::EndpointSlices, own);
-            endpoint_slices(object, world.within(Resource::Pods, own), slices)
+            let zone = |node: &str| {
+                let node = world.object(Resource::Nodes, &(String::new(), node.to_owned()));
+                node.map_or("", |node| text(&node["metadata"]["labels"][ZONE]))
+            };
+            let mut writes = endpoint_slices(object, world.within(Resource::Pods, own), slices, &zone);
+            writes.extend(balance(object, world.all(Resource::Services), balanced));
+            writes
         }
         Resource::Nodes | Resource::Pods | Resource::EndpointSlices => Vec::new(),
     }
@@ -252,6 +263,8 @@ mod tests {
     /// Decides and writes until there is nothing left to do.
     fn settle(api: &Api) {
         let mut world = World::default();
+        let balanced: Vec<IpNet> =
+            ["203.0.113.0/30", "2001:db8:ff::/64"].map(|one| one.parse().unwrap()).into();
         for _ in 0..20 {
             for resource in Resource::ALL {
                 world.list(resource, listed(api, resource.name()));
@@ -260,7 +273,7 @@ mod tests {
                 return;
             }
             while let Some(task) = world.due.pop_first() {
-                let writes = decide(&world, &task);
+                let writes = decide(&world, &task, &balanced);
                 assert!(carry_out(api, &mut world, writes));
             }
         }
@@ -333,5 +346,56 @@ mod tests {
         let mut nodes: Vec<String> = daemons.map(|pod| text(&pod["spec"]["nodeName"]).to_owned()).collect();
         nodes.sort();
         assert_eq!(nodes, ["a", "b"]);
+    }
+
+    #[test]
+    fn load_balanced_services_wait_for_an_address_and_lose_it_with_the_type() {
+        let (_directory, server) = api();
+        let api = server.api();
+        let service = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "ipFamilies": ["IPv4"],
+                "selector": {"app": "web"}, "ports": [{"port": 80}]}})
+        };
+        for name in ["a", "b", "c"] {
+            api.create("services", "default", service(name)).unwrap();
+        }
+        settle(api);
+        let ingress = |name: &str| {
+            api.read("services", "default", name).unwrap()["status"]["loadBalancer"]["ingress"].clone()
+        };
+        assert_eq!(ingress("a"), json!([{"ip": "203.0.113.1", "ipMode": "VIP"}]));
+        assert_eq!(ingress("b"), json!([{"ip": "203.0.113.2", "ipMode": "VIP"}]));
+        assert_eq!(ingress("c"), Value::Null, "the range is used up");
+        let plain = Patch::Merge(json!({"spec": {"type": "ClusterIP"}}));
+        api.patch("services", "default", "a", &plain).unwrap();
+        assert_eq!(ingress("a"), Value::Null);
+        settle(api);
+        assert_eq!(ingress("c"), json!([{"ip": "203.0.113.1", "ipMode": "VIP"}]));
+    }
+
+    #[test]
+    fn a_node_that_moves_to_another_zone_takes_its_endpoints_along() {
+        let (_directory, server) = api();
+        let api = server.api();
+        let mut node = ready("a");
+        node["metadata"]["labels"] = json!({ZONE: "west"});
+        api.create("nodes", "", node).unwrap();
+        let pod = json!({"metadata": {"name": "web", "labels": {"app": "web"}},
+            "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "x"}]}});
+        api.create("pods", "default", pod).unwrap();
+        let status = json!({"status": {"phase": "Running", "podIPs": [{"ip": "10.244.0.2"}],
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        api.patch_status("pods", "default", "web", &Patch::Merge(status)).unwrap();
+        let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ipFamilies": ["IPv4"],
+            "ports": [{"port": 80}], "trafficDistribution": "PreferSameZone"}});
+        api.create("services", "default", service).unwrap();
+        settle(api);
+        let endpoint = || listed(api, "endpointslices.discovery.k8s.io")[0]["endpoints"][0].clone();
+        assert_eq!(endpoint()["hints"], json!({"forZones": [{"name": "west"}]}));
+        let moved = Patch::Merge(json!({"metadata": {"labels": {ZONE: "east"}}}));
+        api.patch("nodes", "", "a", &moved).unwrap();
+        settle(api);
+        assert_eq!(endpoint()["zone"], "east");
+        assert_eq!(endpoint()["hints"], json!({"forZones": [{"name": "east"}]}));
     }
 }

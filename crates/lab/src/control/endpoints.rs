@@ -20,11 +20,13 @@ type Endpoints = BTreeMap<String, Value>;
 /// What endpoints of one slice have in common: the family and the ports, as JSON text.
 type Group = (&'static str, String);
 
-/// What the slices of a service need; `pods` and `slices` are those of its namespace.
+/// What the slices of a service need; `pods` and `slices` are those of its namespace. `zone` tells a node's zone, which
+/// is `""` if it has none.
 pub(super) fn endpoint_slices<'a>(
     service: &Value,
     pods: impl Iterator<Item = &'a Value>,
     slices: impl Iterator<Item = &'a Value>,
+    zone: &dyn Fn(&str) -> &'a str,
 ) -> Vec<Write> {
     let spec = &service["spec"];
     let selects = spec["selector"].as_object().is_some_and(|selector| !selector.is_empty());
@@ -35,7 +37,7 @@ pub(super) fn endpoint_slices<'a>(
     if !selects || spec["type"] == "ExternalName" || is_deleting(service) {
         return own.map(|slice| Write::delete("endpointslices.discovery.k8s.io", slice)).collect();
     }
-    let mut wanted = wanted(service, pods);
+    let mut wanted = wanted(service, pods, zone);
     let mut writes = Vec::new();
     let mut with_room: Vec<(&Value, Group, Vec<Value>)> = Vec::new();
     for slice in own {
@@ -89,7 +91,11 @@ fn slice(service: &Value, family: &str, ports: &str, endpoints: &[Value]) -> Val
     })
 }
 
-fn wanted<'a>(service: &Value, pods: impl Iterator<Item = &'a Value>) -> BTreeMap<Group, Endpoints> {
+fn wanted<'a>(
+    service: &Value,
+    pods: impl Iterator<Item = &'a Value>,
+    zone: &dyn Fn(&str) -> &'a str,
+) -> BTreeMap<Group, Endpoints> {
     let spec = &service["spec"];
     let mut wanted: BTreeMap<Group, Endpoints> = BTreeMap::new();
     let selected = pods.filter(|pod| has_labels(pod, &spec["selector"]) && !has_ended(pod));
@@ -102,30 +108,49 @@ fn wanted<'a>(service: &Value, pods: impl Iterator<Item = &'a Value>) -> BTreeMa
             let mut ips = list(&pod["status"]["podIPs"]).iter().map(|ip| text(&ip["ip"]));
             let Some(ip) = ips.find(|ip| ip.contains(':') == (family == "IPv6")) else { continue };
             let group = wanted.entry((family, ports.to_string())).or_default();
-            group.insert(uid(pod).to_owned(), endpoint(service, pod, ip));
+            group.insert(uid(pod).to_owned(), endpoint(service, pod, ip, zone));
         }
     }
     wanted
 }
 
-fn endpoint(service: &Value, pod: &Value, ip: &str) -> Value {
-    let anyway = service["spec"]["publishNotReadyAddresses"] == true;
-    let serving = anyway || is_true(pod, "Ready");
+fn endpoint<'a>(service: &Value, pod: &Value, ip: &str, zone: &dyn Fn(&str) -> &'a str) -> Value {
+    let serving = is_true(pod, "Ready");
     let terminating = is_deleting(pod);
+    let ready = service["spec"]["publishNotReadyAddresses"] == true || (serving && !terminating);
     let mut endpoint = json!({
         "addresses": [ip],
-        "conditions": {"ready": anyway || (serving && !terminating), "serving": serving, "terminating": terminating},
+        "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
         "targetRef": {"kind": "Pod", "name": name(pod), "namespace": namespace(pod), "uid": uid(pod)},
     });
     let node = text(&pod["spec"]["nodeName"]);
     if !node.is_empty() {
         endpoint["nodeName"] = node.into();
     }
+    let zone = zone(node);
+    if !zone.is_empty() {
+        endpoint["zone"] = zone.into();
+    }
+    if let Some(hints) = hints(text(&service["spec"]["trafficDistribution"]), node, zone).filter(|_| ready) {
+        endpoint["hints"] = hints;
+    }
     let host = text(&pod["spec"]["hostname"]);
     if !host.is_empty() && pod["spec"]["subdomain"] == name(service) {
         endpoint["hostname"] = host.into();
     }
     endpoint
+}
+
+/// Which clients the endpoint is for: those of its own zone, or of its own node first.
+fn hints(distribution: &str, node: &str, zone: &str) -> Option<Value> {
+    let mut hints = json!({});
+    if matches!(distribution, "PreferClose" | "PreferSameZone" | "PreferSameNode") && !zone.is_empty() {
+        hints["forZones"] = json!([{"name": zone}]);
+    }
+    if distribution == "PreferSameNode" && !node.is_empty() {
+        hints["forNodes"] = json!([{"name": node}]);
+    }
+    hints.as_object().is_some_and(|hints| !hints.is_empty()).then_some(hints)
 }
 
 /// A port of the service as the pod has it; `None` if it names a port that the pod does not have.
@@ -170,6 +195,14 @@ mod tests {
         })
     }
 
+    fn slices_for<'a>(
+        service: &Value,
+        pods: impl Iterator<Item = &'a Value>,
+        slices: impl Iterator<Item = &'a Value>,
+    ) -> Vec<Write> {
+        endpoint_slices(service, pods, slices, &|node| if node == "a" { "west" } else { "" })
+    }
+
     /// Applies the writes to the slices.
     fn applied(mut slices: Vec<Value>, writes: Vec<Write>) -> Vec<Value> {
         for write in writes {
@@ -196,7 +229,7 @@ mod tests {
         let mut going = pod(2, "True");
         going["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
         let pods = [pod(1, "False"), going];
-        let slices = applied(Vec::new(), endpoint_slices(&service, pods.iter(), [].iter()));
+        let slices = applied(Vec::new(), slices_for(&service, pods.iter(), [].iter()));
         assert_eq!(slices.len(), 2);
         assert_eq!(slices[0]["addressType"], "IPv4");
         assert_eq!(slices[0]["ports"], json!([{"name": "http", "protocol": "TCP", "port": 8080}]));
@@ -205,26 +238,26 @@ mod tests {
         assert_eq!(*conditions[0], json!({"ready": false, "serving": false, "terminating": false}));
         assert_eq!(*conditions[1], json!({"ready": false, "serving": true, "terminating": true}));
         assert_eq!(slices[1]["endpoints"][0]["addresses"], json!(["fd00::1"]));
-        assert_eq!(endpoint_slices(&service, pods.iter(), slices.iter()), []);
+        assert_eq!(slices_for(&service, pods.iter(), slices.iter()), []);
     }
 
     #[test]
     fn one_pod_changes_one_slice() {
         let service = service(json!(["IPv4"]));
         let mut pods: Vec<Value> = (0..250).map(|number| pod(number, "True")).collect();
-        let slices = applied(Vec::new(), endpoint_slices(&service, pods.iter(), [].iter()));
+        let slices = applied(Vec::new(), slices_for(&service, pods.iter(), [].iter()));
         assert_eq!(slices.len(), 3);
         pods.remove(0);
-        let writes = endpoint_slices(&service, pods.iter(), slices.iter());
+        let writes = slices_for(&service, pods.iter(), slices.iter());
         // The slice that loses the pod is filled up from none: the others are in slices of their own.
         assert_eq!(writes.len(), 1);
         let slices = applied(slices, writes);
         pods.push(pod(300, "True"));
-        let writes = endpoint_slices(&service, pods.iter(), slices.iter());
+        let writes = slices_for(&service, pods.iter(), slices.iter());
         assert!(matches!(writes.as_slice(), [Write::Patch { .. }]), "{writes:?}");
         let slices = applied(slices, writes);
         assert_eq!(
-            applied(slices.clone(), endpoint_slices(&service, [].iter(), slices.iter())),
+            applied(slices.clone(), slices_for(&service, [].iter(), slices.iter())),
             Vec::<Value>::new()
         );
     }
@@ -234,6 +267,61 @@ mod tests {
         let mut service = service(json!(["IPv4"]));
         service["spec"]["selector"] = Value::Null;
         let foreign = json!({"metadata": {"name": "x", "labels": {SERVICE: "web"}}});
-        assert_eq!(endpoint_slices(&service, [pod(1, "True")].iter(), [foreign].iter()), []);
+        assert_eq!(slices_for(&service, [pod(1, "True")].iter(), [foreign].iter()), []);
+    }
+
+    #[test]
+    fn pods_that_are_not_ready_can_be_published() {
+        let mut service = service(json!(["IPv4"]));
+        service["spec"]["publishNotReadyAddresses"] = true.into();
+        let slices = applied(Vec::new(), slices_for(&service, [pod(1, "False")].iter(), [].iter()));
+        let conditions = &slices[0]["endpoints"][0]["conditions"];
+        assert_eq!(*conditions, json!({"ready": true, "serving": false, "terminating": false}));
+    }
+
+    #[test]
+    fn endpoints_say_where_they_are_and_whom_they_are_for() {
+        let mut nowhere = pod(2, "True");
+        nowhere["spec"]["nodeName"] = "b".into();
+        let pods = [pod(1, "True"), nowhere, pod(3, "False")];
+        let (zone, node) = (|name: &str| json!([{"name": name}]), |name: &str| json!([{"name": name}]));
+        for (distribution, expected) in [
+            (Value::Null, [Value::Null, Value::Null]),
+            ("PreferClose".into(), [json!({"forZones": zone("west")}), Value::Null]),
+            ("PreferSameZone".into(), [json!({"forZones": zone("west")}), Value::Null]),
+            (
+                "PreferSameNode".into(),
+                [json!({"forZones": zone("west"), "forNodes": node("a")}), json!({"forNodes": node("b")})],
+            ),
+        ] {
+            let mut service = service(json!(["IPv4"]));
+            service["spec"]["trafficDistribution"] = distribution;
+            let slices = applied(Vec::new(), slices_for(&service, pods.iter(), [].iter()));
+            let endpoints = &slices[0]["endpoints"];
+            assert_eq!([&endpoints[0]["zone"], &endpoints[1]["zone"]], [&json!("west"), &Value::Null]);
+            assert_eq!([&endpoints[0]["hints"], &endpoints[1]["hints"]], [&expected[0], &expected[1]]);
+            assert_eq!(endpoints[2]["hints"], Value::Null, "an endpoint that is not ready is for nobody");
+        }
+    }
+
+    #[test]
+    fn a_named_port_is_looked_up_in_each_pod() {
+        let mut other = pod(2, "True");
+        other["spec"]["containers"][0]["ports"][0]["containerPort"] = 9090.into();
+        let mut without = pod(3, "True");
+        without["spec"]["containers"][0]["ports"][0]["name"] = "admin".into();
+        let mut service = service(json!(["IPv4"]));
+        service["spec"]["ports"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "plain", "protocol": "UDP", "port": 53, "targetPort": 5353}));
+        let pods = [pod(1, "True"), other, without];
+        let slices = applied(Vec::new(), slices_for(&service, pods.iter(), [].iter()));
+        let mut ports: Vec<Vec<u64>> = slices
+            .iter()
+            .map(|slice| list(&slice["ports"]).iter().map(|port| port["port"].as_u64().unwrap()).collect())
+            .collect();
+        ports.sort();
+        assert_eq!(ports, [vec![5353], vec![8080, 5353], vec![9090, 5353]]);
     }
 }

@@ -2,6 +2,7 @@
 //! and the controllers.
 
 mod admission;
+mod balancer;
 mod controllers;
 mod deployment;
 mod endpoints;
@@ -56,10 +57,11 @@ pub fn serve(lab: &LabName) -> Result<()> {
         // The sockets are open, so whoever is told now can connect.
         crate::process::ready();
         tracing::info!(port = root_port, nodes = topology.nodes().count(), "serving");
+        let balanced = topology.network.load_balancer_ranges.clone();
         let until = async {
             tokio::select! {
                 _ = terminate.recv() => {}
-                () = controllers::run(server.api().clone()) => {}
+                () = controllers::run(server.api().clone(), balanced) => {}
             }
         };
         server.serve(listeners, until).await.map_err(failed)

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::Value;
 
+use super::balancer::waits;
 use super::endpoints::SERVICE;
 use super::object::{controller, has_labels, list, name, namespace, text, uid};
 
@@ -154,9 +155,9 @@ impl World {
                     return;
                 }
                 due.extend(self.all(Resource::Pods).map(|pod| Task::Pod(key(pod))));
-                due.extend(
-                    self.all(Resource::DaemonSets).map(|set| Task::Object(Resource::DaemonSets, key(set))),
-                );
+                for resource in [Resource::DaemonSets, Resource::Services] {
+                    due.extend(self.all(resource).map(|object| Task::Object(resource, key(object))));
+                }
             }
             Resource::Pods => {
                 due.insert(Task::Pod(key(object)));
@@ -176,7 +177,13 @@ impl World {
                 due.insert(Task::Object(resource, key(object)));
                 due.extend(self.owner(object, &[Resource::Deployments]));
             }
-            Resource::Services | Resource::Deployments | Resource::DaemonSets => {
+            Resource::Services => {
+                due.insert(Task::Object(resource, key(object)));
+                // An address may have become free.
+                let waiting = self.all(Resource::Services).filter(|service| waits(service));
+                due.extend(waiting.map(|service| Task::Object(resource, key(service))));
+            }
+            Resource::Deployments | Resource::DaemonSets => {
                 due.insert(Task::Object(resource, key(object)));
             }
         }

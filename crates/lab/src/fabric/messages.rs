@@ -89,6 +89,23 @@ pub(super) fn address(index: u32, link: &str, address: &IpNet) -> Request {
 
 /// A route through a neighbour.
 pub(super) fn route(route: &Route) -> Request {
+    let what = format!("add the route {} via {}", route.destination, route.gateway);
+    Request::create(RouteNetlinkMessage::NewRoute(route_message(route)), what)
+}
+
+/// The same, in the place of another to the same destination.
+pub(super) fn replaced_route(route: &Route) -> Request {
+    let what = format!("set the route {} via {}", route.destination, route.gateway);
+    Request::replace(RouteNetlinkMessage::NewRoute(route_message(route)), what)
+}
+
+/// The removal of a route.
+pub(super) fn no_route(route: &Route) -> Request {
+    let what = format!("remove the route {} via {}", route.destination, route.gateway);
+    Request::new(RouteNetlinkMessage::DelRoute(route_message(route)), what)
+}
+
+fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = match route.gateway {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -103,8 +120,7 @@ pub(super) fn route(route: &Route) -> Request {
         message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
     }
     message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
-    let what = format!("add the route {} via {}", route.destination, route.gateway);
-    Request::create(RouteNetlinkMessage::NewRoute(message), what)
+    message
 }
 
 fn link(index: u32, name: &str, mtu: u32) -> LinkMessage {

@@ -14,7 +14,7 @@ use kernel::netns::{self, NetNs};
 use kernel::rtnl::{Request, RouteSocket};
 
 use crate::paths::{FABRIC, LabName};
-use crate::topology::{Machine, Role, Topology};
+use crate::topology::{Machine, Role, Route, Topology};
 use crate::{Error, Result};
 use messages::{End, LOOPBACK};
 
@@ -44,6 +44,30 @@ pub fn build(lab: &LabName, topology: &Topology, mut before: impl FnMut(&str) ->
         ports += machine.interfaces.len() as u32;
     }
     Ok(())
+}
+
+/// Gives a machine routes, in the place of those to the same destinations.
+///
+/// # Errors
+/// [`Error::Kernel`] for the first route that is refused.
+pub fn replace_routes(namespace: &str, routes: &[Route]) -> Result<()> {
+    let space = NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))?;
+    within(&space, namespace, |socket| {
+        all(socket, namespace, routes.iter().map(messages::replaced_route).collect())
+    })
+}
+
+/// Takes a route from a machine, if it is there.
+///
+/// # Errors
+/// [`Error::Kernel`] if the kernel keeps it.
+pub fn remove_route(namespace: &str, route: &Route) -> Result<()> {
+    let space = NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))?;
+    within(&space, namespace, |socket| match socket.request(messages::no_route(route)) {
+        // No such process: that is how the kernel says that there is no such route.
+        Err(error) if error.errno() == Some(libc::ESRCH) => Ok(()),
+        result => result.map_err(Error::kernel(namespace)),
+    })
 }
 
 /// The index of the first link of a namespace after the loopback interface. Links are made with known indices, so

@@ -391,9 +391,10 @@ impl Live {
             let newest = answered.as_ref().unwrap_or(&pod);
             let report = status(newest, &self.record(), &self.shared.host_ips, &now());
             if sent.as_ref() != Some(&report) {
-                match self.send(&report).await {
+                match self.send(newest, &report).await {
                     Ok(pod) => (sent, answered) = (Some(report), Some(pod)),
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => sent = Some(report),
+                    // It is gone, or somebody else has changed it, and then the watch brings what there is now.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => sent = None,
                     Err(error) => {
                         tracing::warn!(%error, pod = self.record().name, "the status could not be reported");
                         sleep(RETRY.0).await;
@@ -413,13 +414,17 @@ impl Live {
         }
     }
 
-    async fn send(&self, status: &Value) -> kube::Result<Pod> {
+    /// Sends a report that was made from the pod as it was in a certain version, and is of no use for another: with
+    /// the conditions it would take back what others have written there meanwhile.
+    async fn send(&self, of: &Pod, status: &Value) -> kube::Result<Pod> {
         let (namespace, name, uid) = {
             let record = self.record();
             (record.namespace.clone(), record.name.clone(), record.uid.clone())
         };
         let pods: Api<Pod> = Api::namespaced(self.shared.client.clone(), &namespace);
-        let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
+        let patch = Patch::Merge(
+            json!({"metadata": {"uid": uid, "resourceVersion": of.metadata.resource_version}, "status": status}),
+        );
         pods.patch_status(&name, &PatchParams::default(), &patch).await
     }
 }

@@ -145,13 +145,19 @@ async fn one_life(
         }
         std::future::pending::<()>().await;
     };
+    let end = async {
+        tokio::select! {
+            code = process.ended() => return End::Code(code),
+            _ = live.stopped() => {}
+        }
+        stop(live, container, &mut process).await;
+        End::Stopped
+    };
+    // A container that is being stopped serves for as long as it runs, and may become unready.
     tokio::select! {
-        code = process.ended() => return End::Code(code),
-        _ = live.stopped() => {}
-        () = readiness => {}
+        end = end => end,
+        () = readiness => End::Stopped,
     }
-    stop(live, container, &mut process).await;
-    End::Stopped
 }
 
 fn start(

@@ -65,10 +65,12 @@ fn prefixes(source: &source::Subnet, others: &[Subnet], network: &Network) -> Re
         let subnet = others.iter().find(|other| other.prefixes.iter().any(meets));
         let range = network.config.pod_ranges.iter().map(|range| range.net()).find(meets);
         let services = network.config.service_ranges.iter().copied().find(meets);
-        let other = match (subnet, range, services) {
+        let balanced = network.load_balancer_ranges.iter().copied().find(meets);
+        let other = match (subnet, range, services, balanced) {
             (Some(subnet), ..) => format!("the subnet {}", subnet.name),
-            (_, Some(range), _) => format!("the pod range {range}"),
-            (.., Some(services)) => format!("the service range {services}"),
+            (_, Some(range), ..) => format!("the pod range {range}"),
+            (_, _, Some(services), _) => format!("the service range {services}"),
+            (.., Some(balanced)) => format!("the load balancer range {balanced}"),
             _ => continue,
         };
         let message =

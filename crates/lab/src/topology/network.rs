@@ -14,6 +14,8 @@ pub struct Network {
     pub spec: ClusterNetworkSpec,
     /// The same, checked.
     pub config: NetworkConfig,
+    /// Where load-balanced services get their addresses from; none if they are to get none.
+    pub load_balancer_ranges: Vec<IpNet>,
 }
 
 pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Network, TopologyError> {
@@ -27,10 +29,32 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
     let mtu = network.mtu.as_ref().map_or("auto", |mtu| mtu.value.as_str());
     let config = NetworkConfig::parse(&pod_ranges, &service_ranges, Encapsulation::Vxlan(settings), mtu)
         .map_err(|error| placed(file, &error))?;
+    let load_balancer_ranges = load_balancer_ranges(&network.load_balancer_ranges, &config)?;
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
     let node_port_addresses = Vec::new();
     let spec = ClusterNetworkSpec { pod_ranges, service_ranges, node_port_addresses, encapsulation, mtu };
-    Ok(Network { spec, config })
+    Ok(Network { spec, config, load_balancer_ranges })
+}
+
+fn load_balancer_ranges(list: &[Text], config: &NetworkConfig) -> Result<Vec<IpNet>, TopologyError> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for text in list {
+        let fail = |why: String| {
+            let message = format!("network.loadBalancerRanges: \"{}\" {why}", text.value);
+            Err(TopologyError::at(text, message))
+        };
+        let Ok(range) = text.value.parse::<IpNet>() else {
+            return fail("is no range; it would look like 203.0.113.0/24 or 2001:db8:ff::/112".to_owned());
+        };
+        let range = range.trunc();
+        let pods = config.pod_ranges.iter().map(PodRange::net);
+        let mut others = pods.chain(config.service_ranges.iter().copied()).chain(ranges.iter().copied());
+        if let Some(other) = others.find(|other| other.contains(&range) || range.contains(other)) {
+            return fail(format!("overlaps {other}; use a range that is apart from all others"));
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
 }
 
 fn encapsulation_of(

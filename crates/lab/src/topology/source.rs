@@ -29,6 +29,8 @@ pub(super) struct Network {
     pub(super) pod_ranges: Vec<Text>,
     #[serde(default)]
     pub(super) service_ranges: Vec<Text>,
+    #[serde(default)]
+    pub(super) load_balancer_ranges: Vec<Text>,
     pub(super) encapsulation: Option<Spanned<Encapsulation>>,
     pub(super) mtu: Option<Text>,
 }

@@ -175,6 +175,21 @@ const ERRORS: &[(&str, &str, &str)] = &[
         "10:16: subnet home: 10.96.8.0/24 overlaps the service range 10.96.0.0/16",
     ),
     (
+        "  mtu: auto",
+        "  loadBalancerRanges: [203.0.113.0/28]",
+        "10:16: subnet home: 203.0.113.0/24 overlaps the load balancer range 203.0.113.0/28",
+    ),
+    (
+        "  mtu: auto",
+        "  loadBalancerRanges: [10.96.128.0/17]",
+        "4:24: network.loadBalancerRanges: \"10.96.128.0/17\" overlaps 10.96.0.0/16",
+    ),
+    (
+        "  mtu: auto",
+        "  loadBalancerRanges: [10.0.0.1]",
+        "4:24: network.loadBalancerRanges: \"10.0.0.1\" is no range; it would look like",
+    ),
+    (
         "[203.0.113.0/24]",
         "[203.0.113.0/24, 10.0.0.0/24]",
         "10:32: subnet home: 203.0.113.0/24 and 10.0.0.0/24 are both IPv4",

@@ -29,7 +29,8 @@ pub(super) fn balance<'a>(
             let name =
                 || Arc::new(ServicePortName { service: service.name.clone(), port: port.name.clone() });
             let addresses = Addresses::of(place, service, port, family);
-            if !addresses.is_empty() {
+            // A service has the families of its cluster addresses, and no others at its other addresses.
+            if !addresses.cluster.is_empty() {
                 let candidates = candidates(port, family, slices.clone());
                 all.extend(addresses.balance(place.node, service, port, &name(), &candidates));
             }
@@ -59,10 +60,6 @@ impl Addresses {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        [&self.cluster, &self.external, &self.balancer, &self.node].iter().all(|list| list.is_empty())
-    }
-
     fn balance(
         &self,
         node: &Node,
@@ -82,6 +79,7 @@ impl Addresses {
             TrafficPolicy::Cluster => None,
             TrafficPolicy::Local => Some(&here),
         };
+        let lingering = lingering(candidates);
         let affinity = service.affinity.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1));
         let balancer = |target: &Target, outside: Option<&Target>, exposed| Balancer {
             service: name.clone(),
@@ -90,6 +88,7 @@ impl Addresses {
             exposed,
             affinity,
             sources: None,
+            lingering: lingering.clone(),
         };
         let at =
             |address: &IpAddr, number| Frontend { address: *address, protocol: port.protocol, port: number };
@@ -121,14 +120,23 @@ fn target(chosen: Vec<Candidate<'_>>, any: bool) -> Target {
     if chosen.is_empty() {
         return if any { Target::Drop } else { Target::Refuse };
     }
-    let mut backends: Vec<Backend> = chosen
-        .iter()
-        .map(|candidate| Backend { address: candidate.endpoint.address, port: candidate.port })
-        .collect();
-    // Sorted, so that the same endpoints are the same plan; one that two slices have counts once.
+    Target::Backends(backends(chosen.iter()))
+}
+
+/// The endpoints that serve while they terminate.
+fn lingering(candidates: &[Candidate<'_>]) -> Arc<[Backend]> {
+    let going = |Candidate { endpoint, .. }: &&Candidate<'_>| endpoint.serving && endpoint.terminating;
+    backends(candidates.iter().filter(going))
+}
+
+/// Sorted, so that the same endpoints are the same plan; one that two slices have counts once.
+fn backends<'a>(candidates: impl Iterator<Item = &'a Candidate<'a>>) -> Arc<[Backend]> {
+    let backend =
+        |candidate: &Candidate<'_>| Backend { address: candidate.endpoint.address, port: candidate.port };
+    let mut backends: Vec<Backend> = candidates.map(backend).collect();
     backends.sort_unstable();
     backends.dedup();
-    Target::Backends(backends.into())
+    backends.into()
 }
 
 /// The endpoints of a port. An endpoint may be in two slices while it moves from one to the other.

@@ -59,12 +59,12 @@ impl Leftovers {
 impl ServicePlan {
     /// Whether a UDP flow to a frontend leads to where it should no more: it was made before the frontend had its
     /// endpoints, its endpoint is gone, or the frontend itself is. Connection tracking would keep it for as long as
-    /// packets come.
+    /// packets come. An endpoint that still serves while it terminates keeps its flows.
     ///
     /// `answers` is where the flow's answers come from: the endpoint, or the frontend itself if nothing was rewritten.
     pub fn is_stale(&self, frontend: &Frontend, answers: &Backend) -> bool {
         match self.frontends.get(frontend) {
-            Some(balancer) => !balancer.has(answers),
+            Some(balancer) => !balancer.serves(answers),
             // What was not rewritten is none of ours.
             None => (frontend.address, frontend.port) != (answers.address, answers.port),
         }
@@ -78,10 +78,15 @@ impl ServicePlan {
 }
 
 impl Balancer {
-    /// Whether any client's connections may go there.
+    /// Whether any client's new connections may go there.
     fn has(&self, endpoint: &Backend) -> bool {
         self.target.backends().binary_search(endpoint).is_ok()
             || self.outside.as_ref().is_some_and(|outside| outside.backends().binary_search(endpoint).is_ok())
+    }
+
+    /// Whether any client's connections may be there.
+    fn serves(&self, endpoint: &Backend) -> bool {
+        self.has(endpoint) || self.lingering.binary_search(endpoint).is_ok()
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &Backend> {
@@ -90,10 +95,6 @@ impl Balancer {
 
     fn is_served(&self) -> bool {
         self.endpoints().next().is_some()
-    }
-
-    fn loses(&self, after: &Balancer) -> bool {
-        self.endpoints().any(|endpoint| !after.has(endpoint))
     }
 }
 
@@ -106,8 +107,11 @@ fn leaves_flows(before: Option<&Balancer>, after: Option<&Balancer>) -> bool {
         (None, None) => false,
         // It went to wherever the route led.
         (None, Some(_)) => true,
-        (Some(before), None) => before.is_served(),
-        (Some(before), Some(after)) => before.loses(after) || !before.is_served() && after.is_served(),
+        (Some(before), None) => before.is_served() || !before.lingering.is_empty(),
+        (Some(before), Some(after)) => {
+            let ends = |endpoint: &Backend| !after.serves(endpoint);
+            before.endpoints().chain(&*before.lingering).any(ends) || !before.is_served() && after.is_served()
+        }
     }
 }
 
@@ -116,7 +120,7 @@ fn leaves_affinities(before: Option<&Balancer>, after: Option<&Balancer>) -> boo
     match (before.filter(sticky), after.filter(sticky)) {
         (None, _) => false,
         (Some(_), None) => true,
-        (Some(before), Some(after)) => before.loses(after),
+        (Some(before), Some(after)) => before.endpoints().any(|endpoint| !after.has(endpoint)),
     }
 }
 
@@ -157,6 +161,7 @@ mod tests {
             exposed: outside.is_some(),
             affinity: None,
             sources: None,
+            lingering: Arc::default(),
         }
     }
 
@@ -228,6 +233,27 @@ mod tests {
                     assert_eq!(leftovers.is_empty(), !counts);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn flows_stay_with_an_endpoint_that_terminates_until_it_serves_no_more() {
+        for address in FRONTENDS {
+            let udp = frontend(address, Protocol::Udp);
+            let before = balancer(address, &[1, 2], None);
+            let going =
+                Balancer { lingering: [endpoint(address, 2)].into(), ..balancer(address, &[1], None) };
+            let after = balancer(address, &[1], None);
+            assert!(!plan_of(udp, going.clone()).is_stale(&udp, &endpoint(address, 2)));
+            assert!(plan_of(udp, sticky(going.clone())).forgets(&udp, &endpoint(address, 2)));
+            let looked_at = |before: &Balancer, after: Option<&Balancer>| {
+                let mut leftovers = Leftovers::default();
+                leftovers.note(&udp, Some(before), after);
+                leftovers.flows.contains(&udp)
+            };
+            assert!(!looked_at(&before, Some(&going)));
+            assert!(looked_at(&going, Some(&after)));
+            assert!(looked_at(&Balancer { target: Target::Refuse, ..going }, None));
         }
     }
 

@@ -111,6 +111,8 @@ pub struct Balancer {
     pub affinity: Option<u32>,
     /// Who may connect; everybody if `None`.
     pub sources: Option<Arc<[IpNet]>>,
+    /// Endpoints that get no new connections, but serve those that they have until they end; sorted.
+    pub lingering: Arc<[Backend]>,
 }
 
 /// Where connections go.

@@ -45,10 +45,10 @@ pub const SERVICE_RANGES: SetName = SetName("service-ranges");
 /// The sender is told at once.
 pub const REFUSE: ChainName = ChainName::fixed("refuse");
 /// The sender is not told.
-pub const DROP: ChainName = ChainName::fixed("drop");
+pub const DROP: ChainName = ChainName::fixed("drop-silently");
 const BALANCE: ChainName = ChainName::fixed("balance");
 /// Gives a connection an address of this node as its source.
-pub const MASQUERADE: ChainName = ChainName::fixed("masquerade");
+pub const MASQUERADE: ChainName = ChainName::fixed("masquerade-source");
 
 // IANA protocol number
 const TCP: u8 = 6;
@@ -172,7 +172,7 @@ pub fn table(settings: &Settings, family: Family, pickers: impl Iterator<Item = 
         ),
     ]);
     chains.extend(unserved(fields));
-    chains.push(remember(fields));
+    chains.extend(remember(fields));
     chains.push(masquerade(settings, family));
     chains.push(postrouting(fields));
     Table { name: TABLE, family: family.into(), sets: sets(family), chains }
@@ -297,17 +297,18 @@ fn unserved(fields: Fields) -> [Chain; 2] {
     [chain("unserved-forward", Hook::Forward), chain("unserved-output", Hook::Output)]
 }
 
-/// On the way out the endpoint is known, however it was chosen.
-fn remember(fields: Fields) -> Chain {
-    Chain {
-        name: ChainName::fixed("remember"),
-        hook: Some(Hook::Postrouting),
+/// On the way out, or in to an endpoint that is no pod, the endpoint is known, however it was chosen.
+fn remember(fields: Fields) -> [Chain; 2] {
+    let chain = |name, hook| Chain {
+        name: ChainName::fixed(name),
+        hook: Some(hook),
         rules: vec![rule(
             "sessionAffinity ClientIP",
             vec![Match::New, Match::Translated],
             Action::Look(fields.original(), STICKY),
         )],
-    }
+    };
+    [chain("remember-out", Hook::Postrouting), chain("remember-in", Hook::Input)]
 }
 
 /// The new source is the address by which this node reaches the endpoint, so that the answer comes back through it.

@@ -311,7 +311,7 @@ node-1: rule in chain balance: to the endpoints of the service (Service default/
 node-1: rule in chain pick-2: one endpoint at random (Service default/web:http)
 node-1: destination becomes 10.244.2.2:8080 (Service default/web:http)
 node-1: routed: 10.244.2.0/24 via 10.244.2.1 dev vxlan.cambric (Node node-2)
-node-1: rule in chain masquerade: to a pod (Service default/web:http)
+node-1: rule in chain masquerade-source: to a pod (Service default/web:http)
 node-1: source becomes 10.244.1.1 (Service default/web:http)
 node-1: into VXLAN by vxlan.cambric: 192.0.2.1 to 192.0.2.2 (Node node-2)
 node-2: out of VXLAN by vxlan.cambric

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::super::machine::{AttachmentWork, Failure};
 use super::super::options::AgentOptions;
 use super::*;
+use crate::agent::service_health::Checks;
 
 /// A kernel that holds what it is told, and keeps a record.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,7 @@ struct State {
     entries: Entries,
     record: Vec<&'static str>,
     refuse: bool,
+    services_error: Option<String>,
     mtu: Option<u32>,
     attachments: Vec<Attachment>,
     services: ServicePlan,
@@ -36,6 +38,7 @@ impl Default for State {
             entries: Entries::new(),
             record: Vec::new(),
             refuse: false,
+            services_error: None,
             mtu: None,
             attachments: Vec::new(),
             services: ServicePlan::default(),
@@ -73,7 +76,7 @@ impl Machine for Pretended {
             }
             state.entries = plan.clone();
             state.services = services.clone();
-            Outcome::default()
+            Outcome { services_error: state.services_error.clone(), ..Outcome::default() }
         })
     }
 
@@ -124,6 +127,7 @@ struct Bench {
     health: Arc<Health>,
     wanted: watch::Receiver<bool>,
     condition: Option<watch::Sender<bool>>,
+    checks: watch::Sender<Checks>,
     turns: VecDeque<Turn>,
     api_patience: Duration,
 }
@@ -137,6 +141,7 @@ impl Bench {
             health: Arc::new(Health::new(Duration::from_secs(60))),
             wanted,
             condition: Some(condition),
+            checks: watch::Sender::new(Checks::new()),
             turns: VecDeque::new(),
             api_patience: Duration::from_secs(600),
         }
@@ -161,7 +166,8 @@ impl Bench {
         let ear = Script { turns: std::mem::take(&mut self.turns), inbox: sender };
         let options = options(self.dir.path());
         let local = NodeName::new("a").unwrap();
-        let publisher = Publisher::new(local.clone(), &options, self.condition.take().unwrap());
+        let condition = self.condition.take().unwrap();
+        let publisher = Publisher::new(local.clone(), &options, condition, self.checks.clone());
         let worker = Worker::new(
             Core::new(local),
             self.kernel.clone(),
@@ -427,4 +433,67 @@ fn what_is_refused_is_shown_before_the_next_comparison() {
     assert_eq!(bench.record(), ["reconcile"]);
     let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
     assert_eq!(status["problems"], serde_json::json!(["Service shop/web: spec.ports"]));
+}
+
+#[test]
+fn load_balancers_are_told_once_the_plan_is_carried_out() {
+    let mut bench = Bench::new();
+    let Event::Service(everywhere) = service() else { unreachable!() };
+    let here = model::Service {
+        external_policy: model::TrafficPolicy::Local,
+        health_check_port: Some(32000),
+        ..everywhere.clone()
+    };
+    let told = bench.checks.subscribe();
+    let ports = move || told.borrow().keys().copied().collect::<Vec<u16>>();
+    bench.events([vec![Event::Service(here)], cluster()].concat());
+    let (kernel, told) = (bench.kernel.clone(), ports.clone());
+    bench.turn(move |_| {
+        assert_eq!(kernel.with(|state| state.record.clone()), ["reconcile"]);
+        assert_eq!(told(), [32000]);
+        Heard::Nothing
+    });
+    bench.events(vec![Event::Service(everywhere)]);
+    bench.run();
+    assert_eq!(ports(), Vec::<u16>::new());
+}
+
+#[test]
+fn services_that_are_not_as_planned_are_told_apart_from_all_else() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| state.services_error = Some("table full".to_owned()));
+    bench.events(cluster());
+    let (kernel, health) = (bench.kernel.clone(), bench.health.clone());
+    bench.turn(move |_| {
+        assert_eq!(health.services(), Err("table full".to_owned()));
+        kernel.with(|state| (state.services_error, state.refuse) = (None, true));
+        Heard::Change(Vec::new())
+    });
+    bench.turn(|_| Heard::Nothing);
+    bench.run();
+    assert!(bench.health.ready().is_err());
+    assert_eq!(bench.health.services(), Ok(()));
+}
+
+#[test]
+fn a_port_for_health_checks_that_is_taken_is_a_problem_until_it_is_free() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    let problems = |text: &str| -> serde_json::Value {
+        let status: serde_json::Value = serde_json::from_str(text).unwrap();
+        status["problems"].clone()
+    };
+    bench.turn(|inbox| {
+        inbox.send(Message::HealthPorts(vec!["port 32000 is taken".to_owned()])).unwrap();
+        Heard::Nothing
+    });
+    let status = bench.dir.path().join("run/status.json");
+    bench.turn(move |inbox| {
+        let text = std::fs::read_to_string(&status).unwrap();
+        assert_eq!(problems(&text), serde_json::json!(["port 32000 is taken"]));
+        inbox.send(Message::HealthPorts(Vec::new())).unwrap();
+        Heard::Nothing
+    });
+    bench.run();
+    assert_eq!(problems(&bench.read("run/status.json").unwrap()), serde_json::json!([]));
 }

@@ -1,0 +1,207 @@
+//! Rows 4 and 6: connections to services are tried.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use kernel::netns::NetNs;
+use model::{Family, NodeName};
+
+use super::cases::{Case, Client, cases, unserved};
+use super::cast::Cast;
+use super::detour::Detour;
+use super::evidence::{Carried, Connection, Fate, Got, Row, Try};
+use super::predict::Predictor;
+use super::probe::PATIENCE;
+use super::trial::{Ports, Tried, attempt};
+use super::view::{self, View};
+use super::wire::Wire;
+use crate::Result;
+
+/// How many connections are tried at the same time. Most of the time is that of waiting where no answer comes.
+const AT_ONCE: usize = 64;
+/// How long to wait where no answer should come. Answers in a lab take some milliseconds.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How the packets of a connection are told from those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// By the client's port, which nobody else has for as long as all ports stay as they are.
+    ByPort,
+    /// By the addresses: the client's node gives what leaves it another port, which may be anybody's.
+    ByAddresses,
+}
+
+impl Known {
+    /// Both. They are not to be tried at the same time.
+    pub(super) const ALL: [Known; 2] = [Known::ByPort, Known::ByAddresses];
+}
+
+/// A connection before the captures have been looked at.
+pub(super) struct Attempted<'v> {
+    case: Case<'v>,
+    tries: Vec<Tried>,
+}
+
+/// Tries the connections of a row whose packets are known in the same manner.
+pub(super) fn connect<'v>(
+    view: &'v View,
+    ports: &Ports,
+    row: Row,
+    known: Known,
+) -> Result<Vec<Attempted<'v>>> {
+    let Some(cast) = Cast::of(view) else { return Ok(Vec::new()) };
+    let mut all = cases(view, &cast, row);
+    all.extend(unserved(view, &cast, row));
+    all.retain(|case| masqueraded(case).is_some() == (known == Known::ByAddresses));
+    if row == Row::Service {
+        return try_all(view, ports, all);
+    }
+    // A host outside comes in by one node after the other.
+    let mut by_node: BTreeMap<&NodeName, Vec<Case<'v>>> = BTreeMap::new();
+    for case in all {
+        if let Client::Outside(_, node) = case.client {
+            by_node.entry(node).or_default().push(case);
+        }
+    }
+    let mut attempted = Vec::new();
+    for (node, cases) in by_node {
+        let own: Vec<IpAddr> = view
+            .cluster
+            .nodes
+            .get(node)
+            .into_iter()
+            .flat_map(|node| node.addresses.iter().copied())
+            .collect();
+        let mut addresses: Vec<IpAddr> = cases.iter().map(|case| case.target.address.ip()).collect();
+        addresses.retain(|address| !own.contains(address));
+        addresses.sort_unstable();
+        addresses.dedup();
+        let detour = Detour::through(view, node, &addresses)?;
+        attempted.extend(try_all(view, ports, cases)?);
+        detour.end()?;
+    }
+    Ok(attempted)
+}
+
+/// Puts together what came of connections, with what was on the wire.
+pub(super) fn conclude(
+    view: &View,
+    predictor: &Predictor<'_>,
+    attempted: Vec<Attempted<'_>>,
+    wire: &Wire,
+) -> Vec<Connection> {
+    let conclude = |Attempted { case, tries }: Attempted<'_>| {
+        let from = case.client.party(view, Family::of(&case.target.address.ip()))?;
+        let (predicted, steps) = predictor.connection(&case, from.address);
+        let masqueraded = masqueraded(&case);
+        let tries: Vec<Try> = tries
+            .into_iter()
+            .map(|tried| {
+                let seen = match &tried.got {
+                    Got::Answer(heard) => Some(heard.source),
+                    _ => None,
+                };
+                let mut packets = match masqueraded {
+                    Some(source) => {
+                        let client = (source, seen.map(|seen| seen.port()));
+                        wire.between(case.transport, client, case.target.address)
+                    }
+                    None => wire.of_client(case.transport, tried.port),
+                };
+                if let Some(seen) = seen.filter(|seen| masqueraded.is_some() || seen.port() != tried.port) {
+                    packets.extend(wire.of_source(case.transport, seen));
+                }
+                let after = u64::try_from(tried.after.as_millis()).unwrap_or(u64::MAX);
+                Try { got: tried.got, after, wire: packets }
+            })
+            .collect();
+        Some(Connection {
+            row: case.client.row(),
+            aspect: case.aspect,
+            from,
+            to: case.target,
+            transport: case.transport,
+            expected: case.fate,
+            predicted,
+            steps,
+            tries,
+        })
+    };
+    attempted.into_iter().filter_map(conclude).collect()
+}
+
+/// The address under which a pod's packets leave its node, where it does not keep its own: then they have another port as
+/// well.
+fn masqueraded(case: &Case<'_>) -> Option<IpAddr> {
+    let legs = match &case.fate {
+        Fate::Answered { paths } => &paths.first()?.legs,
+        Fate::Refused { legs } | Fate::Silent { legs } => legs,
+    };
+    match (case.client, legs.first()?.carried) {
+        (Client::Pod(_), Carried::Plain { source, .. }) => Some(source),
+        _ => None,
+    }
+}
+
+/// Tries cases side by side; the tries of one case one after the other.
+fn try_all<'v>(view: &View, ports: &Ports, cases: Vec<Case<'v>>) -> Result<Vec<Attempted<'v>>> {
+    let spaces = cases.iter().map(|case| namespace(view, case.client)).collect::<Result<Vec<NetNs>>>()?;
+    let results: Vec<Mutex<Vec<Tried>>> = cases.iter().map(|_| Mutex::default()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(case), Some(from), Some(result)) =
+                (cases.get(index), spaces.get(index), results.get(index))
+            else {
+                return;
+            };
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = try_one(from, case, ports);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..cases.len().min(AT_ONCE) {
+            scope.spawn(work);
+        }
+    });
+    let tries = results.into_iter().map(|tries| tries.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(cases.into_iter().zip(tries).map(|(case, tries)| Attempted { case, tries }).collect())
+}
+
+/// Tries a case as often as it says, or until a try comes to nothing.
+fn try_one(from: &NetNs, case: &Case<'_>, ports: &Ports) -> Vec<Tried> {
+    let mut tries: Vec<Tried> = Vec::new();
+    let patience = if matches!(case.fate, Fate::Silent { .. }) { SILENCE } else { PATIENCE };
+    let goes_on = |tries: &[Tried]| tries.last().is_none_or(|last| matches!(last.got, Got::Answer(_)));
+    while tries.len() < case.times && goes_on(&tries) {
+        tries.push(attempt(from, case.target.address, case.transport, ports, patience));
+    }
+    tries
+}
+
+fn namespace(view: &View, client: Client<'_>) -> Result<NetNs> {
+    match client {
+        Client::Pod(pod) => view::open(&pod.netns),
+        Client::Node(node) => view.machine_namespace(node.as_str()),
+        Client::Outside(host, _) => view.machine_namespace(&host.name),
+    }
+}
+
+/// Why services cannot be tried, if they cannot.
+pub(super) fn obstacle(view: &View) -> Option<String> {
+    if view.cluster.network.service_ranges.is_empty() {
+        return Some("there is no range of service addresses".to_owned());
+    }
+    let ranges = super::cast::ranges();
+    let meets = |net: &ipnet::IpNet| ranges.iter().find(|range| range.contains(net) || net.contains(*range));
+    let nets = view.topology.subnets.iter().flat_map(|subnet| subnet.prefixes.iter());
+    let nets = nets.chain(&view.cluster.network.service_ranges).copied();
+    let mut nets = nets.chain(view.cluster.network.pod_ranges.iter().map(|range| range.net()));
+    let range = nets.find_map(|net| meets(&net));
+    range.map(|range| format!("{range}, whose addresses the check takes, is in use"))
+}
