@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 # command -> Debian package
 declare -A wanted=(
-  [cc]=gcc [nft]=nftables [ip]=iproute2 [ping]=iputils-ping [podman]=podman [crun]=crun [iptables]=iptables
+  [cc]=gcc [clang]=clang [nft]=nftables [ip]=iproute2 [ping]=iputils-ping [podman]=podman [crun]=crun [iptables]=iptables
   [busybox]=busybox-static [jq]=jq [tcpdump]=tcpdump [sysctl]=procps [strace]=strace [kubectl]=kubernetes-client [conntrack]=conntrack
   [bird]=bird2 [gobgpd]=gobgpd [vtysh]=frr
 )

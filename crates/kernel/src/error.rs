@@ -42,6 +42,14 @@ pub enum Error {
         /// Why it failed.
         source: nft::Error,
     },
+    /// A BPF program or map could not be loaded, read or changed.
+    #[error("cannot {what}: {}", chain(.source.as_ref()))]
+    Bpf {
+        /// What was to be done, as what follows "cannot".
+        what: String,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An answer of the kernel that does not follow the protocol.
     #[error("cannot {what}: the kernel's answer is not understood: {why}")]
     Answer {
@@ -89,6 +97,7 @@ impl Error {
                 source.raw_os_error()
             }
             Error::Tables { source, .. } => source.errno(),
+            Error::Bpf { source, .. } => errno(source.as_ref()),
             Error::Answer { .. } | Error::Unstable { .. } | Error::Foreign { .. } | Error::Missing { .. } => {
                 None
             }
@@ -98,6 +107,24 @@ impl Error {
     pub(crate) fn system(what: impl Into<String>) -> Error {
         Error::System { what: what.into(), source: io::Error::last_os_error() }
     }
+}
+
+/// The error number at the root of an error.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let root = std::iter::successors(Some(error), |error| error.source()).last()?;
+    root.downcast_ref::<io::Error>()?.raw_os_error()
+}
+
+/// An error with all its causes, each once: some errors show their cause themselves.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        let cause = cause.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn extended(detail: &Option<String>) -> String {

@@ -10,6 +10,7 @@ mod cleanup;
 pub mod conntrack;
 mod diff;
 mod error;
+pub mod ipip;
 mod kernel;
 mod leftovers;
 mod link;

@@ -6,6 +6,7 @@
 mod attachments;
 mod change;
 mod entry;
+pub mod ipip;
 mod local;
 mod planner;
 mod problem;

@@ -6,7 +6,9 @@ pub mod cluster;
 pub mod pods;
 pub mod sctp;
 pub mod services;
+pub mod sites;
 pub mod state;
+pub mod transfer;
 pub mod wire;
 
 use std::path::PathBuf;

@@ -1,0 +1,130 @@
+//! The file system that programs and maps are pinned in (`bpf(2)`, "BPF_OBJ_PIN").
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::ptr;
+
+use crate::{Error, Result};
+
+/// `enum bpf_cmd` in linux/bpf.h.
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// Mounts a BPF file system on a directory, which is made if need be; one that has it already is left as it is.
+///
+/// Give it a directory of your own below `/run`: what is pinned lives as long as the mount, so the mount must be one
+/// that outlives the agent (a mount namespace that ends with a container takes it along).
+///
+/// # Errors
+/// If this process may not mount, or the directory cannot be made.
+pub fn mount(directory: &Path) -> Result<()> {
+    create(directory)?;
+    if is_bpffs(directory)? {
+        return Ok(());
+    }
+    let target = text(directory)?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: all strings are NUL-terminated and live through the call.
+    let done = unsafe {
+        let options = c"mode=0700".as_ptr().cast();
+        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), flags, options)
+    };
+    if done < 0 {
+        return Err(Error::system(format!("mount a BPF file system on {}", directory.display())));
+    }
+    Ok(())
+}
+
+/// Makes a directory that only its owner can look into.
+pub(super) fn create(directory: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| Error::File {
+        what: "create",
+        path: directory.to_owned(),
+        source,
+    })
+}
+
+/// Whether something can be pinned below a directory that is there.
+pub(super) fn is_bpffs(directory: &Path) -> Result<bool> {
+    let path = text(directory)?;
+    // SAFETY: statfs is plain data for which all zeroes is valid; the pointers live through the call.
+    let (done, found) = unsafe {
+        let mut found: libc::statfs = std::mem::zeroed();
+        (libc::statfs(path.as_ptr(), &raw mut found), found)
+    };
+    if done < 0 {
+        let source = io::Error::last_os_error();
+        return Err(Error::File { what: "look at", path: directory.to_owned(), source });
+    }
+    // The types of both sides differ from one C library to the other.
+    Ok(found.f_type as u64 & 0xffff_ffff == libc::BPF_FS_MAGIC as u64 & 0xffff_ffff)
+}
+
+/// Takes a pinned link off what it is attached to, and its pin away. One that is gone is no error.
+///
+/// Without the first of both the kernel would detach it some time after the pin has gone.
+pub(super) fn detach(pin: &Path) -> Result<()> {
+    let path = text(pin)?;
+    let object = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    match bpf(BPF_OBJ_GET, &object) {
+        Ok(fd) => {
+            // SAFETY: the call has just returned the descriptor, and nobody else has it.
+            let link = unsafe { OwnedFd::from_raw_fd(fd) };
+            match bpf(BPF_LINK_DETACH, &LinkDetach { fd: link.as_raw_fd() }) {
+                // ENOLINK, EINVAL: what it was attached to is gone.
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOLINK | libc::EINVAL)) => {
+                    return Err(Error::System { what: format!("detach {}", pin.display()), source: error });
+                }
+                _ => {}
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::File { what: "open", path: pin.to_owned(), source }),
+    }
+    unpin(pin)
+}
+
+/// Takes a pin away. One that is not there is no error.
+pub(super) fn unpin(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path: pin.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `union bpf_attr`, the part for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// `union bpf_attr`, the part for `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkDetach {
+    fd: i32,
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<i32> {
+    let size = size_of::<T>() as libc::c_uint;
+    // SAFETY: the kernel reads `size` bytes of the attributes, which live through the call, as does what they point to.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_ref(attributes), size) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
+}
+
+fn text(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::File {
+        what: "use",
+        path: path.to_owned(),
+        source: io::ErrorKind::InvalidInput.into(),
+    })
+}
