@@ -47,7 +47,7 @@ fuzz: setup ## run each fuzz target for FUZZ_SECONDS (600)
 fmt: ## format
 	@cargo fmt --all
 
-lint: ## formatting and lints; warnings are errors
+lint: setup ## formatting and lints; warnings are errors
 	@echo "== cargo fmt --check"
 	@cargo fmt --all --check
 	@echo "== cargo clippy"
