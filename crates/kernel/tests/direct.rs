@@ -7,6 +7,7 @@ mod common;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use common::cluster::{self, Stack};
 use common::state::{assert_same, state};
@@ -290,4 +291,24 @@ fn the_routes_of_others_stay_where_they_are() {
     }
     Kernel::open().unwrap().cleanup().unwrap();
     assert_eq!(foreign(), before);
+}
+
+#[test]
+fn five_thousand_nodes_change_the_mode() {
+    let test = TestNs::underlay("many");
+    let _guard = test.enter();
+    let plans = MODES.map(|mode| cluster::plan(&cluster(5000, Stack::Dual, mode), Vec::new()));
+    let mut kernel = Kernel::open().unwrap();
+    kernel.reconcile(&plans[0]).unwrap();
+    for (mode, link) in [(1, "eth0"), (0, "vxlan.cambric"), (2, "eth0"), (0, "vxlan.cambric")] {
+        let begin = Instant::now();
+        let report = kernel.reconcile(&plans[mode]).unwrap();
+        println!("{:?} on 5000 nodes after {:?}: {report}", MODES[mode], begin.elapsed());
+        assert!(report.failures.is_empty() && report.changed >= 2 * 4999, "{report}");
+        for family in ["-4", "-6"] {
+            let routes = test.run(&format!("ip {family} route show proto 203 dev {link}"));
+            assert_eq!(routes.lines().count(), 4999, "{family} {link}");
+        }
+    }
+    assert!(kernel.reconcile(&plans[0]).unwrap().is_quiet());
 }
