@@ -10,6 +10,7 @@ use crate::Result;
 use crate::apply::Apply;
 use crate::diff::{Op, diff};
 use crate::link::{self, Links};
+use crate::monitor::Hush;
 use crate::observed::Observed;
 use crate::report::Report;
 use crate::rtnl::RouteSocket;
@@ -41,6 +42,12 @@ impl Kernel {
     /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).
     pub fn tables_port(&self) -> u32 {
         self.tables.port()
+    }
+
+    /// Has a monitor not listen while many elements are committed. What others change meanwhile is noticed by the number of
+    /// commits, and asks for a comparison.
+    pub fn hush(&mut self, hush: Hush) {
+        self.services.hush(hush);
     }
 
     /// Says that somebody else may have changed the services' tables: the next [`Kernel::reconcile`] lists them.

@@ -34,7 +34,7 @@ pub use diff::{Op, diff};
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};
-pub use monitor::{Event, Monitor, Waker};
+pub use monitor::{Event, Hush, Monitor, Waker};
 pub use observed::{Found, Observed};
 pub use report::{Failure, Report, SERVICE_ELEMENT, Step, Steps, Verb};
 pub use seen::{AddressKind, SeenFrontend, SeenServices};

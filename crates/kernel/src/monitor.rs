@@ -115,12 +115,42 @@ impl Waker {
     }
 }
 
+/// Has a [`Monitor`] not hear of tables for a while.
+///
+/// While somebody listens, the kernel makes a message of a page for each element of a commit before it looks who wants it:
+/// a hundred thousand of them are some 400 MiB, and take longer than the commit itself.
+pub struct Hush(Arc<NetlinkSocket>);
+
+impl std::fmt::Debug for Hush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hush").finish_non_exhaustive()
+    }
+}
+
+impl Hush {
+    /// Stops to listen. What others change from now on is not heard.
+    pub(crate) fn begin(&self) -> Result<()> {
+        self.set(libc::NETLINK_DROP_MEMBERSHIP)
+    }
+
+    /// Listens again.
+    pub(crate) fn end(&self) -> Result<()> {
+        self.set(libc::NETLINK_ADD_MEMBERSHIP)
+    }
+
+    fn set(&self, option: libc::c_int) -> Result<()> {
+        self.0
+            .set(libc::SOL_NETLINK, option, NFTABLES_GROUP as libc::c_int)
+            .map_err(|source| Error::System { what: "listen to the kernel's news".into(), source })
+    }
+}
+
 /// Listens to what changes in one network namespace: links, addresses, routes, neighbours and tables.
 ///
 /// The kernel's own resolution of neighbours is left out, and so are changes of links that do not concern us.
 pub struct Monitor {
     routes: NetlinkSocket,
-    tables: NetlinkSocket,
+    tables: Arc<NetlinkSocket>,
     waker: Waker,
     links: Links,
     /// The port of our own netfilter socket, whose changes are no news.
@@ -165,7 +195,14 @@ impl Monitor {
         };
         // After the subscription, so that no change falls between the two.
         let links = Links::read(&mut RouteSocket::open()?)?;
-        Ok(Monitor { routes, tables, waker: Waker(Arc::new(event)), links, own: None, buffer: Vec::new() })
+        Ok(Monitor {
+            routes,
+            tables: Arc::new(tables),
+            waker: Waker(Arc::new(event)),
+            links,
+            own: None,
+            buffer: Vec::new(),
+        })
     }
 
     /// Leaves out changes of tables that are made through this netlink port. The kernel drops them before they take
@@ -178,6 +215,11 @@ impl Monitor {
         self.tables
             .drop_from(port)
             .map_err(|source| Error::System { what: "filter the kernel's news".into(), source })
+    }
+
+    /// A handle with which a [`Kernel`](crate::Kernel) commits much without being told of it.
+    pub fn hush(&self) -> Hush {
+        Hush(self.tables.clone())
     }
 
     /// A handle with which other threads can wake this monitor.

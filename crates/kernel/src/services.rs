@@ -17,10 +17,14 @@ use plan::services::{
 use self::found::{Counts, Found};
 use crate::conntrack::Conntrack;
 use crate::leftovers;
+use crate::monitor::Hush;
 use crate::render;
 use crate::report::{Report, Verb};
 use crate::tables::unreadable;
 use crate::{Error, Result};
+
+/// With more new elements than this nobody listens to a commit.
+const LOUD: usize = 1_000;
 
 /// The services' tables of both families, as our last commit has left them.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Services {
     chains: BTreeSet<(Family, Picker)>,
     /// What commits have left behind and has not been cleared away yet.
     leftovers: Leftovers,
+    /// Who is not to listen while much is committed.
+    hush: Option<Hush>,
 }
 
 impl Services {
@@ -43,7 +49,13 @@ impl Services {
             committed: None,
             chains: BTreeSet::new(),
             leftovers: Leftovers::default(),
+            hush: None,
         })
+    }
+
+    /// Has somebody not listen while much is committed.
+    pub(crate) fn hush(&mut self, hush: Hush) {
+        self.hush = Some(hush);
     }
 
     /// Forgets what is there: somebody else has changed it.
@@ -116,6 +128,10 @@ impl Services {
         if done {
             self.committed = Some(plan.clone());
             self.clear(socket, report);
+        }
+        if report.reconcile_needed {
+            // Somebody has changed something while nobody listened.
+            self.committed = None;
         }
         Ok(())
     }
@@ -214,7 +230,7 @@ impl Services {
         if batch.is_empty() {
             return Ok(true);
         }
-        match socket.commit(batch) {
+        match self.commit_much(socket, batch, counts.made, report) {
             Ok(()) => {
                 report.done_for_services(Verb::Made, counts.made);
                 report.done_for_services(Verb::Changed, counts.changed);
@@ -226,6 +242,28 @@ impl Services {
                 Ok(false)
             }
         }
+    }
+
+    /// Commits a batch that may be so big that nobody should listen to it.
+    fn commit_much(
+        &mut self,
+        socket: &mut nft::Socket,
+        batch: nft::Batch,
+        elements: usize,
+        report: &mut Report,
+    ) -> Result<(), nft::Error> {
+        let hush = self.hush.as_ref().filter(|_| elements > LOUD);
+        let before = socket.generation()?;
+        let hushed = hush.is_some_and(|hush| hush.begin().is_ok());
+        let done = socket.commit(batch);
+        if !hushed {
+            return done;
+        }
+        let listens = hush.is_some_and(|hush| hush.end().is_ok());
+        // The number of the generation grows by one with each commit, whoever makes it.
+        let ours = before.wrapping_add(u32::from(done.is_ok()));
+        report.reconcile_needed |= !listens || socket.generation()? != ours;
+        done
     }
 
     fn refused(&mut self, source: nft::Error, report: &mut Report) {

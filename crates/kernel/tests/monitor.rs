@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use common::cluster::{self, Stack};
+use common::services;
 use common::{TestNs, reconcile};
 use kernel::{Event, Found, Kernel, Monitor};
+use model::Protocol;
 use plan::{Entries, Entry, Input, Key, Planner};
 
 const SOON: Option<Duration> = Some(Duration::from_millis(200));
@@ -174,6 +176,35 @@ fn too_much_news_is_an_overrun() {
     // The monitor knows the links that were made in the meantime.
     test.run("ip neigh del 10.128.2.1 dev vxlan.cambric");
     assert!(contradict(&all(&mut monitor), &plan));
+}
+
+/// Many elements at once are committed while nobody listens; afterwards what others do is heard again.
+#[test]
+fn much_of_our_own_is_not_told() {
+    let test = TestNs::underlay("hush");
+    let _guard = test.enter();
+    let mut planner = Planner::new(cluster::name(0));
+    let cluster = cluster::cluster(1, Stack::Dual);
+    planner.update(Input::Network(cluster.network));
+    cluster.nodes.into_values().for_each(|node| drop(planner.update(Input::Node(node))));
+    for number in 1..=200 {
+        let service = services::service(number, &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+        let pod = services::endpoint([10, 128, 0, number].into(), &cluster::name(0));
+        let slices = services::slices(&service, vec![pod]);
+        slices.into_iter().chain([Input::Service(service)]).for_each(|input| drop(planner.update(input)));
+    }
+    let mut kernel = Kernel::open().unwrap();
+    let mut monitor = Monitor::open().unwrap();
+    kernel.hush(monitor.hush());
+    let report = kernel.reconcile_services(planner.services()).unwrap();
+    assert!(report.made > 1_000 && report.services.is_none() && !report.reconcile_needed, "{report}");
+    assert_eq!(all(&mut monitor), [], "told although nobody was to listen");
+    assert!(kernel.reconcile_services(planner.services()).unwrap().is_quiet());
+
+    test.run("nft delete element ip cambric-services services { 10.96.0.7 . tcp . 80 }");
+    assert_eq!(all(&mut monitor), [Event::Services]);
+    kernel.doubt_services();
+    assert_eq!(kernel.reconcile_services(planner.services()).unwrap().made, 1);
 }
 
 #[test]

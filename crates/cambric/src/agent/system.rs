@@ -32,10 +32,11 @@ pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
     // The monitor first, so that nothing happens between a look at the kernel and the listening.
     let mut monitor =
         Monitor::open().context("cannot listen to the kernel; the agent needs CAP_NET_ADMIN")?;
-    let kernel = Kernel::open().context("cannot open the kernel; the agent needs CAP_NET_ADMIN")?;
+    let mut kernel = Kernel::open().context("cannot open the kernel; the agent needs CAP_NET_ADMIN")?;
     monitor
         .ignore_port(kernel.tables_port())
         .context("cannot leave our own changes out of the kernel's news")?;
+    kernel.hush(monitor.hush());
     let waker = monitor.waker();
     Ok((System { kernel, store: Store::new(cni_data_dir, paths::NETWORK) }, News { monitor }, waker))
 }
@@ -54,6 +55,8 @@ impl Machine for System {
 
     fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
         let mut done = outcome(self.kernel.reconcile(entries));
+        // It has tried again itself; what is open still is among the failures.
+        done.reconcile_needed = false;
         let services = self.kernel.reconcile_services(services);
         let unreadable = services.as_ref().err().map(ToString::to_string);
         done.extend(outcome(services));

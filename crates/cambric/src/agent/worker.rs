@@ -278,6 +278,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.failed(&outcome, now);
         }
         self.debounce.rest(now, took);
+        if outcome.reconcile_needed {
+            self.debounce.note(now);
+        }
         self.publish();
         self.report.fresh = true;
     }
