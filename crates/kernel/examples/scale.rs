@@ -8,13 +8,14 @@
 
 #[path = "../tests/common/cluster.rs"]
 mod cluster;
+mod usage;
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use cluster::Stack;
 use kernel::{Kernel, netns};
 use plan::{Facts, Input, Planner};
+use usage::{memory, processor_time};
 
 const JOINS: u32 = 200;
 
@@ -85,24 +86,4 @@ fn measure(nodes: u32) {
 
 fn report(what: &str, time: Duration, note: &str) {
     println!("{what:<20} {:>9.3} ms  {note}", time.as_secs_f64() * 1e3);
-}
-
-fn processor_time() -> Duration {
-    // SAFETY: rusage is plain data for which all zeroes is valid, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage
-    };
-    let time = |value: libc::timeval| {
-        Duration::from_secs(value.tv_sec.unsigned_abs()) + Duration::from_micros(value.tv_usec.unsigned_abs())
-    };
-    time(usage.ru_utime) + time(usage.ru_stime)
-}
-
-/// The most memory that this process had, in KiB.
-fn memory() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

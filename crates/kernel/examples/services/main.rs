@@ -13,6 +13,8 @@ mod connect;
 mod fixture;
 mod measure;
 mod reference;
+#[path = "../usage/mod.rs"]
+mod usage;
 
 use std::process::ExitCode;
 

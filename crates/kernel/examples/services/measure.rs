@@ -1,12 +1,12 @@
 //! Programming: from nothing, one change, and as many changes as there are in a second.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use kernel::Kernel;
 use plan::{Change, Input};
 
 use crate::fixture;
+use crate::usage::{self, processor_time};
 
 /// How many single changes are timed.
 const CHANGES: u32 = 1_000;
@@ -93,7 +93,7 @@ pub(crate) fn measure(size: u32, endpoints: u32) -> bool {
     assert!(report.is_quiet(), "{report}");
     let restart = start.elapsed();
 
-    let memory = memory();
+    let memory = usage::memory() as f64 / 1024.0;
     println!(
         "{size:>8} {:>10} {:>9.1} {:>9.1} {:>9.2} {:>9.3} {:>10.3} {:>9.1} {:>11.1}% {:>9.1}",
         size * endpoints,
@@ -141,25 +141,4 @@ pub(crate) fn pin(cores: &[usize]) {
         let done = libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
-}
-
-fn processor_time() -> Duration {
-    // SAFETY: rusage is plain data for which all zeroes is valid, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage
-    };
-    let time = |value: libc::timeval| {
-        Duration::from_secs(value.tv_sec.unsigned_abs()) + Duration::from_micros(value.tv_usec.unsigned_abs())
-    };
-    time(usage.ru_utime) + time(usage.ru_stime)
-}
-
-/// The most memory that this process had, in MiB.
-fn memory() -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024.0
 }
