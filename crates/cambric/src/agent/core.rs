@@ -22,6 +22,20 @@ pub(crate) struct Objects {
     pub(crate) slices: BTreeMap<ObjectName, EndpointSlice>,
 }
 
+impl Objects {
+    /// Takes in what a list says of services and endpoint slices.
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Service(service) => drop(self.services.insert(service.name.clone(), service)),
+            Input::ServiceGone(name) => drop(self.services.remove(&name)),
+            Input::Slice(slice) => drop(self.slices.insert(slice.name.clone(), slice)),
+            Input::SliceGone(name) => drop(self.slices.remove(&name)),
+            // Nodes and the network have rules of their own, and the rest is in no list.
+            _ => {}
+        }
+    }
+}
+
 /// The cluster as the agent sees it, and the plan of this node.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -113,10 +127,10 @@ impl Core {
             }
             Event::Node(node) => return self.node(node),
             Event::NodeGone(name) => return self.node_gone(name),
-            Event::Service(service) => return self.service(service),
-            Event::ServiceGone(name) => return self.service_gone(name),
-            Event::Slice(slice) => return self.slice(slice),
-            Event::SliceGone(name) => return self.slice_gone(name),
+            Event::Service(service) => return self.hear(Input::Service(service)),
+            Event::ServiceGone(name) => return self.hear(Input::ServiceGone(name)),
+            Event::Slice(slice) => return self.hear(Input::Slice(slice)),
+            Event::SliceGone(name) => return self.hear(Input::SliceGone(name)),
         }
         Todo::Nothing
     }
@@ -346,36 +360,15 @@ impl Core {
         self.update(Input::NodeGone(name))
     }
 
-    fn service(&mut self, service: Service) -> Todo {
-        if let Some(listing) = &mut self.listing {
-            listing.services.insert(service.name.clone(), service);
-            return Todo::Nothing;
+    /// Goes to the list that is under way, or else into the plan.
+    fn hear(&mut self, input: Input) -> Todo {
+        match &mut self.listing {
+            Some(listing) => {
+                listing.take(input);
+                Todo::Nothing
+            }
+            None => self.update(input),
         }
-        self.update(Input::Service(service))
-    }
-
-    fn service_gone(&mut self, name: ObjectName) -> Todo {
-        if let Some(listing) = &mut self.listing {
-            listing.services.remove(&name);
-            return Todo::Nothing;
-        }
-        self.update(Input::ServiceGone(name))
-    }
-
-    fn slice(&mut self, slice: EndpointSlice) -> Todo {
-        if let Some(listing) = &mut self.listing {
-            listing.slices.insert(slice.name.clone(), slice);
-            return Todo::Nothing;
-        }
-        self.update(Input::Slice(slice))
-    }
-
-    fn slice_gone(&mut self, name: ObjectName) -> Todo {
-        if let Some(listing) = &mut self.listing {
-            listing.slices.remove(&name);
-            return Todo::Nothing;
-        }
-        self.update(Input::SliceGone(name))
     }
 
     fn update(&mut self, input: Input) -> Todo {
