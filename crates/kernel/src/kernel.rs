@@ -50,12 +50,14 @@ impl Kernel {
         self.services.hush(hush);
     }
 
-    /// Says that somebody else may have changed the services' tables: the next [`Kernel::reconcile`] lists them.
+    /// Says that somebody else may have changed the services' tables: the next
+    /// [`Kernel::reconcile_services`] lists them.
     pub fn doubt_services(&mut self) {
         self.services.doubt();
     }
 
-    /// Reads all that is ours but the services' tables. The plan says which settings are of interest and what the tables should hold.
+    /// Reads all that is ours but the services' tables. The plan says which settings are of interest and what the tables
+    /// should hold.
     ///
     /// # Errors
     /// If the kernel cannot be read, or changes during each attempt.

@@ -94,7 +94,7 @@ fn clear_affinities(socket: &mut nft::Socket, plan: &ServicePlan, family: Family
 /// The frontend that an element of a map leads from, if the map is one that does.
 pub(crate) fn frontend(map: &nft::Set, key: &nft::Key) -> Option<Frontend> {
     let leads = map.data == Some(nft::MapData::Verdict);
-    frontend_of(&key.values(&map.key).filter(|_| leads)?)
+    render::frontend(&key.values(&map.key).filter(|_| leads)?)
 }
 
 /// Which clients stay with which endpoint.
@@ -102,20 +102,6 @@ fn affinity(map: &nft::Set, element: &nft::Element) -> Option<(IpAddr, Frontend,
     let Some(nft::MapData::Values(types)) = &map.data else { return None };
     let key = element.key.values(&map.key)?;
     let [client, frontend @ ..] = key.as_slice() else { return None };
-    match element.value()?.values(types)?.as_slice() {
-        [address, port] => {
-            let backend = Backend { address: address.as_ip()?, port: port.as_u32()?.try_into().ok()? };
-            Some((client.as_ip()?, frontend_of(frontend)?, backend))
-        }
-        _ => None,
-    }
-}
-
-fn frontend_of(values: &[nft::Value]) -> Option<Frontend> {
-    let [address, protocol, port] = values else { return None };
-    Some(Frontend {
-        address: address.as_ip()?,
-        protocol: Protocol::from_number(protocol.as_u32()?.try_into().ok()?)?,
-        port: port.as_u32()?.try_into().ok()?,
-    })
+    let backend = render::backend(&element.value()?.values(types)?)?;
+    Some((client.as_ip()?, render::frontend(frontend)?, backend))
 }

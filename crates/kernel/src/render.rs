@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
-use model::{LinkName, MacAddr};
+use model::{LinkName, MacAddr, Protocol};
 use nft::{PortChoice, Type, arp, ct, ether, fib, icmp, ip, ip6, meta, numgen, th};
+use plan::services::{Backend, Frontend};
 use plan::{
     Action, Field, Hook, Match, Member, Origin, Rule, Set, SetData, Table, TableFamily, TableName, Value,
 };
@@ -254,6 +255,22 @@ pub(crate) fn prefix(first: IpAddr, last: IpAddr) -> Option<IpNet> {
     };
     let net = nets.next()?;
     nets.next().is_none().then_some(net)
+}
+
+/// The frontend that a key of the services' tables begins with.
+pub(crate) fn frontend(key: &[nft::Value]) -> Option<Frontend> {
+    let [address, protocol, port, ..] = key else { return None };
+    Some(Frontend {
+        address: address.as_ip()?,
+        protocol: Protocol::from_number(protocol.as_u32()?.try_into().ok()?)?,
+        port: port.as_u32()?.try_into().ok()?,
+    })
+}
+
+/// The endpoint that an element of the services' tables holds.
+pub(crate) fn backend(data: &[nft::Value]) -> Option<Backend> {
+    let [address, port] = data else { return None };
+    Some(Backend { address: address.as_ip()?, port: port.as_u32()?.try_into().ok()? })
 }
 
 #[cfg(test)]

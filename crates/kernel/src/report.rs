@@ -84,12 +84,7 @@ pub enum Verb {
 impl Report {
     /// Takes account of a step that was done.
     pub(crate) fn done(&mut self, verb: Verb, key: Key, origin: Option<&Origin>) {
-        match verb {
-            Verb::Made => self.made += 1,
-            Verb::Changed | Verb::Rebuilt => self.changed += 1,
-            Verb::Removed => self.removed += 1,
-        }
-        *self.steps.counts.entry((key.kind(), verb)).or_default() += 1;
+        self.count(key.kind(), verb, 1);
         if self.steps.first.len() < FIRST {
             self.steps.first.push(Step { verb, key, origin: origin.cloned() });
         }
@@ -97,14 +92,18 @@ impl Report {
 
     /// Takes account of so many elements of the services' tables, or such tables. There are too many to be named.
     pub(crate) fn done_for_services(&mut self, verb: Verb, count: usize) {
+        if count > 0 {
+            self.count(SERVICE_ELEMENT, verb, count);
+        }
+    }
+
+    fn count(&mut self, kind: &'static str, verb: Verb, count: usize) {
         match verb {
             Verb::Made => self.made += count,
             Verb::Changed | Verb::Rebuilt => self.changed += count,
             Verb::Removed => self.removed += count,
         }
-        if count > 0 {
-            *self.steps.counts.entry((SERVICE_ELEMENT, verb)).or_default() += count;
-        }
+        *self.steps.counts.entry((kind, verb)).or_default() += count;
     }
 
     /// Takes account of so many flows that were removed.

@@ -214,13 +214,13 @@ impl Services {
                         .filter(|(of, _)| *of == family)
                         .map(|(_, picker)| *picker)
                         .collect();
-                    if exists {
-                        pickers.extend(pickers_there(socket, &name)?);
-                    }
+                    let listed = if exists { list_chains(socket, &name)? } else { Vec::new() };
+                    pickers.extend(pickers_there(&listed));
                     chains.extend(pickers.iter().map(|picker| (family, *picker)));
                     let table = services::table(settings, family, pickers.into_iter());
                     let rendered = render::render(&table);
-                    let found = if exists { Found::read(socket, &table, &rendered)? } else { Found::Nothing };
+                    let found =
+                        if exists { Found::read(socket, &table, &rendered, listed)? } else { Found::Nothing };
                     let gone = found.mend(&mut batch, &rendered, (plan, settings, family), &mut counts);
                     gone.into_iter().for_each(|frontend| self.leftovers.note_gone(frontend));
                 }
@@ -252,14 +252,13 @@ impl Services {
         elements: usize,
         report: &mut Report,
     ) -> Result<(), nft::Error> {
-        let hush = self.hush.as_ref().filter(|_| elements > LOUD);
+        let Some(hush) = self.hush.as_ref().filter(|_| elements > LOUD) else { return socket.commit(batch) };
         let before = socket.generation()?;
-        let hushed = hush.is_some_and(|hush| hush.begin().is_ok());
-        let done = socket.commit(batch);
-        if !hushed {
-            return done;
+        if hush.begin().is_err() {
+            return socket.commit(batch);
         }
-        let listens = hush.is_some_and(|hush| hush.end().is_ok());
+        let done = socket.commit(batch);
+        let listens = hush.end().is_ok();
         // The number of the generation grows by one with each commit, whoever makes it.
         let ours = before.wrapping_add(u32::from(done.is_ok()));
         report.reconcile_needed |= !listens || socket.generation()? != ours;
@@ -377,13 +376,15 @@ fn delta_into(batch: &mut nft::Batch, table: &nft::Table, family: Family, delta:
     }
 }
 
+fn list_chains(socket: &mut nft::Socket, table: &nft::Table) -> Result<Vec<nft::Chain>> {
+    socket.chains(table).map_err(|source| unreadable(format!("read the chains of {table}"), source))
+}
+
 /// The chains of pickers that a table has, of use or not.
-fn pickers_there(socket: &mut nft::Socket, table: &nft::Table) -> Result<Vec<Picker>> {
-    let what = || format!("read the chains of {table}");
-    let chains = socket.chains(table).map_err(|source| unreadable(what(), source))?;
+fn pickers_there(chains: &[nft::Chain]) -> impl Iterator<Item = Picker> {
     let pickers = chains.iter().filter_map(|chain| services::picker_of(&chain.name));
     // Of numbers of endpoints there are not many, but a time limit can be anything.
-    Ok(pickers.filter(|picker| !matches!(picker, Picker::Learn(_))).collect())
+    pickers.filter(|picker| !matches!(picker, Picker::Learn(_)))
 }
 
 fn add_picker(batch: &mut nft::Batch, (family, picker): &(Family, Picker)) {

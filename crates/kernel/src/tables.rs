@@ -66,7 +66,7 @@ impl Tables {
         if let Some(difference) = self.sets(planned, &wanted, observed)? {
             return Ok(Condition::Sets(difference));
         }
-        Ok(differing_chain(&mut self.socket, &wanted, true)?.map_or(Condition::Intact, Condition::Rules))
+        Ok(differing_chain(&mut self.socket, &wanted)?.map_or(Condition::Intact, Condition::Rules))
     }
 
     /// What is wrong with the sets; if nothing, their members are taken in.
@@ -240,18 +240,11 @@ pub(crate) fn differing_sets(found: &[nft::Set], wanted: &Rendered) -> Vec<Strin
     differences
 }
 
-/// In what the chains and rules of a table differ from those wanted, in words. Chains that nobody wants are a difference
-/// if `extra` says so.
-pub(crate) fn differing_chain(
-    socket: &mut nft::Socket,
-    wanted: &Rendered,
-    extra: bool,
-) -> Result<Option<String>> {
+/// In what the chains and rules of a table differ from those wanted, in words.
+fn differing_chain(socket: &mut nft::Socket, wanted: &Rendered) -> Result<Option<String>> {
     let what = || format!("read the chains of {}", wanted.table);
     let found = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
     let rules = socket.rules(&wanted.table).map_err(|source| unreadable(what(), source))?;
-    let known = |chain: &nft::Chain| wanted.chains.iter().any(|(wanted, _)| wanted.name == chain.name);
-    let found: Vec<nft::Chain> = found.into_iter().filter(|chain| extra || known(chain)).collect();
     Ok(differing_chains(&found, &rules, wanted).into_iter().next())
 }
 

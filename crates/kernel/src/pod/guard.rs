@@ -1,11 +1,10 @@
 //! The set elements that let pods send from their own addresses ([`plan::source_guard`]).
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use model::{Attachment, LinkName};
 use nft::{Batch, Type};
-use plan::{Entry, Member, Origin, TableFamily, Value, source_guard};
+use plan::{Entry, Member, Origin, TableFamily, source_guard};
 
 use crate::{Error, Result, render};
 
@@ -70,7 +69,7 @@ impl Guard {
         let origin = Origin::Attachment(attachment.id.clone()).to_string();
         let mut batch = Batch::new();
         for member in members(attachment) {
-            batch.add_elements(&set(&member), [render::element(&member).comment(origin.clone())]);
+            batch.add_elements(&render::set_of(&member), [render::element(&member).comment(origin.clone())]);
         }
         let what = || format!("let pod interface {} send", attachment.id);
         self.socket.commit(batch).map_err(|source| {
@@ -94,7 +93,7 @@ impl Guard {
             let link = attachment.id.host_link();
             all.extend(members(attachment).iter().map(|member| Admitted {
                 link: link.clone(),
-                set: set(member),
+                set: render::set_of(member),
                 element: render::element(member),
             }));
         }
@@ -144,7 +143,7 @@ impl Guard {
         let there = self.admitted()?;
         let mut members = members(attachment);
         members.retain(|member| {
-            let (set, element) = (set(member), render::element(member));
+            let (set, element) = (render::set_of(member), render::element(member));
             !there.iter().any(|found| found.is(&set, &element))
         });
         Ok(members)
@@ -188,26 +187,6 @@ fn members(attachment: &Attachment) -> Vec<Member> {
         _ => None,
     };
     source_guard(attachment).into_iter().filter_map(member).collect()
-}
-
-/// The set that a pod's member is in, as far as elements need it.
-fn set(member: &Member) -> nft::Set {
-    let field = |value: &Value| match value {
-        Value::Link(_) | Value::LinkPrefix(_) => Type::Ifname,
-        Value::Mac(_) => Type::EtherAddr,
-        Value::Address(IpAddr::V4(_)) | Value::Prefix(ipnet::IpNet::V4(_)) => Type::Ipv4Addr,
-        Value::Address(IpAddr::V6(_)) | Value::Prefix(ipnet::IpNet::V6(_)) => Type::Ipv6Addr,
-        Value::EtherType(_) => Type::EtherType,
-        Value::Protocol(_) => Type::InetProto,
-        Value::Port(_) => Type::InetService,
-        Value::Icmp6Type(_) => Type::Icmpv6Type,
-        Value::Index(_) => Type::Index,
-    };
-    nft::Set::new(
-        &render::table(member.family),
-        member.set.0,
-        member.key.iter().map(field).collect::<Vec<_>>(),
-    )
 }
 
 /// The link that an element is about, if it is a pod's.

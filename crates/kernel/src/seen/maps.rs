@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use model::{Family, Protocol};
+use model::Family;
 use plan::services::{self, Backend, Frontend};
 use plan::{SetData, SetName};
 
@@ -75,7 +75,7 @@ impl Maps {
             services::RESTRICTED => drop(self.restricted.insert(row.frontend()?)),
             services::ALLOWED => self.allowed.entry(row.frontend()?).or_default().push(row.prefix()?),
             services::AFFINITY => {
-                let frontend = frontend(row.key.get(1..)?)?;
+                let frontend = render::frontend(row.key.get(1..)?)?;
                 self.affinity.entry(frontend).or_default().push(row.backend()?);
             }
             services::SERVICE_RANGES => self.service_ranges.push(row.prefix()?),
@@ -105,7 +105,7 @@ impl<'a> Row<'a> {
     }
 
     fn frontend(&self) -> Option<Frontend> {
-        frontend(&self.key)
+        render::frontend(&self.key)
     }
 
     fn lead(&self) -> Option<Lead> {
@@ -121,22 +121,11 @@ impl<'a> Row<'a> {
     }
 
     fn backend(&self) -> Option<Backend> {
-        let [address, port] = &self.data[..] else { return None };
-        Some(Backend { address: address.as_ip()?, port: port.as_u32()?.try_into().ok()? })
+        render::backend(&self.data)
     }
 
     /// The prefix that the key ends with.
     fn prefix(&self) -> Option<IpNet> {
         render::prefix(self.key.last()?.as_ip()?, self.last.last()?.as_ip()?)
     }
-}
-
-/// The frontend that a key begins with.
-fn frontend(key: &[nft::Value]) -> Option<Frontend> {
-    let [address, protocol, port, ..] = key else { return None };
-    Some(Frontend {
-        address: address.as_ip()?,
-        protocol: Protocol::from_number(protocol.as_u32()?.try_into().ok()?)?,
-        port: port.as_u32()?.try_into().ok()?,
-    })
 }

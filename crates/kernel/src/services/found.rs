@@ -43,7 +43,13 @@ pub(super) enum Found {
 }
 
 impl Found {
-    pub(super) fn read(socket: &mut nft::Socket, table: &Table, wanted: &Rendered) -> Result<Found> {
+    /// `chains` are those that the table has.
+    pub(super) fn read(
+        socket: &mut nft::Socket,
+        table: &Table,
+        wanted: &Rendered,
+        chains: Vec<nft::Chain>,
+    ) -> Result<Found> {
         if tables::differing_set(socket, wanted)?.is_some() {
             return Ok(Found::OtherSets);
         }
@@ -60,16 +66,14 @@ impl Found {
             );
         }
         let what = || format!("read the chains of {}", wanted.table);
-        let chains = socket.chains(&wanted.table).map_err(|source| unreadable(what(), source))?;
-        let (mut misplaced, mut extra) = (Vec::new(), Vec::new());
-        for found in chains {
-            match wanted.chains.iter().find(|(chain, _)| chain.name == found.name) {
-                None => extra.push(found.name),
-                Some((chain, _)) if chain.base != found.base => misplaced.push(found.name),
-                Some(_) => {}
-            }
-        }
-        let other_rules = tables::differing_chain(socket, wanted, false)?.is_some();
+        let rules = socket.rules(&wanted.table).map_err(|source| unreadable(what(), source))?;
+        let known = |chain: &nft::Chain| wanted.chains.iter().find(|(wanted, _)| wanted.name == chain.name);
+        let (ours, extra): (Vec<nft::Chain>, Vec<nft::Chain>) =
+            chains.into_iter().partition(|chain| known(chain).is_some());
+        let other_rules = !tables::differing_chains(&ours, &rules, wanted).is_empty();
+        let moved = |chain: &nft::Chain| known(chain).is_some_and(|(wanted, _)| wanted.base != chain.base);
+        let misplaced = ours.into_iter().filter(moved).map(|chain| chain.name).collect();
+        let extra = extra.into_iter().map(|chain| chain.name).collect();
         Ok(Found::Sets { elements, other_rules, misplaced, extra })
     }
 
