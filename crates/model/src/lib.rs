@@ -12,6 +12,7 @@ mod network;
 mod node;
 mod node_file;
 mod range;
+mod routing;
 mod service;
 mod shared_names;
 
@@ -27,5 +28,9 @@ pub use network::{
 pub use node::{Node, NodeError};
 pub use node_file::NodeFile;
 pub use range::{PodRange, RangeError};
+pub use routing::{
+    Asn, AsnError, BfdTimers, BgpPeer, BgpSettings, PeerPassword, Reflector, RouteFilter, RouteRule,
+    RouteSource, ServiceAddresses,
+};
 pub use service::{ObjectName, Protocol, Service, ServiceError, ServicePort, TrafficPolicy};
 pub use shared_names::SharedNames;

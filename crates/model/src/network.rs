@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{Family, PodRange, RangeError};
+use crate::{BgpSettings, Family, PodRange, RangeError, RouteSource};
 
 /// The smallest MTU that every IPv6 link must have, in bytes (RFC 8200, section 5).
 pub const MIN_MTU: u32 = 1280;
@@ -22,6 +22,10 @@ pub struct NetworkConfig {
     pub mtu: Mtu,
     /// The prefixes in which a node's addresses accept node ports; if empty, its `InternalIP`s do.
     pub node_port_addresses: Vec<IpNet>,
+    /// Where the routes to the pods of other nodes come from.
+    pub route_source: RouteSource,
+    /// What nodes say and believe in BGP. It is spoken if routes come from it, and with every `BgpPeer`.
+    pub bgp: BgpSettings,
 }
 
 /// How packets between nodes are carried.
@@ -271,7 +275,15 @@ impl NetworkConfig {
         }
         let ipv6 = pod_ranges.iter().any(|range| range.family() == Family::V6);
         let mtu = Mtu::parse(mtu, ipv6)?;
-        Ok(NetworkConfig { pod_ranges, service_ranges, encapsulation, mtu, node_port_addresses: Vec::new() })
+        Ok(NetworkConfig {
+            pod_ranges,
+            service_ranges,
+            encapsulation,
+            mtu,
+            node_port_addresses: Vec::new(),
+            route_source: RouteSource::default(),
+            bgp: BgpSettings::default(),
+        })
     }
 
     /// The configuration with these prefixes for node ports.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{Family, NodeName, PerFamily, PodRange, RangeError};
+use crate::{Family, NodeName, PerFamily, PodRange, RangeError, Reflector};
 
 /// What the network needs to know of a Kubernetes Node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -15,6 +15,14 @@ pub struct Node {
     pub pod_ranges: PerFamily<PodRange>,
     /// The label `topology.kubernetes.io/zone`: where the node stands, for endpoints that prefer clients nearby.
     pub zone: Option<Box<str>>,
+    /// The label `cambric.io/site`: nodes of one site reach each other by their `InternalIP`s. Those of other sites reach
+    /// them through a NAT gateway, which lets in what the inside has asked for.
+    pub site: Option<Box<str>>,
+    /// The first `ExternalIP` of each family in `status.addresses`: for a node with a site, the outer address of the
+    /// gateway.
+    pub external: PerFamily<IpAddr>,
+    /// The label `cambric.io/route-reflector`: whether the node passes on what it learns from other nodes.
+    pub reflector: Option<Reflector>,
 }
 
 /// A Node object that cannot be used as it is.
@@ -83,7 +91,15 @@ impl Node {
                 return Err(NodeError::TwoRanges { node: name, family, first, second: range });
             }
         }
-        Ok(Node { name, addresses, pod_ranges, zone: None })
+        Ok(Node {
+            name,
+            addresses,
+            pod_ranges,
+            zone: None,
+            site: None,
+            external: PerFamily::default(),
+            reflector: None,
+        })
     }
 }
 

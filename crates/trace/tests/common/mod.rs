@@ -145,6 +145,9 @@ pub fn build(shape: &Shape) -> Built {
             name: name.clone(),
             addresses: PerFamily::default(),
             pod_ranges: PerFamily::default(),
+            site: None,
+            external: PerFamily::default(),
+            reflector: None,
             zone: None,
         };
         let mut facts = Facts::default();
