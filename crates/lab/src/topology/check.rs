@@ -11,7 +11,7 @@ use super::addresses::{Allocator, usable};
 use super::source::{self, Text};
 use super::{
     Interface, MAX_MACHINES, MAX_SUBNETS, Machine, Network, Role, Subnet, Topology, TopologyError, network,
-    routes,
+    peers, routes,
 };
 use crate::paths::{FABRIC, MAX_MEMBER_NAME, is_label};
 
@@ -29,7 +29,8 @@ pub(super) fn check(file: &source::File) -> Result<Topology> {
             machine.routes = routes;
         }
     }
-    Ok(Topology { network, subnets, machines })
+    let peers = peers::check(&file.bgp_peers)?;
+    Ok(Topology { network, subnets, machines, peers })
 }
 
 fn subnets(list: &Spanned<Vec<source::Subnet>>, network: &Network) -> Result<Vec<Subnet>> {

@@ -7,6 +7,7 @@ mod addresses;
 mod check;
 mod error;
 mod network;
+mod peers;
 mod routes;
 mod source;
 
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use kube_source::BgpPeerSpec;
 use model::PerFamily;
 
 pub use error::TopologyError;
@@ -37,6 +39,8 @@ pub struct Topology {
     pub subnets: Vec<Subnet>,
     /// Routers, NAT gateways, nodes and outside hosts, in this order, and each kind in the order of the file.
     pub machines: Vec<Machine>,
+    /// The `BgpPeer`s by name.
+    pub peers: BTreeMap<String, BgpPeerSpec>,
 }
 
 /// A subnet of the underlay: one broadcast domain.
