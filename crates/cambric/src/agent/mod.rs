@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc as channel, oneshot, watch};
 
-pub(crate) use bgp::{Bfd, BgpStatus, SessionStatus};
+pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
 pub(crate) use system::remove_from_kernel;

@@ -4,8 +4,10 @@
 //! its addresses, every route. It does no I/O, and the same text always gives the same network.
 
 mod addresses;
+mod bgp;
 mod check;
 mod error;
+mod nat;
 mod network;
 mod peers;
 mod routes;
@@ -19,7 +21,10 @@ use ipnet::IpNet;
 use kube_source::BgpPeerSpec;
 use model::PerFamily;
 
+pub(crate) use addresses::usable;
+pub use bgp::{RouterBgp, Session};
 pub use error::TopologyError;
+pub use nat::Nat;
 pub use network::Network;
 
 use crate::{Error, Result};
@@ -97,6 +102,10 @@ pub struct Machine {
     pub routes: Vec<Route>,
     /// A node's labels.
     pub labels: BTreeMap<String, String>,
+    /// What a router says in BGP; none if it speaks none.
+    pub bgp: Option<RouterBgp>,
+    /// How a NAT gateway translates.
+    pub nat: Option<Nat>,
 }
 
 impl Machine {

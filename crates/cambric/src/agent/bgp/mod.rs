@@ -21,7 +21,7 @@ use plan::bgp::Speaker;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
-pub(crate) use status::{Bfd, BgpStatus, SessionStatus};
+pub(crate) use status::{BgpStatus, SessionStatus};
 
 use super::metrics::Metrics;
 use super::persist;

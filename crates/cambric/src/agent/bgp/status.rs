@@ -122,7 +122,7 @@ impl BgpStatus {
 
     /// How many sessions are up.
     pub(super) fn up(&self) -> usize {
-        self.sessions.iter().filter(|session| session.state == SessionState::Established).count()
+        self.sessions.iter().filter(|session| session.is_up()).count()
     }
 
     /// The prefixes of all sessions, by family.
@@ -136,6 +136,11 @@ impl BgpStatus {
 }
 
 impl SessionStatus {
+    /// Whether routes are exchanged.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state == SessionState::Established
+    }
+
     fn new(peer: &PeerStatus, since: u64, bfd: Option<Option<Reachability>>) -> SessionStatus {
         let [received, advertised] = [peer.received, peer.advertised];
         let prefixes = |(index, family): (usize, Family)| {
