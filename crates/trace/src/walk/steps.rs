@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{Family, LinkName, Node, NodeName};
+use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
 use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Route, Table, TableFamily, Value};
 
 use super::draws::Draws;
 use super::elements::Elements;
 use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
-use super::lookup::{connected, entry, link_address, lookup, owns, pod_mac, pod_port, vxlan};
+use super::lookup::{connected, entry, ipip, link_address, lookup, owns, pod_mac, pod_port, vxlan};
 use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
 /// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
@@ -185,9 +186,11 @@ impl<'w> Walker<'w> {
                 self.hop(node, step, Some(origin));
                 self.leave(node, plan, Some(&route.link))?;
                 if is_tunnel(&route.link) {
-                    self.tunnel(node, plan, route)
-                } else {
-                    self.hand_over(&route.via)
+                    return self.tunnel(node, plan, route);
+                }
+                match ipip(plan, &destination) {
+                    Some(tunnel) => self.ipip(node, plan, route, tunnel),
+                    None => self.hand_over(&route.via),
                 }
             }
             None => {
@@ -248,6 +251,38 @@ impl<'w> Walker<'w> {
         self.arrive(name, Came::Link(Some(link.clone())))
     }
 
+    /// A packet that the program on an uplink wraps.
+    fn ipip(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        route: &Route,
+        (tunnel, origin): (&ipip::Route, Origin),
+    ) -> Result<End, Loss> {
+        let (source, destination) = (tunnel.outer.source(), tunnel.outer.destination());
+        if !plan.entries.contains_key(&Key::TunnelUplink(route.link.clone())) {
+            return Err(Loss::TunnelMismatch(route.link.clone()));
+        }
+        let next = match tunnel.next_hop {
+            NextHop::Kept => route.via,
+            NextHop::Asked if entry(plan, &Key::Neighbour(route.link.clone(), route.via)).is_none() => {
+                return Err(Loss::NoNeighbour(route.via));
+            }
+            NextHop::Asked => destination,
+        };
+        let step = Step::Wrapped { link: route.link.clone(), source, destination, mtu: None }; //MTU
+        self.hop(node, step, Some(origin));
+        let (name, plan) = self.owner(&next).ok_or(Loss::NoSuchNode(next))?;
+        if !plan.entries.contains_key(&Key::TunnelLocal(destination)) {
+            return Err(Loss::NoSuchNode(destination));
+        }
+        if !plan.entries.contains_key(&Key::TunnelNode(source)) {
+            return Err(Loss::Stranger(source));
+        }
+        self.hop(name, Step::Unwrapped, None);
+        self.arrive(name, Came::Link(None))
+    }
+
     /// The hooks between the choice of the way and the link; `None` is the node's own uplink.
     fn leave(&mut self, node: &NodeName, plan: &'w NodePlan, link: Option<&LinkName>) -> Result<(), Loss> {
         self.visit.output = link.cloned().or_else(uplink);
@@ -255,8 +290,10 @@ impl<'w> Walker<'w> {
         self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
         self.hook(node, plan, Hook::FirstOut)?;
         // Of the chains that translate sources the first that does so has decided for the connection.
-        if !self.hook(node, plan, Hook::ServiceSourceNat)? {
-            self.hook(node, plan, Hook::SourceNat)?;
+        for hook in [Hook::TunnelSourceNat, Hook::ServiceSourceNat, Hook::SourceNat] {
+            if self.hook(node, plan, hook)? {
+                break;
+            }
         }
         Ok(())
     }
