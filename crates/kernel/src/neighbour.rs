@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use model::{Family, LinkName, MacAddr};
+use model::{Family, LinkName, MacAddr, RouteSource};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use plan::{Entry, Key, ROUTE_PROTOCOL};
+use plan::{Entry, Key, route_protocol};
 
 use crate::Result;
 use crate::link::{LinkKind, LinkState, Links};
@@ -93,10 +93,12 @@ fn is_ours(message: &NeighbourMessage, link: &LinkState) -> bool {
 
 /// Whether a neighbour has the routing protocol of ours (`NDA_PROTOCOL`, linux/neighbour.h). Forwarding entries have none.
 fn is_marked(message: &NeighbourMessage) -> bool {
-    message.header.family != AddressFamily::Bridge && message.attributes.contains(&MARK)
+    message.header.family != AddressFamily::Bridge && message.attributes.contains(&mark())
 }
 
-const MARK: NeighbourAttribute = NeighbourAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+fn mark() -> NeighbourAttribute {
+    NeighbourAttribute::Protocol(RouteProtocol::Other(route_protocol(RouteSource::Kubernetes)))
+}
 
 /// The message with which the kernel takes a neighbour away, if it is one of ours on a link of others.
 pub(crate) fn removal(message: &NeighbourMessage, links: &Links) -> Option<(Key, Request)> {
@@ -204,7 +206,7 @@ fn neighbour(index: u32, address: &IpAddr, mac: Option<&MacAddr>) -> NeighbourMe
     message.header.family = AddressFamily::from(*address);
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![NeighbourAttribute::Destination((*address).into()), MARK];
+    message.attributes = vec![NeighbourAttribute::Destination((*address).into()), mark()];
     message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
     message
 }

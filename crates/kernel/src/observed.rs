@@ -1,6 +1,6 @@
 //! What a namespace holds of ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use model::Family;
 use netlink_packet_route::route::RouteMessage;
@@ -20,6 +20,8 @@ pub enum Found {
     Entry(Entry),
     /// Something of ours that no plan makes, in words.
     Other(String),
+    /// Something that is not ours and has taken the place.
+    Foreign,
 }
 
 /// All that is ours in a namespace, and the links it stands on.
@@ -78,14 +80,7 @@ impl Observed {
             for message in neighbour::all(socket, family)? {
                 observed.take_neighbour(neighbour::decode(&message, &observed.links));
             }
-            for message in route::dump(socket, family)? {
-                match route::decode(&message, &observed.links) {
-                    Some((key, found)) => {
-                        observed.entries.insert(key, found);
-                    }
-                    None => observed.strays.push(message),
-                }
-            }
+            observed.take_routes(route::dump(socket, family)?, plan);
         }
         Ok(observed)
     }
@@ -113,6 +108,32 @@ impl Observed {
         }
     }
 
+    fn take_routes(&mut self, messages: Vec<RouteMessage>, plan: &Entries) {
+        let mut several = BTreeSet::new();
+        for message in &messages {
+            if let Some((key, found)) = route::decode(message, &self.links) {
+                match self.entries.entry(key) {
+                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert(found)),
+                    // IPv4 can have several routes to one destination; then the planned one counts, if it is there.
+                    btree_map::Entry::Occupied(mut occupied) => {
+                        several.insert(occupied.key().clone());
+                        if is_planned(&found, occupied.key(), plan) {
+                            occupied.insert(found);
+                        }
+                    }
+                }
+            }
+        }
+        let mut kept = BTreeSet::new();
+        let mut left_out = |message: &RouteMessage| match route::decode(message, &self.links) {
+            None => true,
+            Some((key, found)) => {
+                several.contains(&key) && (self.entries.get(&key) != Some(&found) || !kept.insert(key))
+            }
+        };
+        self.strays.extend(messages.into_iter().filter(|message| left_out(message)));
+    }
+
     /// One Ethernet address can have several forwarding entries; then none of them is the planned one.
     fn take_neighbour(&mut self, decoded: Option<(Key, Found)>) {
         let Some((key, found)) = decoded else { return };
@@ -134,6 +155,10 @@ impl Observed {
             },
         }
     }
+}
+
+fn is_planned(found: &Found, key: &Key, plan: &Entries) -> bool {
+    matches!(found, Found::Entry(entry) if plan.get(key).is_some_and(|planned| planned.entry == *entry))
 }
 
 /// What it takes to have a link of the plan.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use model::LinkName;
 use plan::ipip::{NextHop, Table};
-use plan::{Change, Entries, Entry, Key, Planned};
+use plan::{Change, Entries, Entry, Key, Planned, Route};
 
 use crate::diff::Op;
 use crate::ipip::{self, Counters, Ipip};
@@ -162,10 +162,11 @@ impl Tunnel {
         }
     }
 
-    /// Whether packets to a destination that leave by a link would need programs that the link does not have.
-    pub(crate) fn is_bare(&self, destination: IpNet, link: &LinkName) -> bool {
-        let tunnelled = |ipip: &Ipip| matches!(ipip.route(destination), Ok(Some(_)));
-        self.bare.contains(link) && self.ipip.as_ref().is_some_and(tunnelled)
+    /// Whether packets that take a route would need programs that the link does not have.
+    pub(crate) fn is_bare(&self, route: &Route) -> bool {
+        let tunnelled = |ipip: &Ipip| matches!(ipip.route(route.destination), Ok(Some(_)));
+        route.hops.iter().any(|hop| self.bare.contains(&hop.link))
+            && self.ipip.as_ref().is_some_and(tunnelled)
     }
 
     fn keeps(&self, destination: IpNet) -> bool {
@@ -255,7 +256,7 @@ fn planned<'o>(op: &'o Op<'_>) -> Option<&'o Planned> {
     }
 }
 
-fn route<'o>(op: &'o Op<'_>) -> Option<&'o plan::Route> {
+fn route<'o>(op: &'o Op<'_>) -> Option<&'o Route> {
     match &planned(op)?.entry {
         Entry::Route(route) => Some(route),
         _ => None,

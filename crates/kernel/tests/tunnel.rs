@@ -73,7 +73,7 @@ fn wanted(plan: &Entries) -> plan::ipip::Table {
             plan::Entry::TunnelLocal(address) => drop(table.locals.insert(*address)),
             plan::Entry::TunnelNode(address) => drop(table.nodes.insert(*address)),
             plan::Entry::TunnelRoute { destination, route } => {
-                drop(table.routes.insert(*destination, *route))
+                table.routes.insert(*destination, *route);
             }
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{BgpSettings, Family, PodRange, RangeError, RouteSource};
+use crate::{AsnError, BgpSettings, Family, PodRange, RangeError, RouteSource, TimerError};
 
 /// The smallest MTU that every IPv6 link must have, in bytes (RFC 8200, section 5).
 pub const MIN_MTU: u32 = 1280;
@@ -206,6 +206,12 @@ pub enum NetworkError {
         /// The smallest that would do, in bytes.
         least: u32,
     },
+    /// A number that no autonomous system can have.
+    #[error("spec.bgp.asn: {0}")]
+    Asn(#[from] AsnError),
+    /// A time of BGP or BFD.
+    #[error("spec.bgp.{0}")]
+    Timer(#[from] TimerError),
 }
 
 impl Vni {

@@ -55,6 +55,9 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     let mut planner = Planner::new(node.clone());
     planner.facts = facts.clone();
     planner.nodes.clone_from(&cluster.nodes);
+    for node in cluster.nodes.values() {
+        planner.services.node(node, true, &mut Default::default());
+    }
     planner.update(Input::Network(cluster.network.clone()));
     for service in cluster.services.values() {
         planner.update(Input::Service(service.clone()));
@@ -126,7 +129,11 @@ impl Planner {
             Input::Node(node) => {
                 let name = node.name.clone();
                 let strays = self.is_stray(&node);
+                self.services.node(&node, true, &mut change.services);
                 let before = self.nodes.insert(name.clone(), node);
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
                 self.replan_node(&name, &mut change);
                 if name == self.local || strays || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
@@ -134,6 +141,9 @@ impl Planner {
             }
             Input::NodeGone(name) => {
                 let before = self.nodes.remove(&name);
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
                 self.replan_node(&name, &mut change);
                 if name == self.local || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);

@@ -86,6 +86,44 @@ pub enum Problem {
         /// Whose are not.
         loser: ObjectName,
     },
+    /// A `BgpPeer` whose password is not known.
+    #[error(
+        "BgpPeer {peer}: there is no session, because the password of spec.passwordSecret is unknown: {reason}"
+    )]
+    NoPassword {
+        /// The peer.
+        peer: Box<str>,
+        /// Why.
+        reason: String,
+    },
+    /// A `BgpPeer` of a family that this node does not have.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is {family} and Node {node} has no {family} \
+         InternalIP to speak from; give it one, or leave it out with spec.nodeSelector"
+    )]
+    NoAddressForPeer {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// This node.
+        node: NodeName,
+        /// The family of both.
+        family: Family,
+    },
+    /// A `BgpPeer` with the address of another peer.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is that of {holder}; use an address that \
+         only this peer has"
+    )]
+    PeerAddressTaken {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// Whose it is.
+        holder: String,
+    },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
     OverlapsLocal {

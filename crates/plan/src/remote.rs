@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 
-use model::{Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, Sending, When};
+use model::{
+    Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, RouteSource, Sending, When,
+};
 
 use crate::ipip::{NextHop, Outer};
 use crate::local::{among_services, prefix, stray, tunnel_link};
 use crate::rules::Value;
 use crate::tables::{NODES, TUNNELLED};
 use crate::underlay::{known, next_hop};
-use crate::{Entry, Member, Obstacle, Problem, Route, Underlay, ipip};
+use crate::{Entry, Hop, Member, Obstacle, Problem, Route, Underlay, ipip};
 
 /// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
 ///
@@ -103,8 +105,8 @@ fn ipip(
         prefix(TUNNELLED, range),
         Entry::TunnelRoute { destination: range.net(), route: ipip::Route { outer, next_hop, hold: None } },
         Entry::Route(Route {
-            //MTU mtu: Some(mtu.saturating_sub(outer.overhead())),
-            via,
+            hops: vec![Hop { via, link: link.clone() }],
+            mtu: Some(mtu.saturating_sub(outer.overhead())),
             ..tunnelled(local, range, link)
         }),
     ]);
@@ -112,18 +114,19 @@ fn ipip(
 }
 
 fn tunnelled(local: &Node, range: &PodRange, link: &LinkName) -> Route {
-    Route {
-        destination: range.net(),
-        via: range.gateway(),
-        link: link.clone(),
-        source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
-        onlink: true,
-    }
+    let source = local.pod_ranges.of(range.family()).map(PodRange::gateway);
+    Route { source, ..direct(range, (link.clone(), range.gateway())) }
 }
 
 /// The node itself takes its underlay address to get there: the other node's pods answer to that as well.
 fn direct(range: &PodRange, (link, via): (LinkName, IpAddr)) -> Route {
-    Route { destination: range.net(), via, link, source: None, onlink: true }
+    Route {
+        destination: range.net(),
+        hops: vec![Hop { via, link }],
+        source: None,
+        mtu: None,
+        learned: RouteSource::Kubernetes,
+    }
 }
 
 /// The underlay family between two nodes: IPv4 if both have it.
