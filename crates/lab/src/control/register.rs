@@ -28,7 +28,7 @@ pub(super) fn register(api: &Api, topology: &Topology) -> Result<()> {
     });
     ensure(api, &name, network).map_err(failed("the ClusterNetwork"))?;
     for machine in topology.nodes() {
-        let node = node(machine);
+        let node = node(topology, machine);
         let addresses = Patch::Merge(json!({"status": {"addresses": node["status"]["addresses"]}}));
         ensure(api, "nodes", node).map_err(failed("a node"))?;
         api.patch_status("nodes", "", &machine.name, &addresses).map_err(failed("a node"))?;
@@ -48,7 +48,7 @@ fn ensure(api: &Api, resource: &str, object: Value) -> Result<(), ApiError> {
     }
 }
 
-fn node(machine: &Machine) -> Value {
+fn node(topology: &Topology, machine: &Machine) -> Value {
     let mut labels = json!({
         "kubernetes.io/hostname": machine.name,
         "kubernetes.io/os": std::env::consts::OS,
@@ -57,12 +57,11 @@ fn node(machine: &Machine) -> Value {
     for (key, value) in &machine.labels {
         labels[key.as_str()] = value.clone().into();
     }
-    let addresses = machine.addresses();
-    let mut list: Vec<Value> = [addresses.v4, addresses.v6]
-        .into_iter()
-        .flatten()
-        .map(|address| json!({"type": "InternalIP", "address": address}))
-        .collect();
+    let mut list = Vec::new();
+    for (kind, addresses) in [("InternalIP", machine.addresses()), ("ExternalIP", topology.external(machine))]
+    {
+        list.extend(addresses.iter().map(|address| json!({"type": kind, "address": address})));
+    }
     list.push(json!({"type": "Hostname", "address": machine.name}));
     let room = json!({"pods": "250", "cpu": "2", "memory": "4Gi"});
     json!({

@@ -4,8 +4,10 @@
 //! its addresses, every route. It does no I/O, and the same text always gives the same network.
 
 mod addresses;
+mod bgp;
 mod check;
 mod error;
+mod nat;
 mod network;
 mod routes;
 mod source;
@@ -17,7 +19,10 @@ use std::path::Path;
 use ipnet::IpNet;
 use model::PerFamily;
 
+pub(crate) use addresses::usable;
+pub use bgp::{RouterBgp, Session};
 pub use error::TopologyError;
+pub use nat::Nat;
 pub use network::Network;
 
 use crate::{Error, Result};
@@ -93,6 +98,10 @@ pub struct Machine {
     pub routes: Vec<Route>,
     /// A node's labels.
     pub labels: BTreeMap<String, String>,
+    /// What a router says in BGP; none if it speaks none.
+    pub bgp: Option<RouterBgp>,
+    /// How a NAT gateway translates.
+    pub nat: Option<Nat>,
 }
 
 impl Machine {

@@ -57,6 +57,28 @@ pub(super) struct Subnet {
 pub(super) struct Router {
     pub(super) name: Text,
     pub(super) subnets: Spanned<Vec<Text>>,
+    pub(super) bgp: Option<RouterBgp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RouterBgp {
+    pub(super) asn: Spanned<u64>,
+    #[serde(default)]
+    pub(super) announce: Vec<Text>,
+    #[serde(default)]
+    pub(super) bfd: bool,
+    #[serde(default)]
+    pub(super) speaker: Speaker,
+}
+
+/// What speaks in a router's place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Speaker {
+    #[default]
+    Cambric,
+    None,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +87,13 @@ pub(super) struct NatGateway {
     pub(super) name: Text,
     pub(super) inside: Text,
     pub(super) outside: Text,
+    pub(super) generic_timeout: Option<Spanned<u64>>,
+    #[serde(default = "yes", rename = "externalIPs")]
+    pub(super) external_ips: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Deserialize)]

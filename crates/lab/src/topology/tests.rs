@@ -88,6 +88,55 @@ fn hosts_route_to_a_router_or_gateway_and_nobody_routes_into_a_nat() {
 }
 
 #[test]
+fn nodes_behind_a_gateway_have_its_outer_addresses_unless_it_keeps_them_to_itself() {
+    let text = BASE.replace("outside: world}", "outside: world, genericTimeout: 5}");
+    let topology = parse(&text).unwrap();
+    let node = |topology: &Topology, name: &str| topology.external(topology.machine(name).unwrap());
+    let outer = node(&topology, "n2");
+    assert_eq!(outer.v4, Some("198.51.100.2".parse().unwrap()));
+    assert_eq!(outer.v6, Some("2001:db8:2::2".parse().unwrap()));
+    assert!(node(&topology, "n1").is_empty());
+    assert_eq!(topology.machine("gw").unwrap().nat, Some(Nat { generic_timeout: Some(5), external: true }));
+    let silent = parse(&BASE.replace("outside: world}", "outside: world, externalIPs: false}")).unwrap();
+    assert!(node(&silent, "n2").is_empty());
+}
+
+#[test]
+fn networks_that_are_each_behind_a_gateway_may_have_the_same_prefix() {
+    let twice = BASE
+        .replace("  - name: world", "  - name: hut\n    prefixes: [203.0.113.0/25]\n  - name: world")
+        .replace(
+            "nodes:",
+            "  - {name: gw2, inside: hut, outside: world}\nnodes:\n  - {name: n3, subnet: hut}",
+        );
+    let topology = parse(&twice).unwrap();
+    assert_eq!(addresses(&topology, "n2"), ["203.0.113.11/24"]);
+    assert_eq!(addresses(&topology, "n3"), ["203.0.113.11/25"]);
+    assert_eq!(routes(&topology, "n3"), ["0.0.0.0/0 via 203.0.113.1"]);
+    assert!(topology.machines.iter().flat_map(|one| &one.routes).all(|route| {
+        route.destination.prefix_len() == 0 || !route.destination.to_string().starts_with("203.0.113.")
+    }));
+    // Not so if a router sees one of them.
+    let seen = twice.replace("subnets: [lan, world]", "subnets: [lan, world, hut]");
+    let error = parse(&seen).unwrap_err().to_string();
+    assert!(error.contains("subnet hut: 203.0.113.0/25 overlaps the subnet home"), "{error}");
+}
+
+#[test]
+fn routers_that_speak_bgp_have_sessions_with_the_nodes_of_their_subnets() {
+    let text =
+        BASE.replace("subnets: [lan, world]", "subnets: [lan, world]\n    bgp: {asn: 64513, bfd: true}");
+    let topology = parse(&text).unwrap();
+    let (router, bgp) = topology.bgp_routers().next().unwrap();
+    assert!(bgp.speaker && bgp.bfd && bgp.announce.is_empty() && bgp.asn.value() == 64513);
+    let sessions = topology.sessions(router).into_iter();
+    let sessions: Vec<String> =
+        sessions.map(|one| format!("{} {} {}", one.node.name, one.router, one.peer)).collect();
+    assert_eq!(sessions, ["n1 192.0.2.1 192.0.2.77", "n1 2001:db8:1::1 2001:db8:1::11"]);
+    assert!(parse(BASE).unwrap().bgp_routers().next().is_none());
+}
+
+#[test]
 fn routers_know_the_way_over_other_routers() {
     let mut text = "network: {podRanges: [10.244.0.0/16]}\nsubnets:\n".to_owned();
     for subnet in 1..=4 {
@@ -209,6 +258,26 @@ const ERRORS: &[(&str, &str, &str)] = &[
         "subnets: [lan, world]",
         "subnets: [lan, wide]",
         "15:20: there is no subnet \"wide\"; use one of lan, home, world",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 0}",
+        "16:16: router r1: bgp.asn: 0 is the number of no autonomous system; use 1 to",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 64513, announce: [198.51.100.1/24]}",
+        "16:34: router r1: bgp.announce: \"198.51.100.1/24\" has bits set after its length; use 198.51.100.0/24",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 64513, speaker: bird}",
+        "16:32: \"bird\" is not known here; use cambric or none",
+    ),
+    (
+        "outside: world}",
+        "outside: world, genericTimeout: 0}",
+        "17:62: NAT gateway gw: genericTimeout 0 cannot be used; use 1 to",
     ),
     (
         "outside: world}",
