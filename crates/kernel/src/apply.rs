@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::LinkName;
-use plan::{Entry, Key, Link, Origin, Planned};
+use plan::{Entry, Hop, Key, Link, Origin, Planned, Route};
 
 use crate::diff::Op;
 use crate::link::{LinkState, Links};
@@ -165,10 +165,14 @@ impl<'a> Apply<'a> {
                     self.report.blocked += 1;
                     None
                 }
-                Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match verb {
-                    Verb::Changed => route::replace(wanted, index),
-                    _ => route::add(wanted, index),
-                }),
+                Entry::Route(wanted) => {
+                    let indices: Option<Vec<u32>> =
+                        wanted.hops.iter().map(|hop| self.on(planned, &hop.link)).collect();
+                    indices.map(|indices| match verb {
+                        Verb::Changed => route::replace(wanted, &indices),
+                        _ => route::add(wanted, &indices),
+                    })
+                }
                 Entry::Port { link, bridge } => {
                     jobs.extend(self.attachment(planned, link, bridge));
                     continue;
@@ -231,6 +235,15 @@ impl<'a> Apply<'a> {
         let mut jobs = Vec::new();
         for op in ops {
             let (request, key) = match op {
+                Op::Remove(key @ Key::Route(destination)) => {
+                    let job = |request| Job {
+                        request,
+                        subject: Subject::Gone((*key).clone()),
+                        verb: Some(Verb::Removed),
+                    };
+                    jobs.extend(route::removals(destination).map(job));
+                    continue;
+                }
                 Op::Remove(key) => match self.removal(key) {
                     Some(request) => (request, (*key).clone()),
                     None => continue,
@@ -256,8 +269,9 @@ impl<'a> Apply<'a> {
             Key::Address(link, net) => Some(address::remove(link, index(link)?, net)),
             Key::Forwarding(link, mac) => Some(neighbour::stop_forwarding(link, index(link)?, mac)),
             Key::Neighbour(link, address) => Some(neighbour::remove(link, index(link)?, address)),
-            Key::Route(destination) => Some(route::remove(destination)),
-            Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => None,
+            Key::Route(_) | Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => {
+                None
+            }
         }
     }
 
@@ -297,30 +311,48 @@ impl<'a> Apply<'a> {
         let mut jobs = Vec::new();
         for (planned, error) in held {
             let Entry::Route(wanted) = &planned.entry else { continue };
-            let Some(index) = self.links.named(&wanted.link).map(|link| link.index) else { continue };
-            let exists = error.errno() == Some(libc::EEXIST);
-            let disputed = if exists { wanted.destination.network() } else { wanted.via };
-            let job = |request, verb| Job { request, subject: Subject::Planned(planned), verb };
-            match route::holder(self.socket, wanted, disputed, &self.links) {
-                Ok(holder) if exists && holder.ours => {
-                    jobs.push(job(route::replace(wanted, index), Some(Verb::Changed)));
-                }
-                // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. A route
-                // to the next hop alone says otherwise for as long as it takes, and there is no gap.
-                Ok(holder) if holder.ours && holder.elsewhere => jobs.extend([
-                    job(route::lead(&wanted.via, &wanted.link, index), None),
-                    job(route::replace(wanted, index), Some(Verb::Changed)),
-                    job(route::remove(&wanted.via.into()), None),
-                ]),
-                Ok(holder) if exists || (holder.elsewhere && wanted.via.is_ipv6()) => {
-                    self.fail(planned.entry.key(), Some(&planned.origin), holder.error);
-                }
-                _ => self.fail(planned.entry.key(), Some(&planned.origin), error),
+            match self.settled(wanted, error) {
+                Ok(requests) => jobs.extend(requests.into_iter().map(|(request, verb)| Job {
+                    request,
+                    subject: Subject::Planned(planned),
+                    verb,
+                })),
+                Err(error) => self.fail(planned.entry.key(), Some(&planned.origin), error),
             }
         }
         for (planned, error) in self.send(jobs) {
             self.fail(planned.entry.key(), Some(&planned.origin), error);
         }
+    }
+
+    /// What it takes to have a route that was refused.
+    fn settled(&mut self, wanted: &Route, error: Error) -> Result<Vec<(Request, Option<Verb>)>> {
+        let index = |hop: &Hop| self.links.named(&hop.link).map(|link| link.index);
+        let Some(indices) = wanted.hops.iter().map(index).collect::<Option<Vec<u32>>>() else {
+            return Err(error);
+        };
+        let exists = error.errno() == Some(libc::EEXIST);
+        let again = match route::route_at(self.socket, &wanted.destination, &self.links) {
+            Some(holder) if holder.ours => (route::replace(wanted, &indices), Some(Verb::Changed)),
+            Some(holder) => return Err(holder.obstructs(wanted)),
+            None if exists => return Err(error),
+            None => (route::add(wanted, &indices), Some(Verb::Made)),
+        };
+        // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. A route to the
+        // next hop alone says otherwise for as long as it takes, and there is no gap.
+        let mut led = Vec::new();
+        for (hop, index) in wanted.hops.iter().zip(indices).filter(|(hop, _)| hop.via.is_ipv6() && !exists) {
+            match route::route_to(self.socket, hop.via, &self.links) {
+                Ok(holder) if !holder.leads_elsewhere(&hop.link) => {}
+                Ok(holder) if holder.ours => led.push((hop, index)),
+                Ok(holder) => return Err(holder.obstructs(wanted)),
+                // Nothing leads there, so nothing leads elsewhere.
+                Err(_) => {}
+            }
+        }
+        let lead = led.iter().map(|(hop, index)| (route::lead(&hop.via, &hop.link, *index), None));
+        let no_more = led.iter().map(|(hop, _)| (route::lead_no_more(&hop.via), None));
+        Ok(lead.chain([again]).chain(no_more).collect())
     }
 
     fn fail(&mut self, key: Key, origin: Option<&Origin>, error: Error) {
@@ -335,7 +367,7 @@ fn describe(entry: &Entry) -> String {
         Entry::Address { net, .. } => format!("address {net}"),
         Entry::Forwarding { mac, node, .. } => format!("forwarding entry {mac} to {node}"),
         Entry::Neighbour { address, mac, .. } => format!("neighbour {address} with {mac}"),
-        Entry::Route(route) => format!("route {} via {}", route.destination, route.via),
+        Entry::Route(route) => route::describe(route),
         Entry::Port { link, .. } => format!("port {link}"),
         Entry::Table(_) | Entry::Member(_) | Entry::Link(_) | Entry::Sysctl { .. } => {
             format!("{:?}", entry.key())

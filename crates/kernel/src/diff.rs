@@ -91,7 +91,9 @@ impl Gone<'_> {
                 !self.links.contains(link)
             }
             (Key::Port(_), Found::Entry(Entry::Port { bridge, .. })) => !self.links.contains(bridge),
-            (Key::Route(_), Found::Entry(Entry::Route(route))) => !self.links.contains(&route.link),
+            (Key::Route(_), Found::Entry(Entry::Route(route))) => {
+                !route.hops.iter().any(|hop| self.links.contains(&hop.link))
+            }
             _ => true,
         }
     }

@@ -136,9 +136,7 @@ fn links_of(change: &Change) -> BTreeSet<&LinkName> {
             (Key::Address(link, _) | Key::Forwarding(link, _) | Key::Neighbour(link, _), _) => {
                 names.insert(link);
             }
-            (_, Some(Entry::Route(route))) => {
-                names.insert(&route.link);
-            }
+            (_, Some(Entry::Route(route))) => names.extend(route.hops.iter().map(|hop| &hop.link)),
             (_, Some(Entry::Port { link, bridge })) => names.extend([link, bridge]),
             _ => {}
         }

@@ -1,6 +1,6 @@
 //! What a namespace holds of ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use model::Family;
 use netlink_packet_route::AddressFamily;
@@ -19,6 +19,8 @@ pub enum Found {
     Entry(Entry),
     /// Something of ours that no plan makes, in words.
     Other(String),
+    /// Something that is not ours and has taken the place.
+    Foreign,
 }
 
 /// All that is ours in a namespace, and the links it stands on.
@@ -65,14 +67,7 @@ impl Observed {
             }
         }
         for family in Family::BOTH {
-            for message in route::dump(socket, family)? {
-                match route::decode(&message, &observed.links) {
-                    Some((key, found)) => {
-                        observed.entries.insert(key, found);
-                    }
-                    None => observed.strays.push(message),
-                }
-            }
+            observed.take_routes(route::dump(socket, family)?, plan);
         }
         Ok(observed)
     }
@@ -89,6 +84,32 @@ impl Observed {
             };
             self.entries.insert(Key::Port(name), found);
         }
+    }
+
+    fn take_routes(&mut self, messages: Vec<RouteMessage>, plan: &Entries) {
+        let mut several = BTreeSet::new();
+        for message in &messages {
+            if let Some((key, found)) = route::decode(message, &self.links) {
+                match self.entries.entry(key) {
+                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert(found)),
+                    // IPv4 can have several routes to one destination; then the planned one counts, if it is there.
+                    btree_map::Entry::Occupied(mut occupied) => {
+                        several.insert(occupied.key().clone());
+                        if is_planned(&found, occupied.key(), plan) {
+                            occupied.insert(found);
+                        }
+                    }
+                }
+            }
+        }
+        let mut kept = BTreeSet::new();
+        let mut left_out = |message: &RouteMessage| match route::decode(message, &self.links) {
+            None => true,
+            Some((key, found)) => {
+                several.contains(&key) && (self.entries.get(&key) != Some(&found) || !kept.insert(key))
+            }
+        };
+        self.strays.extend(messages.into_iter().filter(|message| left_out(message)));
     }
 
     /// One Ethernet address can have several forwarding entries; then none of them is the planned one.
@@ -112,6 +133,10 @@ impl Observed {
             },
         }
     }
+}
+
+fn is_planned(found: &Found, key: &Key, plan: &Entries) -> bool {
+    matches!(found, Found::Entry(entry) if plan.get(key).is_some_and(|planned| planned.entry == *entry))
 }
 
 /// What it takes to have a link of the plan.

@@ -9,11 +9,7 @@ use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
 use crate::services::{ServicePlan, ServicePortName};
-use crate::{Problem, SetName, Table, TableFamily, Value};
-
-/// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
-/// free for daemons, and this one is in neither the kernel's list nor iproute2's).
-pub const ROUTE_PROTOCOL: u8 = 203;
+use crate::{Problem, Route, SetName, Table, TableFamily, Value};
 
 /// Entries by key. The order of keys is the order in which entries can be made.
 pub type Entries = BTreeMap<Key, Planned>;
@@ -195,21 +191,6 @@ impl Link {
             Link::Bridge { name, .. } | Link::Vxlan { name, .. } => name,
         }
     }
-}
-
-/// A unicast route in the main table, with [`ROUTE_PROTOCOL`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The destination.
-    pub destination: IpNet,
-    /// The next hop.
-    pub via: IpAddr,
-    /// The outgoing link.
-    pub link: LinkName,
-    /// The source address that the node itself uses to get there.
-    pub source: Option<IpAddr>,
-    /// Whether the next hop is taken as reachable on the link without a route to it (`RTNH_F_ONLINK`).
-    pub onlink: bool,
 }
 
 /// An element of a set.

@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 
-use model::{Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, Sending, When};
+use model::{
+    Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, RouteSource, Sending, When,
+};
 
 use crate::local::{among_services, stray, tunnel_link};
 use crate::rules::Value;
 use crate::tables::NODES;
 use crate::underlay::next_hop;
-use crate::{Entry, Member, Problem, Route, Underlay};
+use crate::{Entry, Hop, Member, Problem, Route, Underlay};
 
 /// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
 ///
@@ -63,18 +65,19 @@ pub(crate) fn remote(
 }
 
 fn tunnelled(local: &Node, range: &PodRange, link: &LinkName) -> Route {
-    Route {
-        destination: range.net(),
-        via: range.gateway(),
-        link: link.clone(),
-        source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
-        onlink: true,
-    }
+    let source = local.pod_ranges.of(range.family()).map(PodRange::gateway);
+    Route { source, ..direct(range, (link.clone(), range.gateway())) }
 }
 
 /// The node itself takes its underlay address to get there: the other node's pods answer to that as well.
 fn direct(range: &PodRange, (link, via): (LinkName, IpAddr)) -> Route {
-    Route { destination: range.net(), via, link, source: None, onlink: true }
+    Route {
+        destination: range.net(),
+        hops: vec![Hop { via, link }],
+        source: None,
+        mtu: None,
+        learned: RouteSource::Kubernetes,
+    }
 }
 
 /// The underlay family between two nodes: IPv4 if both have it.

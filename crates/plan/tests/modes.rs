@@ -52,11 +52,7 @@ fn plan_of(nodes: &[Node], sending: Sending, underlay: PerFamily<Underlay>) -> N
 
 fn routes(plan: &NodePlan) -> Vec<String> {
     let route = |entry: &Entry| match entry {
-        Entry::Route(route) => {
-            assert!(route.onlink);
-            let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
-            Some(format!("{} via {} dev {}{source}", route.destination, route.via, route.link))
-        }
+        Entry::Route(route) => Some(route.to_string()),
         _ => None,
     };
     plan.entries.values().filter_map(|planned| route(&planned.entry)).collect()

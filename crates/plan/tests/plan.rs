@@ -60,10 +60,7 @@ fn lines(plan: &NodePlan) -> Vec<String> {
         Entry::Address { link, net } => format!("address {net} dev {link}"),
         Entry::Forwarding { link, mac, node } => format!("fdb {mac} dev {link} dst {node}"),
         Entry::Neighbour { link, address, mac } => format!("neigh {address} lladdr {mac} dev {link}"),
-        Entry::Route(route) => {
-            let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
-            format!("route {} via {} dev {}{source}", route.destination, route.via, route.link)
-        }
+        Entry::Route(route) => format!("route {route}"),
     };
     plan.entries.values().map(|planned| format!("{} | {}", line(&planned.entry), planned.origin)).collect()
 }

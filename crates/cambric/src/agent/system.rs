@@ -124,7 +124,7 @@ impl Ear for News {
 /// gone, and nobody else's is in its place.
 fn single(event: &Event) -> Option<Key> {
     match event {
-        Event::Entry { found: Some(Found::Other(_)), .. } => None,
+        Event::Entry { found: Some(Found::Other(_) | Found::Foreign), .. } => None,
         Event::Entry { key, .. } => Some(key.clone()),
         _ => None,
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use model::{Family, LinkName, Node, NodeName};
 use plan::services::{self, Backend, ServicePortName, Settings};
-use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Route, Table, TableFamily, Value};
+use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
 
 use super::draws::Draws;
 use super::elements::Elements;
@@ -29,13 +29,13 @@ const UDP: u8 = 17;
 
 /// Walks the first packet of a connection from its start to its end.
 ///
-/// If an endpoint is chosen at random on the way, it is the first of them; [`walk_all`] has all.
+/// If an endpoint or a next hop is chosen on the way, it is the first of them; [`walk_all`] has all.
 pub fn walk(world: &World, start: &Start, packet: Packet) -> Walk {
     Walker::new(world, packet).walk(start)
 }
 
 /// Walks the first packet of a connection in all ways that it can take: one for each endpoint that can be chosen at
-/// random. Clients that stay with an endpoint are taken to have none yet.
+/// random, and for each next hop of the routes. Clients that stay with an endpoint are taken to have none yet.
 pub fn walk_all<'w>(
     world: &'w World,
     start: &Start,
@@ -175,20 +175,13 @@ impl<'w> Walker<'w> {
                 None => Err(Loss::NoSuchPod(destination)),
             };
         }
-        match lookup(plan, &destination) {
-            Some((route, origin)) => {
-                let step = Step::Routed {
-                    destination: route.destination,
-                    via: Some(route.via),
-                    link: Some(route.link.clone()),
-                };
+        let found = lookup(plan, &destination);
+        match found.and_then(|(route, origin)| Some((route.destination, self.choose(&route.hops)?, origin))) {
+            Some((destination, plan::Hop { via, link }, origin)) => {
+                let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
                 self.hop(node, step, Some(origin));
-                self.leave(node, plan, Some(&route.link))?;
-                if is_tunnel(&route.link) {
-                    self.tunnel(node, plan, route)
-                } else {
-                    self.hand_over(&route.via)
-                }
+                self.leave(node, plan, Some(link))?;
+                if is_tunnel(link) { self.tunnel(node, plan, link, *via) } else { self.hand_over(via) }
             }
             None => {
                 let everywhere = match self.family() {
@@ -205,6 +198,14 @@ impl<'w> Walker<'w> {
         }
     }
 
+    /// The kernel takes one hop for each flow; which, depends on the flow.
+    fn choose<'h>(&mut self, hops: &'h [plan::Hop]) -> Option<&'h plan::Hop> {
+        match hops {
+            [only] => Some(only),
+            _ => hops.get(self.draws.draw(hops.len() as u32) as usize),
+        }
+    }
+
     /// A packet that goes to a node as it is, by the underlay.
     fn hand_over(&mut self, address: &IpAddr) -> Result<End, Loss> {
         let (owner, _) = self.owner(address).ok_or(Loss::NoSuchNode(*address))?;
@@ -218,10 +219,15 @@ impl<'w> Walker<'w> {
         nodes.find(|(_, (node, _))| has_it(node)).map(|(name, (_, plan))| (name, plan))
     }
 
-    fn tunnel(&mut self, node: &NodeName, plan: &'w NodePlan, route: &Route) -> Result<End, Loss> {
-        let link = &route.link;
-        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), route.via)) else {
-            return Err(Loss::NoNeighbour(route.via));
+    fn tunnel(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        link: &LinkName,
+        via: IpAddr,
+    ) -> Result<End, Loss> {
+        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), via)) else {
+            return Err(Loss::NoNeighbour(via));
         };
         let key = Key::Forwarding(link.clone(), *mac);
         let Some(Entry::Forwarding { node: remote, .. }) = entry(plan, &key) else {
