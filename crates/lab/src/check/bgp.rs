@@ -63,7 +63,7 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
     let mut findings = Vec::new();
     for machine in view.topology.nodes() {
         let expected = ExpectedRoute {
-            protocols: vec![plan::ROUTE_PROTOCOL],
+            protocols: vec![plan::route_protocol(RouteSource::Bgp)],
             way: RouteWay::Tunnel { links: Vec::new() },
         };
         let name = node_name(machine)?;
