@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{Family, Node, NodeName, RouteSource, Sending, When};
+use model::{Family, Node, NodeName, PodRange, RouteSource, Sending, When};
 
 use super::evidence::{ExpectedRoute, RouteFinding, RouteWay, Row};
 use super::view::View;
-use super::ways::in_one_subnet;
+use super::ways::{in_one_subnet, is_plain};
 use crate::fabric::{self, Found};
 use crate::topology::{Interface, Machine, Role};
 use crate::{Error, Result};
@@ -24,7 +24,9 @@ pub(super) fn obstacle(view: &View, row: Row) -> Option<String> {
     let sending = network.encapsulation.sending;
     let mode = match row {
         Row::NoOverlay if sending != Sending::Plain => Some("packets between nodes are encapsulated"),
-        Row::CrossSubnet if sending != Sending::Vxlan(When::CrossSubnet) => {
+        Row::CrossSubnet
+            if !matches!(sending, Sending::Vxlan(When::CrossSubnet) | Sending::Ipip(When::CrossSubnet)) =>
+        {
             Some("encapsulation is not by subnet")
         }
         _ if network.route_source != RouteSource::Bgp => {
@@ -70,17 +72,17 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
         let others = view.cluster.nodes.values().filter(|node| node.name != name);
         let table = fabric::routes(&view.lab.namespace(&machine.name))?;
         for (node, range) in others.flat_map(ranges) {
-            let way = way(view, machine, &name, node, &range);
+            let way = way(view, machine, &name, node, range);
             let expected = ExpectedRoute { way, ..expected.clone() };
-            findings.push(finding(row, machine, range, expected, &table));
+            findings.push(finding(row, machine, range.net(), expected, &table));
         }
     }
     for (router, _) in view.topology.bgp_routers().filter(|_| row == Row::NoOverlay) {
         let table = fabric::routes(&view.lab.namespace(&router.name))?;
         for (node, range) in view.cluster.nodes.values().flat_map(ranges) {
-            let Some(way) = neighbour(view, router, node, Family::of_net(&range)) else { continue };
+            let Some(way) = neighbour(view, router, node, range.family()) else { continue };
             let expected = ExpectedRoute { protocols: ROUTERS.into(), way };
-            findings.push(finding(row, router, range, expected, &table));
+            findings.push(finding(row, router, range.net(), expected, &table));
         }
     }
     Ok(findings)
@@ -90,8 +92,8 @@ fn node_name(machine: &Machine) -> Result<NodeName> {
     NodeName::new(machine.name.as_str()).map_err(|error| Error::Other(error.to_string()))
 }
 
-fn ranges(node: &Node) -> impl Iterator<Item = (&Node, IpNet)> {
-    node.pod_ranges.iter().map(move |range| (node, range.net()))
+fn ranges(node: &Node) -> impl Iterator<Item = (&Node, &PodRange)> {
+    node.pod_ranges.iter().map(move |range| (node, range))
 }
 
 fn finding(
@@ -106,15 +108,16 @@ fn finding(
 }
 
 /// How a node's route leads to the pods of another.
-fn way(view: &View, machine: &Machine, from: &NodeName, to: &Node, range: &IpNet) -> RouteWay {
-    let family = Family::of_net(range);
-    let plain = match view.cluster.network.encapsulation.sending {
-        Sending::Plain => true,
-        Sending::Vxlan(When::Always) => false,
-        Sending::Vxlan(When::CrossSubnet) => in_one_subnet(view, from, &to.name, family),
+fn way(view: &View, machine: &Machine, from: &NodeName, to: &Node, range: &PodRange) -> RouteWay {
+    let tunnel = || RouteWay::Tunnel { links: TUNNELS.map(str::to_owned).into() };
+    let uplink = machine.interfaces.first().map(|uplink| uplink.link.clone());
+    let way = match view.cluster.network.encapsulation.sending {
+        _ if is_plain(view, from, &to.name, range.family()) => neighbour(view, machine, to, range.family()),
+        // What is to be encapsulated leaves by the uplink as well. Its next hop is one that nobody has.
+        Sending::Ipip(_) => uplink.map(|link| RouteWay::Neighbour { via: range.gateway(), link }),
+        _ => None,
     };
-    let direct = neighbour(view, machine, to, family).filter(|_| plain);
-    direct.unwrap_or_else(|| RouteWay::Tunnel { links: TUNNELS.map(str::to_owned).into() })
+    way.unwrap_or_else(tunnel)
 }
 
 /// The way to a node that is in one of a machine's subnets: to its address of the family, or, if it has none, to the other
