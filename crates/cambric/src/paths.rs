@@ -31,6 +31,11 @@ impl RunDir {
         self.0.join("status.json")
     }
 
+    /// The BPF file system in which programs and maps are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
     /// Held by the agent while it runs; its process id is in it.
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join("agent.lock")

@@ -4,6 +4,7 @@
 //! changes in it. Both are the same code, so they cannot disagree. Every entry knows the object it comes from.
 
 mod attachments;
+pub mod bgp;
 mod change;
 mod entry;
 pub mod ipip;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{
-    Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
-    PerFamily, Service,
+    Attachment, AttachmentId, Cluster, EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, PerFamily,
+    Service,
 };
 
 use crate::attachments::attachment;
@@ -55,6 +55,9 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     let mut planner = Planner::new(node.clone());
     planner.facts = facts.clone();
     planner.nodes.clone_from(&cluster.nodes);
+    for node in cluster.nodes.values() {
+        planner.services.node(node, true, &mut Default::default());
+    }
     planner.update(Input::Network(cluster.network.clone()));
     for service in cluster.services.values() {
         planner.update(Input::Service(service.clone()));
@@ -116,7 +119,7 @@ impl Planner {
                 self.replan_services(&mut change);
             }
             Input::Underlay(underlay) => {
-                let settled = same_subnets(&self.facts.underlay, &underlay);
+                let settled = self.facts.underlay == underlay;
                 self.facts.underlay = underlay;
                 self.replan_local(&mut change);
                 if !settled {
@@ -126,7 +129,11 @@ impl Planner {
             Input::Node(node) => {
                 let name = node.name.clone();
                 let strays = self.is_stray(&node);
+                self.services.node(&node, true, &mut change.services);
                 let before = self.nodes.insert(name.clone(), node);
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
                 self.replan_node(&name, &mut change);
                 if name == self.local || strays || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
@@ -134,6 +141,9 @@ impl Planner {
             }
             Input::NodeGone(name) => {
                 let before = self.nodes.remove(&name);
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
                 self.replan_node(&name, &mut change);
                 if name == self.local || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
@@ -371,10 +381,4 @@ impl Planner {
             self.losers.insert(key.clone(), losers);
         }
     }
-}
-
-/// Whether the underlay addresses are on the same links with the same prefixes, whatever the MTU.
-fn same_subnets(one: &PerFamily<Underlay>, other: &PerFamily<Underlay>) -> bool {
-    let place = |underlay: &Underlay| (underlay.link.clone(), underlay.net);
-    Family::BOTH.into_iter().all(|family| one.of(family).map(place) == other.of(family).map(place))
 }

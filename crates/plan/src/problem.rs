@@ -41,6 +41,16 @@ pub enum Problem {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// A pod range to which nothing can be sent in IP in IP.
+    #[error("Node {remote}: nothing can be sent to its pod range {range} in IP in IP, because {obstacle}")]
+    NoTunnel {
+        /// The other node.
+        remote: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
     Conflict {
@@ -75,6 +85,44 @@ pub enum Problem {
         winner: ObjectName,
         /// Whose are not.
         loser: ObjectName,
+    },
+    /// A `BgpPeer` whose password is not known.
+    #[error(
+        "BgpPeer {peer}: there is no session, because the password of spec.passwordSecret is unknown: {reason}"
+    )]
+    NoPassword {
+        /// The peer.
+        peer: Box<str>,
+        /// Why.
+        reason: String,
+    },
+    /// A `BgpPeer` of a family that this node does not have.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is {family} and Node {node} has no {family} \
+         InternalIP to speak from; give it one, or leave it out with spec.nodeSelector"
+    )]
+    NoAddressForPeer {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// This node.
+        node: NodeName,
+        /// The family of both.
+        family: Family,
+    },
+    /// A `BgpPeer` with the address of another peer.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is that of {holder}; use an address that \
+         only this peer has"
+    )]
+    PeerAddressTaken {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// Whose it is.
+        holder: String,
     },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
@@ -132,6 +180,8 @@ fn claim(key: &Key) -> String {
         Key::Route(net) => format!("the pod range {net}"),
         Key::Forwarding(_, mac) => format!("the tunnel address {mac}"),
         Key::Neighbour(_, address) => format!("the gateway address {address}"),
+        Key::TunnelNode(address) => format!("the underlay address {address}"),
+        Key::TunnelRoute(net) => format!("packets to the pod range {net}"),
         Key::Member(member) => format!("the entry {} of set {}", member.key_text(), member.set),
         other => format!("{other:?}"),
     }
