@@ -1,5 +1,6 @@
 //! `cambric status`: the node at a glance.
 
+mod bgp;
 mod services;
 
 use std::fmt::Write;
@@ -26,7 +27,8 @@ use crate::paths::{self, RunDir};
     after_help = "Examples:
   cambric status
   cambric status --json
-  cambric status services"
+  cambric status services
+  cambric status bgp"
 )]
 pub(crate) struct StatusOptions {
     /// The agent's run directory
@@ -43,11 +45,14 @@ pub(crate) struct StatusOptions {
 #[derive(Debug, Subcommand)]
 enum Part {
     Services(services::ServicesOptions),
+    Bgp(bgp::BgpOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
-    if let Some(Part::Services(options)) = &options.part {
-        return services::run(options);
+    match &options.part {
+        Some(Part::Services(options)) => return services::run(options),
+        Some(Part::Bgp(options)) => return bgp::run(options),
+        None => {}
     }
     let run_dir = RunDir(options.run_dir.clone());
     let holder = AgentLock::holder(&run_dir.lock());

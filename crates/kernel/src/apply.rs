@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use model::LinkName;
 use plan::{Entry, Hop, Key, Link, Origin, Planned, Route};
 
@@ -12,7 +11,7 @@ use crate::link::{LinkState, Links};
 use crate::report::{Failure, Report, Verb};
 use crate::rtnl::{Request, RouteSocket};
 use crate::tables::{Tables, Work};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Staged, Tunnel};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
 
 /// The names of links that only we have a use for.
@@ -65,9 +64,9 @@ impl<'a> Apply<'a> {
         for op in ops {
             self.setting(op);
         }
-        let staged = self.tunnel.stage(ops);
-        let barred = self.tunnel.before(&staged, &mut self.report);
-        self.additions(ops, &barred);
+        let mut staged = self.tunnel.stage(ops);
+        self.tunnel.before(&mut staged, &mut self.report);
+        self.additions(ops, &staged);
         self.tunnel.after(&staged, &mut self.report);
         self.removals(ops);
         self.tunnel.last(&staged, &mut self.report);
@@ -144,9 +143,9 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// What is on links: added or changed where it is, many messages at a time. No route leads to a destination that is
-    /// barred.
-    fn additions(&mut self, ops: &[Op<'_>], barred: &BTreeSet<IpNet>) {
+    /// What is on links: added or changed where it is, many messages at a time. No route leads into a tunnel that is
+    /// not there.
+    fn additions(&mut self, ops: &[Op<'_>], staged: &Staged<'_>) {
         let mut jobs = Vec::new();
         let mut held = Vec::new();
         let mut missing: BTreeSet<IpAddr> = BTreeSet::new();
@@ -176,8 +175,7 @@ impl<'a> Apply<'a> {
                 }
                 Entry::Route(wanted)
                     if wanted.source.is_some_and(|source| missing.contains(&source))
-                        || barred.contains(&wanted.destination)
-                        || self.tunnel.is_bare(wanted) =>
+                        || self.tunnel.bars(staged, wanted) =>
                 {
                     self.report.blocked += 1;
                     None

@@ -32,6 +32,8 @@ pub(crate) struct Staged<'o> {
     before: Vec<&'o Op<'o>>,
     after: Vec<&'o Op<'o>>,
     last: Vec<&'o Op<'o>>,
+    /// Where packets could not be sent by the tunnel.
+    barred: BTreeSet<IpNet>,
 }
 
 impl Tunnel {
@@ -129,23 +131,28 @@ impl Tunnel {
         staged
     }
 
-    /// What comes before the kernel's routes. The destinations to which none may lead, as there is no tunnel for them.
-    pub(crate) fn before(&mut self, staged: &Staged<'_>, report: &mut Report) -> BTreeSet<IpNet> {
-        let Some(first) = staged.before.iter().chain(&staged.after).find_map(|op| planned(op)) else {
-            self.carry_out(&staged.before, report);
-            return BTreeSet::new();
-        };
-        let Err(error) = self.open() else { return self.carry_out(&staged.before, report) };
-        let error = unusable(error);
-        let wanted = staged.before.iter().chain(&staged.after).filter_map(|op| planned(op));
-        let barred: BTreeSet<IpNet> = wanted.clone().filter_map(destination).collect();
-        if self.needed {
-            report.blocked += wanted.count() - 1;
-            report.failures.push(failure(first, error));
-        } else {
-            report.tunnel = Some(error);
+    /// What comes before the kernel's routes.
+    pub(crate) fn before(&mut self, staged: &mut Staged<'_>, report: &mut Report) {
+        if self.is_left_alone() {
+            return;
         }
-        barred
+        let error = match self.open() {
+            Err(error) => unusable(error),
+            Ok(_) => {
+                staged.barred = self.carry_out(&staged.before, report);
+                return;
+            }
+        };
+        let mut wanted = staged.before.iter().chain(&staged.after).filter_map(|op| planned(op));
+        staged.barred = wanted.clone().filter_map(destination).collect();
+        match wanted.next() {
+            Some(first) if self.needed => {
+                report.blocked += wanted.count();
+                report.failures.push(failure(first, error));
+            }
+            Some(_) => report.tunnel = Some(error),
+            None => {}
+        }
     }
 
     /// What comes after the kernel's routes.
@@ -162,11 +169,17 @@ impl Tunnel {
         }
     }
 
-    /// Whether packets that take a route would need programs that the link does not have.
-    pub(crate) fn is_bare(&self, route: &Route) -> bool {
-        let tunnelled = |ipip: &Ipip| matches!(ipip.route(route.destination), Ok(Some(_)));
-        route.hops.iter().any(|hop| self.bare.contains(&hop.link))
-            && self.ipip.as_ref().is_some_and(tunnelled)
+    /// Whether packets that take a route would need a tunnel that is not there.
+    pub(crate) fn bars(&self, staged: &Staged<'_>, route: &Route) -> bool {
+        if staged.barred.contains(&route.destination) {
+            return true;
+        }
+        if !route.hops.iter().any(|hop| self.bare.contains(&hop.link)) {
+            return false;
+        }
+        let mut later = staged.after.iter().filter_map(|op| planned(op)).filter_map(destination);
+        let there = |ipip: &Ipip| matches!(ipip.route(route.destination), Ok(Some(_)));
+        later.any(|later| later == route.destination) || self.ipip.as_ref().is_some_and(there)
     }
 
     fn keeps(&self, destination: IpNet) -> bool {

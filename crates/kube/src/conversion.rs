@@ -23,10 +23,7 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
         };
         let network = NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)?
             .with_node_port_addresses(&spec.node_port_addresses)?;
-        let route_source = match spec.route_source {
-            RouteSource::Kubernetes => model::RouteSource::Kubernetes,
-            RouteSource::Bgp => model::RouteSource::Bgp,
-        };
+        let route_source = spec.route_source.into();
         Ok(NetworkConfig { route_source, bgp: BgpSettings::try_from(&spec.bgp)?, ..network })
     }
 }
@@ -58,6 +55,15 @@ impl From<&NetworkConfig> for ClusterNetworkSpec {
                 model::RouteSource::Bgp => RouteSource::Bgp,
             },
             bgp: BgpSpec::from(&network.bgp),
+        }
+    }
+}
+
+impl From<RouteSource> for model::RouteSource {
+    fn from(source: RouteSource) -> Self {
+        match source {
+            RouteSource::Kubernetes => model::RouteSource::Kubernetes,
+            RouteSource::Bgp => model::RouteSource::Bgp,
         }
     }
 }

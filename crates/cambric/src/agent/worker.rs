@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kube_source::Event;
 use plan::{Change, Input, Key, Underlay};
 
+use super::bgp;
 use super::core::{Core, Todo};
 use super::debounce::Debounce;
 use super::health::Health;
@@ -22,6 +23,8 @@ pub(crate) enum Message {
     Cluster(Event, Instant),
     /// These ports for health checks cannot be listened on, in words; all others can.
     HealthPorts(Vec<String>),
+    /// The BGP speaker said something.
+    Bgp(bgp::News),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -168,6 +171,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.health_ports = problems;
                     self.report.fresh = true;
                 }
+                Ok(Message::Bgp(news)) => self.hear_of_bgp(news),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -210,6 +214,17 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
         }
         Next::GoOn
+    }
+
+    fn hear_of_bgp(&mut self, news: bgp::News) {
+        match news {
+            bgp::News::Problems(problems) => {
+                self.report.bgp = problems;
+                self.report.fresh = true;
+            }
+            bgp::News::Routes(changes) => tracing::debug!(count = changes.len(), "BGP routes"),
+            bgp::News::Converged => tracing::debug!("BGP has converged"),
+        }
     }
 
     /// Says whether all of it is in the kernel now; if not, a comparison follows.
@@ -391,6 +406,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
 
     /// Lets others see how things stand.
     fn show(&mut self) {
+        // Peers are not told to send here before there is something to take what they send.
+        if self.compared && self.core.has_plan() {
+            self.report.fresh |= self.core.is_speaker_stale();
+            self.publisher.speak(&mut self.core);
+        }
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
         self.metrics.nodes.set(self.core.nodes().len() as i64);

@@ -1,9 +1,9 @@
-//! What a lab's API holds from the beginning: nodes, the ClusterNetwork and its definition.
+//! What a lab's API holds from the beginning: nodes, the ClusterNetwork, BgpPeers, and the definitions of both.
 
 use apiserver::patch::Patch;
 use apiserver::{Api, ApiError};
 use kube::Resource as _;
-use kube_source::{ClusterNetwork, SINGLETON, crd};
+use kube_source::{BgpPeer, ClusterNetwork, SINGLETON, crds};
 use serde_json::{Value, json};
 
 use crate::topology::{Machine, Topology};
@@ -13,20 +13,31 @@ use crate::{Error, Result};
 pub(super) fn register(api: &Api, topology: &Topology) -> Result<()> {
     let failed =
         |what: &'static str| move |error: ApiError| Error::Other(format!("cannot register {what}: {error}"));
-    let definition = value(&crd())?;
-    let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    ensure(api, "customresourcedefinitions.apiextensions.k8s.io", definition.clone())
-        .map_err(failed("the definition of ClusterNetwork"))?;
-    let spec = Patch::Merge(json!({"spec": definition["spec"]}));
-    api.patch("customresourcedefinitions.apiextensions.k8s.io", "", &name, &spec)
-        .map_err(failed("the definition of ClusterNetwork"))?;
+    for definition in crds() {
+        let definition = value(&definition)?;
+        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        ensure(api, "customresourcedefinitions.apiextensions.k8s.io", definition.clone())
+            .map_err(failed("the definition of a resource"))?;
+        let spec = Patch::Merge(json!({"spec": definition["spec"]}));
+        api.patch("customresourcedefinitions.apiextensions.k8s.io", "", &name, &spec)
+            .map_err(failed("the definition of a resource"))?;
+    }
     let network = json!({
         "apiVersion": ClusterNetwork::api_version(&()),
         "kind": ClusterNetwork::kind(&()),
         "metadata": {"name": SINGLETON},
         "spec": value(&topology.network.spec)?,
     });
-    ensure(api, &name, network).map_err(failed("the ClusterNetwork"))?;
+    ensure(api, &resource::<ClusterNetwork>(), network).map_err(failed("the ClusterNetwork"))?;
+    for (name, spec) in &topology.peers {
+        let peer = json!({
+            "apiVersion": BgpPeer::api_version(&()),
+            "kind": BgpPeer::kind(&()),
+            "metadata": {"name": name},
+            "spec": value(spec)?,
+        });
+        ensure(api, &resource::<BgpPeer>(), peer).map_err(failed("a BgpPeer"))?;
+    }
     for machine in topology.nodes() {
         let node = node(topology, machine);
         let addresses = Patch::Merge(json!({"status": {"addresses": node["status"]["addresses"]}}));
@@ -38,6 +49,11 @@ pub(super) fn register(api: &Api, topology: &Topology) -> Result<()> {
 
 fn value(object: &impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(object).map_err(|error| Error::Other(error.to_string()))
+}
+
+/// What the API calls a kind.
+fn resource<K: kube::Resource<DynamicType = ()>>() -> String {
+    format!("{}.{}", K::plural(&()), K::group(&()))
 }
 
 /// Creates an object unless there is one of its name.

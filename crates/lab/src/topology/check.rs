@@ -10,7 +10,7 @@ use super::addresses::{Allocator, usable};
 use super::source::{self, Text};
 use super::{
     Interface, MAX_MACHINES, MAX_SUBNETS, Machine, Nat, Network, Role, RouterBgp, Subnet, Topology,
-    TopologyError, bgp, nat, network, routes,
+    TopologyError, bgp, nat, network, peers, routes,
 };
 use crate::paths::{FABRIC, MAX_MEMBER_NAME, is_label};
 
@@ -28,7 +28,8 @@ pub(super) fn check(file: &source::File) -> Result<Topology> {
             machine.routes = routes;
         }
     }
-    Ok(Topology { network, subnets, machines })
+    let peers = peers::check(&file.bgp_peers)?;
+    Ok(Topology { network, subnets, machines, peers })
 }
 
 fn subnets(file: &source::File, network: &Network) -> Result<Vec<Subnet>> {

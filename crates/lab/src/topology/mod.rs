@@ -9,6 +9,7 @@ mod check;
 mod error;
 mod nat;
 mod network;
+mod peers;
 mod routes;
 mod source;
 
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use kube_source::BgpPeerSpec;
 use model::PerFamily;
 
 pub(crate) use addresses::usable;
@@ -42,6 +44,8 @@ pub struct Topology {
     pub subnets: Vec<Subnet>,
     /// Routers, NAT gateways, nodes and outside hosts, in this order, and each kind in the order of the file.
     pub machines: Vec<Machine>,
+    /// The `BgpPeer`s by name.
+    pub peers: BTreeMap<String, BgpPeerSpec>,
 }
 
 /// A subnet of the underlay: one broadcast domain.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube_source::{Protocol, When};
+use kube_source::{BgpPeerSpec, BgpSpec, Protocol, RouteSource, When};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -21,6 +21,8 @@ pub(super) struct File {
     pub(super) nodes: Spanned<Vec<Node>>,
     #[serde(default)]
     pub(super) outside: Vec<Outside>,
+    #[serde(default)]
+    pub(super) bgp_peers: Vec<BgpPeer>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +35,16 @@ pub(super) struct Network {
     pub(super) load_balancer_ranges: Vec<Text>,
     pub(super) encapsulation: Option<Spanned<Encapsulation>>,
     pub(super) mtu: Option<Text>,
+    #[serde(default)]
+    pub(super) route_source: RouteSource,
+    pub(super) bgp: Option<Spanned<BgpSpec>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct BgpPeer {
+    pub(super) name: Text,
+    pub(super) spec: Spanned<BgpPeerSpec>,
 }
 
 #[derive(Debug, Deserialize)]

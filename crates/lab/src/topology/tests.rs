@@ -78,6 +78,18 @@ fn addresses_are_chosen_by_role_and_given_ones_kept() {
 }
 
 #[test]
+fn bgp_and_its_peers_are_taken_over() {
+    let text = BASE.replace("mtu: auto", "routeSource: bgp\n  bgp: {asn: 65000, announce: [LoadBalancerIP]}")
+        + "bgpPeers:\n  - {name: tor, spec: {address: \"2001:db8:1::9\", asn: 65001}}\n";
+    let topology = parse(&text).unwrap();
+    assert_eq!(topology.network.config.route_source, model::RouteSource::Bgp);
+    assert!(topology.network.config.bgp.announce.balancer);
+    let network = model::NetworkConfig::try_from(&topology.network.spec);
+    assert_eq!(network.as_ref(), Ok(&topology.network.config));
+    assert_eq!(topology.peers["tor"].address, "2001:db8:1::9");
+}
+
+#[test]
 fn hosts_route_to_a_router_or_gateway_and_nobody_routes_into_a_nat() {
     let topology = parse(BASE).unwrap();
     assert_eq!(routes(&topology, "n1"), ["0.0.0.0/0 via 192.0.2.1", "::/0 via 2001:db8:1::1"]);
@@ -194,6 +206,13 @@ const ERRORS: &[(&str, &str, &str)] = &[
         "mtu: auto",
         "encapsulation: {prot: vxlan}",
         "4:19: unknown field \"prot\"; use one of protocol, when, vni, port",
+    ),
+    ("mtu: auto", "routeSource: rip", "4:16: \"rip\" is not known here; use kubernetes or bgp"),
+    ("mtu: auto", "bgp: {asn: 0}", "4:8: network.bgp.asn: 0 is the number of no autonomous system; use 1"),
+    (
+        "outside:",
+        "bgpPeers: [{name: tor, spec: {address: r1, asn: 65001}}]\noutside:",
+        "25:30: bgpPeers: tor: spec.address: \"r1\" is not an IP address",
     ),
     ("name: home", "name: lan", "9:11: there are two subnets \"lan\"; give each its own name"),
     ("name: home", "name: fabric", "9:11: subnet \"fabric\": the lab itself uses this name"),

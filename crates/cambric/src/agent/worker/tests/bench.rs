@@ -12,9 +12,11 @@ use kube_source::ClusterNetworkSpec;
 use model::{Attachment, LinkName, NetworkConfig, Node, NodeName, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Entries, Entry, Key};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::super::*;
+use crate::agent::bgp::Wanted;
 use crate::agent::machine::AttachmentWork;
 use crate::agent::options::AgentOptions;
 use crate::agent::service_health::Checks;
@@ -146,6 +148,7 @@ pub(super) struct Bench {
     pub(super) wanted: watch::Receiver<bool>,
     condition: Option<watch::Sender<bool>>,
     pub(super) checks: watch::Sender<Checks>,
+    pub(super) speech: (UnboundedSender<Wanted>, UnboundedReceiver<Wanted>),
     turns: VecDeque<Turn>,
     pub(super) api_patience: Duration,
 }
@@ -161,6 +164,7 @@ impl Bench {
             wanted,
             condition: Some(condition),
             checks: watch::Sender::new(Checks::new()),
+            speech: unbounded_channel(),
             turns: VecDeque::new(),
             api_patience: Duration::from_secs(600),
         }
@@ -186,7 +190,8 @@ impl Bench {
         let options = options(self.dir.path());
         let local = NodeName::new("a").unwrap();
         let condition = self.condition.take().unwrap();
-        let publisher = Publisher::new(local.clone(), &options, condition, self.checks.clone());
+        let publisher =
+            Publisher::new(local.clone(), &options, condition, self.checks.clone(), self.speech.0.clone());
         let worker = Worker::new(
             Core::new(local),
             self.kernel.clone(),
