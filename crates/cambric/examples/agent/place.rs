@@ -47,7 +47,7 @@ impl Drop for Place {
         for start in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
             let pins = start.path().join("--run-dir/bpf");
             if pins.exists() {
-                let _ = std::process::Command::new("umount").arg("--lazy").arg(pins).status();
+                let _ = Command::new("umount").arg("--lazy").arg(pins).status();
             }
         }
     }

@@ -193,7 +193,12 @@ fn services_of_a_complete_list_are_planned_and_others_are_gone() {
     let slices = slices.map(|slice| (slice.name.clone(), slice));
     core.restore(
         network(),
-        Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() },
+        Objects {
+            nodes: nodes.into(),
+            services: services.into(),
+            slices: slices.into(),
+            ..Objects::default()
+        },
     );
     // Per service two cluster addresses and a node port on two addresses; one endpoint for those of IPv4.
     let counts = |core: &Core| (core.services().frontends.len(), core.services().endpoints());
@@ -282,7 +287,12 @@ fn what_is_refused_in_the_first_list_stays_as_an_earlier_run_knew_it() {
     let services = [service("gone", 1), service("web", 2)].map(|service| (service.name.clone(), service));
     let slices = [slice("gone-1", "gone", &["10.244.1.2"]), slice("web-1", "web", &["10.244.1.3"])];
     let slices = slices.map(|slice| (slice.name.clone(), slice));
-    let objects = Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() };
+    let objects = Objects {
+        nodes: nodes.into(),
+        services: services.into(),
+        slices: slices.into(),
+        ..Objects::default()
+    };
     core.restore(network(), objects);
     assert!(!core.needs_earlier());
     core.take(Event::Synced);
