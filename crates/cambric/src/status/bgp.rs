@@ -61,8 +61,8 @@ pub(super) fn run(options: &BgpOptions) -> Result<ExitCode> {
 /// `now` is in seconds since 1970.
 fn render(runs: bool, status: Option<&BgpStatus>, now: u64) -> String {
     let mut text = String::new();
+    // Writing to a String cannot fail.
     let mut line = |words: &str| {
-        // Writing to a String cannot fail.
         let _ = writeln!(text, "{words}");
     };
     if !runs {

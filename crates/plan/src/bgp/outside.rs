@@ -17,7 +17,7 @@ pub(super) fn add_sessions(
     for peer in view.peers.peers.values().filter(|peer| selects(peer, view)) {
         match session(view, sessions, peer) {
             Ok(session) => drop(sessions.insert(SessionName::Peer(peer.name.clone()), session)),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
 }
@@ -30,19 +30,15 @@ fn session(
     view: View<'_>,
     sessions: &BTreeMap<SessionName, Session>,
     peer: &BgpPeer,
-) -> Result<Session, Problem> {
+) -> Result<Session, Box<Problem>> {
     let (name, address) = (|| peer.name.clone(), peer.address);
     let family = Family::of(&address);
     let Some(source) = view.local.addresses.of(family).copied() else {
-        return Err(Problem::NoAddressForPeer {
-            peer: name(),
-            address,
-            node: view.local.name.clone(),
-            family,
-        });
+        let node = view.local.name.clone();
+        return Err(Problem::NoAddressForPeer { peer: name(), address, node, family }.into());
     };
     if let Some(holder) = holder(sessions, view, address) {
-        return Err(Problem::PeerAddressTaken { peer: name(), address, holder });
+        return Err(Problem::PeerAddressTaken { peer: name(), address, holder }.into());
     }
     Ok(Session {
         address,
@@ -71,9 +67,9 @@ fn holder(sessions: &BTreeMap<SessionName, Session>, view: View<'_>, address: Ip
     session.or_else(|| view.local.addresses.iter().any(|own| *own == address).then(|| "this node".to_owned()))
 }
 
-fn password(view: View<'_>, peer: &BgpPeer) -> Result<Option<PeerPassword>, Problem> {
+fn password(view: View<'_>, peer: &BgpPeer) -> Result<Option<PeerPassword>, Box<Problem>> {
     let Some(key) = &peer.password else { return Ok(None) };
-    let missing = |reason: String| Problem::NoPassword { peer: peer.name.clone(), reason };
+    let missing = |reason: String| Box::new(Problem::NoPassword { peer: peer.name.clone(), reason });
     match view.peers.passwords.get(key) {
         Some(Ok(password)) => Ok(Some(password.clone())),
         Some(Err(reason)) => Err(missing(reason.clone())),
