@@ -161,6 +161,12 @@ impl Running {
         self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
     }
 
+    /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
+    pub(super) async fn leave(mut self) {
+        drop(self.handle);
+        while self.events.recv().await.is_some() {}
+    }
+
     /// Ends it for good: peers are told to forget its routes.
     pub(super) async fn stop(self) {
         tracing::info!("BGP is spoken no more");
