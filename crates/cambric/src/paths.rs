@@ -31,6 +31,11 @@ impl RunDir {
         self.0.join("status.json")
     }
 
+    /// The BPF file system in which programs and maps are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
     /// What `cambric status bgp` shows.
     pub(crate) fn bgp(&self) -> PathBuf {
         self.0.join("bgp.json")

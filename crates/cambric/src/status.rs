@@ -100,6 +100,8 @@ fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
     line("services", &format!("{} addresses and ports, {} endpoints", status.services, status.endpoints));
     let entries: Vec<String> = status.entries.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     line("planned", &listed(&entries));
+    let packets: Vec<String> = status.tunnel.iter().map(|(fate, count)| format!("{count} {fate}")).collect();
+    line("IP in IP", &listed(&packets));
     match status.compared {
         Some(at) => line("compared", &format!("{} seconds ago", now.saturating_sub(at))),
         None => line("compared", "never"),
@@ -128,6 +130,7 @@ mod tests {
             services: 2,
             endpoints: 5,
             entries: [("route".to_owned(), 4)].into(),
+            tunnel: [("decapsulated".to_owned(), 8), ("refused".to_owned(), 1)].into(),
             problems: vec!["Node b has no InternalIP".to_owned()],
             compared: Some(90),
             ..Status::default()
@@ -140,6 +143,7 @@ mod tests {
             "pod ranges  none",
             "services    2 addresses and ports, 5 endpoints",
             "planned     4 route",
+            "IP in IP    8 decapsulated, 1 refused",
             "compared    10 seconds ago",
             "problem     Node b has no InternalIP",
         ] {

@@ -11,6 +11,7 @@ use crate::link::{LinkState, Links};
 use crate::report::{Failure, Report, Verb};
 use crate::rtnl::{Request, RouteSocket};
 use crate::tables::{Tables, Work};
+use crate::tunnel::{Staged, Tunnel};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
 
 /// The names of links that only we have a use for.
@@ -22,6 +23,7 @@ const JOBS: usize = 1024;
 pub(crate) struct Apply<'a> {
     socket: &'a mut RouteSocket,
     tables: &'a mut Tables,
+    tunnel: &'a mut Tunnel,
     links: Links,
     /// Links that could not be made, and those that are not ours: nothing is put on them.
     barred: BTreeSet<LinkName>,
@@ -44,8 +46,13 @@ enum Subject<'a> {
 }
 
 impl<'a> Apply<'a> {
-    pub(crate) fn new(socket: &'a mut RouteSocket, tables: &'a mut Tables, links: Links) -> Apply<'a> {
-        Apply { socket, tables, links, barred: BTreeSet::new(), report: Report::default() }
+    pub(crate) fn new(
+        socket: &'a mut RouteSocket,
+        tables: &'a mut Tables,
+        tunnel: &'a mut Tunnel,
+        links: Links,
+    ) -> Apply<'a> {
+        Apply { socket, tables, tunnel, links, barred: BTreeSet::new(), report: Report::default() }
     }
 
     /// Carries out `ops`, which are in the order of [`diff`](crate::diff()).
@@ -57,8 +64,12 @@ impl<'a> Apply<'a> {
         for op in ops {
             self.setting(op);
         }
-        self.additions(ops);
+        let mut staged = self.tunnel.stage(ops);
+        self.tunnel.before(&mut staged, &mut self.report);
+        self.additions(ops, &staged);
+        self.tunnel.after(&staged, &mut self.report);
         self.removals(ops);
+        self.tunnel.last(&staged, &mut self.report);
         self.tables(ops, true);
         self.report
     }
@@ -132,8 +143,9 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// What is on links: added or changed where it is, many messages at a time.
-    fn additions(&mut self, ops: &[Op<'_>]) {
+    /// What is on links: added or changed where it is, many messages at a time. No route leads into a tunnel that is
+    /// not there.
+    fn additions(&mut self, ops: &[Op<'_>], staged: &Staged<'_>) {
         let mut jobs = Vec::new();
         let mut held = Vec::new();
         let mut missing: BTreeSet<IpAddr> = BTreeSet::new();
@@ -161,7 +173,10 @@ impl<'a> Apply<'a> {
                 Entry::Neighbour { link, address, mac } => {
                     self.on(planned, link).map(|index| neighbour::add(link, index, address, mac))
                 }
-                Entry::Route(wanted) if wanted.source.is_some_and(|source| missing.contains(&source)) => {
+                Entry::Route(wanted)
+                    if wanted.source.is_some_and(|source| missing.contains(&source))
+                        || self.tunnel.bars(staged, wanted) =>
+                {
                     self.report.blocked += 1;
                     None
                 }
@@ -268,7 +283,14 @@ impl<'a> Apply<'a> {
         match key {
             Key::Address(link, net) => Some(address::remove(link, index(link)?, net)),
             Key::Forwarding(link, mac) => Some(neighbour::stop_forwarding(link, index(link)?, mac)),
-            Key::Neighbour(link, address) => Some(neighbour::remove(link, index(link)?, address)),
+            Key::Neighbour(link, address) if LINKS.contains(&link.as_str()) => {
+                Some(neighbour::remove(link, index(link)?, address))
+            }
+            // One with our mark.
+            Key::Neighbour(link, address) => {
+                Some(neighbour::remove(link, self.links.named(link)?.index, address))
+            }
+            Key::TunnelLocal(_) | Key::TunnelNode(_) | Key::TunnelRoute(_) | Key::TunnelUplink(_) => None,
             Key::Route(_) | Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => {
                 None
             }
@@ -369,9 +391,7 @@ fn describe(entry: &Entry) -> String {
         Entry::Neighbour { address, mac, .. } => format!("neighbour {address} with {mac}"),
         Entry::Route(route) => route::describe(route),
         Entry::Port { link, .. } => format!("port {link}"),
-        Entry::Table(_) | Entry::Member(_) | Entry::Link(_) | Entry::Sysctl { .. } => {
-            format!("{:?}", entry.key())
-        }
+        entry => format!("{:?}", entry.key()),
     }
 }
 

@@ -62,6 +62,11 @@ pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed) -> Vec<Op<'a>> {
                     ops.push(Op::Rebuild(planned));
                 }
             },
+            Entry::TunnelLocal(_)
+            | Entry::TunnelNode(_)
+            | Entry::TunnelRoute { .. }
+            | Entry::TunnelUplink(_)
+                if observed.no_tunnel => {}
             // Only the CNI plugin makes pods' links.
             Entry::Port { link, .. } if observed.links.named(link).is_none() => {}
             entry => match observed.entries.get(key).filter(|found| gone.spares(key, found)) {

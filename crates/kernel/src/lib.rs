@@ -28,6 +28,7 @@ mod seen;
 mod services;
 mod sysctl;
 mod tables;
+mod tunnel;
 mod underlay;
 
 pub use diff::{Op, diff};

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use model::Family;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
+use plan::ipip::Table;
 use plan::{Entries, Entry, Key, Link, TableFamily};
 
 use crate::link::{LinkKind, LinkState, Links, Way};
 use crate::rtnl::RouteSocket;
 use crate::tables::{Condition, Tables};
+use crate::tunnel::Tunnel;
 use crate::{Result, address, neighbour, route, sysctl};
 
 /// What stands under a key.
@@ -32,13 +33,20 @@ pub struct Observed {
     pub links: Links,
     /// Our tables, and whether they are as they should be.
     pub tables: BTreeMap<TableFamily, Condition>,
+    /// Whether the tunnel's entries of a plan are none of our business.
+    pub(crate) no_tunnel: bool,
     /// Routes of ours that no key of a plan can name.
     pub(crate) strays: Vec<RouteMessage>,
 }
 
 impl Observed {
     /// Reads it. The plan says which settings are of interest and what the tables should hold.
-    pub(crate) fn read(socket: &mut RouteSocket, tables: &mut Tables, plan: &Entries) -> Result<Observed> {
+    pub(crate) fn read(
+        socket: &mut RouteSocket,
+        tables: &mut Tables,
+        tunnel: &mut Tunnel,
+        plan: &Entries,
+    ) -> Result<Observed> {
         let mut observed = Observed { links: Links::read(socket)?, ..Observed::default() };
         tables.observe(plan, &mut observed)?;
         for key in plan.keys() {
@@ -60,16 +68,30 @@ impl Observed {
             .cloned()
             .collect();
         for link in &tunnels {
-            for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
-                for message in neighbour::dump(socket, family, &link.name, link.index)? {
-                    observed.take_neighbour(neighbour::decode(&message, &observed.links));
-                }
+            for message in neighbour::forwarding_of(socket, &link.name, link.index)? {
+                observed.take_neighbour(neighbour::decode(&message, &observed.links));
             }
         }
+        observed.no_tunnel = tunnel.is_left_alone();
+        if !observed.no_tunnel {
+            observed.take_tunnel(tunnel.observe());
+        }
         for family in Family::BOTH {
+            for message in neighbour::all(socket, family)? {
+                observed.take_neighbour(neighbour::decode(&message, &observed.links));
+            }
             observed.take_routes(route::dump(socket, family)?, plan);
         }
         Ok(observed)
+    }
+
+    fn take_tunnel(&mut self, table: Table) {
+        let routes =
+            table.routes.into_iter().map(|(destination, route)| Entry::TunnelRoute { destination, route });
+        let entries = table.locals.into_iter().map(Entry::TunnelLocal);
+        let entries = entries.chain(table.nodes.into_iter().map(Entry::TunnelNode));
+        let entries = entries.chain(routes).chain(table.uplinks.into_iter().map(Entry::TunnelUplink));
+        self.entries.extend(entries.map(|entry| (entry.key(), Found::Entry(entry))));
     }
 
     fn take_ports(&mut self) {

@@ -155,6 +155,9 @@ pub enum Protocol {
     #[default]
     #[allow(missing_docs)]
     Vxlan,
+    // IP in IP (RFC 2003, RFC 2473).
+    #[allow(missing_docs)]
+    Ipip,
     #[allow(missing_docs)]
     None,
 }
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn the_schema_refuses_what_cannot_be() {
         let values = |field: &str| spec_field(&format!("/encapsulation/properties/{field}/enum"));
-        assert_eq!(values("protocol"), serde_json::json!(["vxlan", "none"]));
+        assert_eq!(values("protocol"), serde_json::json!(["vxlan", "ipip", "none"]));
         assert_eq!(values("when"), serde_json::json!(["always", "crossSubnet"]));
         assert_eq!(spec_field("/encapsulation/properties/vni/maximum").as_f64(), Some(16_777_215.0));
         assert_eq!(spec_field("/encapsulation/properties/port/minimum").as_f64(), Some(1.0));

@@ -32,8 +32,8 @@ impl From<&NetworkConfig> for ClusterNetworkSpec {
     fn from(network: &NetworkConfig) -> Self {
         let Encapsulation { sending, vxlan } = network.encapsulation;
         let (protocol, when) = match sending {
-            Sending::Vxlan(model::When::Always) => (Protocol::Vxlan, When::Always),
-            Sending::Vxlan(model::When::CrossSubnet) => (Protocol::Vxlan, When::CrossSubnet),
+            Sending::Vxlan(when) => (Protocol::Vxlan, when.into()),
+            Sending::Ipip(when) => (Protocol::Ipip, when.into()),
             Sending::Plain => (Protocol::None, When::Always),
         };
         ClusterNetworkSpec {
@@ -104,13 +104,31 @@ impl From<&BgpSettings> for BgpSpec {
     }
 }
 
+impl From<model::When> for When {
+    fn from(when: model::When) -> When {
+        match when {
+            model::When::Always => When::Always,
+            model::When::CrossSubnet => When::CrossSubnet,
+        }
+    }
+}
+
+impl From<When> for model::When {
+    fn from(when: When) -> model::When {
+        match when {
+            When::Always => model::When::Always,
+            When::CrossSubnet => model::When::CrossSubnet,
+        }
+    }
+}
+
 impl TryFrom<&EncapsulationSpec> for Encapsulation {
     type Error = NetworkError;
 
     fn try_from(spec: &EncapsulationSpec) -> Result<Self, Self::Error> {
         let sending = match (spec.protocol, spec.when) {
-            (Protocol::Vxlan, When::Always) => Sending::Vxlan(model::When::Always),
-            (Protocol::Vxlan, When::CrossSubnet) => Sending::Vxlan(model::When::CrossSubnet),
+            (Protocol::Vxlan, when) => Sending::Vxlan(when.into()),
+            (Protocol::Ipip, when) => Sending::Ipip(when.into()),
             // That is also what is left out.
             (Protocol::None, When::Always) => Sending::Plain,
             (Protocol::None, When::CrossSubnet) => return Err(NetworkError::NothingToEncapsulate),
@@ -171,6 +189,8 @@ mod tests {
             json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"vni": 7, "port": 8472}, "mtu": 1400}),
             json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"when": "crossSubnet"}}),
             json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"protocol": "none", "vni": 7}}),
+            json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"protocol": "ipip"}}),
+            json!({"podRanges": ["10.244.0.0/16"], "encapsulation": {"protocol": "ipip", "when": "crossSubnet"}}),
             json!({"podRanges": ["10.244.0.0/16"], "nodePortAddresses": ["192.0.2.0/24", "2001:db8::/64"]}),
             json!({"podRanges": ["10.244.0.0/16"], "routeSource": "bgp", "bgp": {
                 "asn": 4_200_000_000_u32, "announce": ["LoadBalancerIP", "ClusterIP"], "holdTimeSeconds": 0,
@@ -215,7 +235,7 @@ mod tests {
             (json!({"podRanges": ["10.244.0.0/33"]}), "spec.podRanges[0]: pod range \"10.244.0.0/33\""),
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"protocol": "geneve"}}),
-                "spec.encapsulation.protocol: unknown variant `geneve`, expected `vxlan` or `none`",
+                "spec.encapsulation.protocol: unknown variant `geneve`, expected one of `vxlan`, `ipip`, `none`",
             ),
             (
                 json!({"podRanges": ["10.0.0.0/8"], "encapsulation": {"when": "never"}}),

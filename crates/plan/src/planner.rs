@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{
-    Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
-    PerFamily, Service,
+    Attachment, AttachmentId, Cluster, EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, PerFamily,
+    Service,
 };
 
 use crate::attachments::attachment;
@@ -119,7 +119,7 @@ impl Planner {
                 self.replan_services(&mut change);
             }
             Input::Underlay(underlay) => {
-                let settled = same_subnets(&self.facts.underlay, &underlay);
+                let settled = self.facts.underlay == underlay;
                 self.facts.underlay = underlay;
                 self.replan_local(&mut change);
                 if !settled {
@@ -381,10 +381,4 @@ impl Planner {
             self.losers.insert(key.clone(), losers);
         }
     }
-}
-
-/// Whether the underlay addresses are on the same links with the same prefixes, whatever the MTU.
-fn same_subnets(one: &PerFamily<Underlay>, other: &PerFamily<Underlay>) -> bool {
-    let place = |underlay: &Underlay| (underlay.link.clone(), underlay.net);
-    Family::BOTH.into_iter().all(|family| one.of(family).map(place) == other.of(family).map(place))
 }

@@ -41,6 +41,16 @@ pub enum Problem {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// A pod range to which nothing can be sent in IP in IP.
+    #[error("Node {remote}: nothing can be sent to its pod range {range} in IP in IP, because {obstacle}")]
+    NoTunnel {
+        /// The other node.
+        remote: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
     Conflict {
@@ -170,6 +180,8 @@ fn claim(key: &Key) -> String {
         Key::Route(net) => format!("the pod range {net}"),
         Key::Forwarding(_, mac) => format!("the tunnel address {mac}"),
         Key::Neighbour(_, address) => format!("the gateway address {address}"),
+        Key::TunnelNode(address) => format!("the underlay address {address}"),
+        Key::TunnelRoute(net) => format!("packets to the pod range {net}"),
         Key::Member(member) => format!("the entry {} of set {}", member.key_text(), member.set),
         other => format!("{other:?}"),
     }

@@ -6,11 +6,12 @@ use model::{
     Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, RouteSource, Sending, When,
 };
 
-use crate::local::{among_services, stray, tunnel_link};
+use crate::ipip::{NextHop, Outer};
+use crate::local::{among_services, prefix, stray, tunnel_link};
 use crate::rules::Value;
-use crate::tables::NODES;
-use crate::underlay::next_hop;
-use crate::{Entry, Hop, Member, Problem, Route, Underlay};
+use crate::tables::{NODES, TUNNELLED};
+use crate::underlay::{known, next_hop};
+use crate::{Entry, Hop, Member, Obstacle, Problem, Route, Underlay, ipip};
 
 /// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
 ///
@@ -23,7 +24,11 @@ pub(crate) fn remote(
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
     // A node's packets are accepted from all of its addresses, whichever of them it prefers to send from.
-    let mut entries: Vec<Entry> = remote.addresses.iter().map(node_member).collect();
+    let mut entries: Vec<Entry> = remote
+        .addresses
+        .iter()
+        .flat_map(|address| [node_member(address), Entry::TunnelNode(*address)])
+        .collect();
     among_services(network, remote, problems);
     if remote.addresses.is_empty() {
         problems.push(Problem::NoAddress(remote.name.clone()));
@@ -48,20 +53,64 @@ pub(crate) fn remote(
     for range in ranges {
         entries.extend(stray(network, range));
         entries.push(Entry::Neighbour { link: link.clone(), address: range.gateway(), mac });
-        let plain = || next_hop(subnets, local, remote, range).map(|hop| direct(range, hop));
-        let route = match network.encapsulation.sending {
-            Sending::Vxlan(When::Always) => Ok(tunnelled(local, range, &link)),
-            Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| Ok(tunnelled(local, range, &link))),
+        let plain =
+            || next_hop(subnets, local, remote, range).map(|hop| vec![Entry::Route(direct(range, hop))]);
+        let vxlan = || vec![Entry::Route(tunnelled(local, range, &link))];
+        let ipip = || ipip(subnets, local, (underlay, *address), range);
+        let way = match network.encapsulation.sending {
+            Sending::Vxlan(When::Always) => Ok(vxlan()),
+            Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| Ok(vxlan())),
+            Sending::Ipip(When::Always) => ipip(),
+            Sending::Ipip(When::CrossSubnet) => plain().or_else(|_| ipip()),
             Sending::Plain => plain(),
         };
-        match route {
-            Ok(route) => entries.push(Entry::Route(route)),
+        match way {
+            Ok(way) => entries.extend(way),
             Err(obstacle) => {
-                problems.push(Problem::NoPlainRoute { remote: remote.name.clone(), range: *range, obstacle });
+                let (remote, range) = (remote.name.clone(), *range);
+                problems.push(match network.encapsulation.sending {
+                    Sending::Ipip(_) => Problem::NoTunnel { remote, range, obstacle },
+                    _ => Problem::NoPlainRoute { remote, range, obstacle },
+                });
             }
         }
     }
     entries
+}
+
+/// The way to a pod range of the node with an underlay address, in IP in IP.
+///
+/// The kernel's next hop is the other node itself, if it is in the subnet. If it is not, or has no address that the
+/// kernel takes for a next hop, there is one that nobody has: the gateway of the range, at an Ethernet address that is
+/// as good as any, since the programs look for the next hop themselves.
+fn ipip(
+    subnets: &PerFamily<Underlay>,
+    local: &Node,
+    (family, address): (Family, IpAddr),
+    range: &PodRange,
+) -> Result<Vec<Entry>, Obstacle> {
+    let Some(own) = local.addresses.of(family).copied() else { return Err(Obstacle::Family(family)) };
+    let Underlay { link, net, mtu } = known(subnets, family, own)?;
+    let outer = Outer::new(own, address).ok_or(Obstacle::Family(family))?;
+    let near = net.contains(&address) && (range.family() == Family::V4 || family == Family::V6);
+    let mut entries = Vec::new();
+    let (via, next_hop) = if near {
+        (address, NextHop::Kept)
+    } else {
+        let mac = MacAddr::for_tunnel(&address);
+        entries.push(Entry::Neighbour { link: link.clone(), address: range.gateway(), mac });
+        (range.gateway(), NextHop::Asked)
+    };
+    entries.extend([
+        prefix(TUNNELLED, range),
+        Entry::TunnelRoute { destination: range.net(), route: ipip::Route { outer, next_hop, hold: None } },
+        Entry::Route(Route {
+            hops: vec![Hop { via, link: link.clone() }],
+            mtu: Some(mtu.saturating_sub(outer.overhead())),
+            ..tunnelled(local, range, link)
+        }),
+    ]);
+    Ok(entries)
 }
 
 fn tunnelled(local: &Node, range: &PodRange, link: &LinkName) -> Route {

@@ -21,7 +21,7 @@ pub struct Underlay {
 pub enum Obstacle {
     /// The node is in another subnet.
     #[error(
-        "{address} is not in {subnet}, the subnet of this node; use protocol vxlan with when crossSubnet"
+        "{address} is not in {subnet}, the subnet of this node; use protocol vxlan or ipip with when crossSubnet"
     )]
     OtherSubnet {
         /// Its underlay address.
@@ -30,7 +30,7 @@ pub enum Obstacle {
         subnet: IpNet,
     },
     /// The nodes lack addresses of the family.
-    #[error("the two nodes do not both have an {0} InternalIP; give them one, or use protocol vxlan")]
+    #[error("the two nodes do not both have an {0} InternalIP; give them one, or use protocol vxlan or ipip")]
     Family(Family),
     /// The subnet of this node is not known.
     #[error("no link of this node has its InternalIP {0}; see --node-ip of its kubelet")]
@@ -47,18 +47,27 @@ pub(crate) fn next_hop(
     remote: &Node,
     range: &PodRange,
 ) -> Result<(LinkName, IpAddr), Obstacle> {
-    let families = match range.family() {
-        Family::V4 => &[Family::V4, Family::V6][..],
+    let families: &'static [Family] = match range.family() {
+        Family::V4 => &[Family::V4, Family::V6],
         Family::V6 => &[Family::V6],
     };
-    let both =
-        |family: &Family| Some((*family, *local.addresses.of(*family)?, *remote.addresses.of(*family)?));
+    let both = |family: &'static Family| {
+        Some((family, local.addresses.of(*family)?, *remote.addresses.of(*family)?))
+    };
     let (family, own, address) = families.iter().find_map(both).ok_or(Obstacle::Family(range.family()))?;
-    // Between a change of the node's address and the next look at its links the address is on none that is known.
-    let known = underlay.of(family).filter(|underlay| underlay.net.addr() == own);
-    let Underlay { link, net, .. } = known.ok_or(Obstacle::NoSubnet(own))?;
+    let Underlay { link, net, .. } = known(underlay, *family, *own)?;
     if !net.contains(&address) {
         return Err(Obstacle::OtherSubnet { address, subnet: net.trunc() });
     }
     Ok((link.clone(), address))
+}
+
+/// The link that has the node's own address of a family. Between a change of the node's address and the next look at its
+/// links it is on none that is known.
+pub(crate) fn known(
+    underlay: &PerFamily<Underlay>,
+    family: Family,
+    own: IpAddr,
+) -> Result<&Underlay, Obstacle> {
+    underlay.of(family).filter(|underlay| underlay.net.addr() == own).ok_or(Obstacle::NoSubnet(own))
 }

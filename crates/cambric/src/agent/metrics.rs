@@ -1,8 +1,9 @@
 //! What Prometheus reads.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kernel::ipip::Counters;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +16,12 @@ use prometheus_client::registry::{Registry, Unit};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Kind {
     pub(crate) kind: String,
+}
+
+/// What became of packets, as `decapsulated`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Fate {
+    pub(crate) fate: String,
 }
 
 /// A watched resource, as `nodes`.
@@ -50,6 +57,7 @@ pub(crate) struct Metrics {
     pub(crate) ready: Gauge,
     pub(crate) last_success: Gauge<f64, AtomicU64>,
     pub(crate) watch_errors: Family<Resource, Counter>,
+    tunnel: Family<Fate, Counter>,
     bgp_sessions: Gauge,
     bgp_sessions_up: Gauge,
     bgp_received: Family<Af, Gauge>,
@@ -81,6 +89,7 @@ impl Metrics {
             ready: Gauge::default(),
             last_success: Gauge::default(),
             watch_errors: Family::default(),
+            tunnel: Family::default(),
             bgp_sessions: Gauge::default(),
             bgp_sessions_up: Gauge::default(),
             bgp_received: Family::default(),
@@ -136,6 +145,11 @@ impl Metrics {
             self.last_success.clone(),
         );
         all.register("api_watch_errors", "Failed watches of the API", self.watch_errors.clone());
+        all.register(
+            "ipip_packets",
+            "Packets of IP in IP by what became of them, as of the last comparison",
+            self.tunnel.clone(),
+        );
         all.register("bgp_sessions", "BGP sessions that there should be", self.bgp_sessions.clone());
         all.register("bgp_sessions_up", "BGP sessions that are established", self.bgp_sessions_up.clone());
         all.register(
@@ -158,6 +172,14 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// Takes over what the programs of IP in IP have counted, which began before this process.
+    pub(crate) fn count_tunnel(&self, counters: Option<Counters>) {
+        for (fate, count) in counters.iter().flat_map(Counters::by_fate) {
+            let fate = self.tunnel.get_or_create(&Fate { fate: fate.to_owned() });
+            fate.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Sets what is known of BGP; `prefixes` are those received and advertised in a family.

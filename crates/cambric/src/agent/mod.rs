@@ -147,7 +147,7 @@ fn start_worker(
     metrics: Arc<Metrics>,
 ) -> Result<(Inbox, oneshot::Receiver<()>)> {
     let (sender, receiver) = mpsc::channel();
-    let (machine, ear, waker) = system::open(&options.cni_data_dir)?;
+    let (machine, ear, waker) = system::open(&RunDir(options.run_dir.clone()), &options.cni_data_dir)?;
     let (ending, ended) = oneshot::channel();
     let times = Times { sync_period: options.sync_period, api_patience: API_PATIENCE };
     let worker = Worker::new(core, machine, ear, receiver, publisher, health, metrics, times);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use kernel::ipip::Counters;
 use model::{NodeFile, NodeName, PerFamily};
 use plan::Entries;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ pub(crate) struct Status {
     pub(crate) endpoints: usize,
     /// How many entries of which kind are planned.
     pub(crate) entries: BTreeMap<String, usize>,
+    /// How many packets met which fate in IP in IP; nothing if there is none.
+    #[serde(default)]
+    pub(crate) tunnel: BTreeMap<String, u64>,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// When the kernel was last compared, in seconds since 1970.
@@ -62,6 +66,10 @@ pub(crate) struct Report {
     pub(crate) publish_error: Option<String>,
     /// Why services are not as planned.
     pub(crate) services_error: Option<String>,
+    /// Why there is no IP in IP, where nothing is sent by it.
+    pub(crate) tunnel_error: Option<String>,
+    /// What the programs of IP in IP have counted.
+    pub(crate) tunnel: Option<Counters>,
     /// The ports for health checks that cannot be listened on.
     pub(crate) health_ports: Vec<String>,
     /// What is wrong with the BGP speaker.
@@ -224,6 +232,7 @@ impl Publisher {
         let mut problems = core.problems();
         problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
         problems.extend(report.publish_error.clone());
+        problems.extend(report.tunnel_error.clone());
         problems.extend(report.health_ports.iter().cloned());
         problems.extend(report.bgp.iter().cloned());
         problems.extend(report.failures.iter().cloned());
@@ -249,6 +258,12 @@ impl Publisher {
             services: core.services().frontends.len(),
             endpoints: core.services().endpoints(),
             entries: report.entries.clone(),
+            tunnel: report
+                .tunnel
+                .iter()
+                .flat_map(Counters::by_fate)
+                .map(|(fate, count)| (fate.to_owned(), count))
+                .collect(),
             problems,
             compared: report.compared,
         };

@@ -370,6 +370,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
         self.compared = true;
         self.report.services_error.clone_from(&outcome.services_error);
+        self.report.tunnel_error.clone_from(&outcome.tunnel_error);
+        self.report.tunnel = self.machine.tunnel_counters();
+        self.metrics.count_tunnel(self.report.tunnel);
         outcome
     }
 

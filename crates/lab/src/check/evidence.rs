@@ -207,7 +207,14 @@ pub enum Carried {
         /// The outer destination address.
         destination: IpAddr,
     },
-    /// Directly in IP, or in more than one tunnel.
+    /// In IP in IP.
+    Ipip {
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+    },
+    /// In more than one tunnel.
     Otherwise,
 }
 
@@ -222,6 +229,9 @@ impl Carried {
             Carried::Vxlan { vni, port, source, destination } => {
                 Carried::Vxlan { vni, port, source: destination, destination: source }
             }
+            Carried::Ipip { source, destination } => {
+                Carried::Ipip { source: destination, destination: source }
+            }
             Carried::Nowhere | Carried::Otherwise => self,
         }
     }
@@ -235,6 +245,7 @@ impl fmt::Display for Carried {
             Carried::Vxlan { vni, port, source, destination } => {
                 write!(f, "VXLAN {vni} port {port} {source} > {destination}")
             }
+            Carried::Ipip { source, destination } => write!(f, "IP in IP {source} > {destination}"),
             Carried::Otherwise => f.write_str("another encapsulation"),
         }
     }
@@ -350,6 +361,8 @@ pub struct Forgery {
 pub enum ForgeryKind {
     /// A VXLAN packet from a host that is no node.
     StrangersVxlan,
+    /// An IP in IP packet from a host that is no node.
+    StrangersIpip,
     /// A packet from a pod with another pod's source address.
     SpoofedSource,
 }
@@ -359,6 +372,7 @@ impl ForgeryKind {
     pub fn title(self) -> &'static str {
         match self {
             ForgeryKind::StrangersVxlan => "VXLAN from a stranger",
+            ForgeryKind::StrangersIpip => "IP in IP from a stranger",
             ForgeryKind::SpoofedSource => "another pod's source",
         }
     }

@@ -81,7 +81,7 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
             lines.push(Judged { row, title, tried, verdict });
         }
     }
-    for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::SpoofedSource] {
+    for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::StrangersIpip, ForgeryKind::SpoofedSource] {
         let of_kind = |forgery: &&Forgery| forgery.row == row && forgery.kind == kind;
         let outcomes: Vec<Failure> = evidence
             .forgeries

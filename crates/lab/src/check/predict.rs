@@ -101,6 +101,9 @@ impl<'v> Predictor<'v> {
             Step::Encapsulated { link, source, destination, .. } => {
                 Some(self.tunnel(&hop.node, link, *source, *destination))
             }
+            Step::Wrapped { source, destination, .. } => {
+                Some(Carried::Ipip { source: *source, destination: *destination })
+            }
             _ => None,
         });
         let tunnels: Vec<Carried> = tunnels.collect();

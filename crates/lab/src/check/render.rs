@@ -143,6 +143,7 @@ fn carried_word(carried: Carried) -> String {
         Carried::Nowhere => "nothing".to_owned(),
         Carried::Plain { .. } => "plain".to_owned(),
         Carried::Vxlan { vni, .. } => format!("VXLAN {vni}"),
+        Carried::Ipip { .. } => "IP in IP".to_owned(),
         Carried::Otherwise => "another tunnel".to_owned(),
     }
 }

@@ -190,7 +190,11 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ),
     ("[10.96.0.0/16]", "[10.244.1.0/24]", "3:19: network: 10.244.0.0/16 and 10.244.1.0/24 overlap"),
     ("10.244.0.0/16,", "10.244.0.0/31,", "2:15: network.podRanges[0]: pod range 10.244.0.0/31 has no room"),
-    ("mtu: auto", "encapsulation: {protocol: gre}", "4:29: \"gre\" is not known here; use vxlan or none"),
+    (
+        "mtu: auto",
+        "encapsulation: {protocol: gre}",
+        "4:29: \"gre\" is not known here; use vxlan, ipip or none",
+    ),
     (
         "mtu: auto",
         "encapsulation: {protocol: none, when: crossSubnet}",

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{Family, LinkName, Node, NodeName};
+use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
 use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
 
 use super::draws::Draws;
 use super::elements::Elements;
 use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
-use super::lookup::{connected, entry, link_address, lookup, owns, pod_mac, pod_port, vxlan};
+use super::lookup::{connected, entry, ipip, link_address, lookup, owns, pod_mac, pod_port, vxlan};
 use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
 /// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
@@ -176,12 +177,19 @@ impl<'w> Walker<'w> {
             };
         }
         let found = lookup(plan, &destination);
-        match found.and_then(|(route, origin)| Some((route.destination, self.choose(&route.hops)?, origin))) {
-            Some((destination, plan::Hop { via, link }, origin)) => {
+        match found.and_then(|(route, origin)| Some((route, self.choose(&route.hops)?, origin))) {
+            Some((plan::Route { destination, mtu, .. }, plan::Hop { via, link }, origin)) => {
+                let destination = *destination;
                 let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
                 self.hop(node, step, Some(origin));
                 self.leave(node, plan, Some(link))?;
-                if is_tunnel(link) { self.tunnel(node, plan, link, *via) } else { self.hand_over(via) }
+                if is_tunnel(link) {
+                    return self.tunnel(node, plan, link, *via);
+                }
+                match ipip(plan, &self.packet.destination) {
+                    Some(tunnel) => self.ipip(node, plan, (via, link, mtu), tunnel),
+                    None => self.hand_over(via),
+                }
             }
             None => {
                 let everywhere = match self.family() {
@@ -254,6 +262,38 @@ impl<'w> Walker<'w> {
         self.arrive(name, Came::Link(Some(link.clone())))
     }
 
+    /// A packet that the program on an uplink wraps.
+    fn ipip(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        (via, link, mtu): (&IpAddr, &LinkName, &Option<u32>),
+        (tunnel, origin): (&ipip::Route, Origin),
+    ) -> Result<End, Loss> {
+        let (source, destination) = (tunnel.outer.source(), tunnel.outer.destination());
+        if !plan.entries.contains_key(&Key::TunnelUplink(link.clone())) {
+            return Err(Loss::TunnelMismatch(link.clone()));
+        }
+        let next = match tunnel.next_hop {
+            NextHop::Kept => *via,
+            NextHop::Asked if entry(plan, &Key::Neighbour(link.clone(), *via)).is_none() => {
+                return Err(Loss::NoNeighbour(*via));
+            }
+            NextHop::Asked => destination,
+        };
+        let step = Step::Wrapped { link: link.clone(), source, destination, mtu: *mtu };
+        self.hop(node, step, Some(origin));
+        let (name, plan) = self.owner(&next).ok_or(Loss::NoSuchNode(next))?;
+        if !plan.entries.contains_key(&Key::TunnelLocal(destination)) {
+            return Err(Loss::NoSuchNode(destination));
+        }
+        if !plan.entries.contains_key(&Key::TunnelNode(source)) {
+            return Err(Loss::Stranger(source));
+        }
+        self.hop(name, Step::Unwrapped, None);
+        self.arrive(name, Came::Link(None))
+    }
+
     /// The hooks between the choice of the way and the link; `None` is the node's own uplink.
     fn leave(&mut self, node: &NodeName, plan: &'w NodePlan, link: Option<&LinkName>) -> Result<(), Loss> {
         self.visit.output = link.cloned().or_else(uplink);
@@ -261,8 +301,10 @@ impl<'w> Walker<'w> {
         self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
         self.hook(node, plan, Hook::FirstOut)?;
         // Of the chains that translate sources the first that does so has decided for the connection.
-        if !self.hook(node, plan, Hook::ServiceSourceNat)? {
-            self.hook(node, plan, Hook::SourceNat)?;
+        for hook in [Hook::TunnelSourceNat, Hook::ServiceSourceNat, Hook::SourceNat] {
+            if self.hook(node, plan, hook)? {
+                break;
+            }
         }
         Ok(())
     }
