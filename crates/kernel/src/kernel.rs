@@ -9,7 +9,7 @@ use plan::{Change, Entries, Entry, Key};
 
 use crate::Result;
 use crate::apply::Apply;
-use crate::diff::{Op, diff};
+use crate::diff::{Op, Unplanned, diff};
 use crate::ipip::Counters;
 use crate::link::{self, Links};
 use crate::monitor::Hush;
@@ -88,16 +88,24 @@ impl Kernel {
         Observed::read(&mut self.socket, &mut self.tables, &mut self.tunnel, plan)
     }
 
-    /// Makes the kernel hold what the plan says. If it does already, nothing is written.
+    /// Makes the kernel hold what the plan says, and nothing else of ours. If it does already, nothing is written.
     ///
     /// # Errors
     /// If the kernel cannot be read. What cannot be written is in the report.
     pub fn reconcile(&mut self, plan: &Entries) -> Result<Report> {
+        self.reconcile_but(Unplanned::Nothing, plan)
+    }
+
+    /// Makes the kernel hold what the plan says, and leaves some of what the plan does not have alone.
+    ///
+    /// # Errors
+    /// As [`Kernel::reconcile`].
+    pub fn reconcile_but(&mut self, unplanned: Unplanned, plan: &Entries) -> Result<Report> {
         let mut report = Report::default();
         self.tunnel.plan(plan);
         for _ in 0..ROUNDS {
             let observed = self.observe(plan)?;
-            let ops = diff(plan, &observed);
+            let ops = diff(plan, &observed, unplanned);
             // A link that changes loses neighbours, an address that goes takes routes with it, and what goes may
             // make room for what failed.
             let side_effects = ops.iter().any(|op| match op {

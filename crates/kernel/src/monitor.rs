@@ -394,5 +394,5 @@ fn route_news(message: &RouteMessage, replaces: bool, links: &Links) -> Option<E
     // Another's route is of interest only if it may have taken the place of ours.
     let destination = route::destination(message)?;
     (replaces && message.header.table == RouteHeader::RT_TABLE_MAIN)
-        .then(|| Event::Entry { key: Key::Route(destination), found: Some(Found::Foreign) })
+        .then_some(Event::Entry { key: Key::Route(destination), found: Some(Found::Foreign) })
 }

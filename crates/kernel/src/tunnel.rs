@@ -114,7 +114,7 @@ impl Tunnel {
                         if later { staged.after.push(op) } else { staged.before.push(op) }
                     }
                     Entry::TunnelLocal(_) | Entry::TunnelNode(_) | Entry::TunnelUplink(_) => {
-                        staged.before.push(op)
+                        staged.before.push(op);
                     }
                     _ => {}
                 },
@@ -123,7 +123,7 @@ impl Tunnel {
                     if earlier { staged.before.push(op) } else { staged.last.push(op) }
                 }
                 Op::Remove(Key::TunnelLocal(_) | Key::TunnelNode(_) | Key::TunnelUplink(_)) => {
-                    staged.last.push(op)
+                    staged.last.push(op);
                 }
                 _ => {}
             }

@@ -39,6 +39,8 @@ pub struct Planned {
 pub enum Origin {
     /// The `ClusterNetwork`, or the node itself.
     ClusterNetwork,
+    /// What BGP peers have told of a prefix.
+    Learned(IpNet),
     /// A node of the cluster.
     Node(NodeName),
     /// A port of a service.
@@ -51,6 +53,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::ClusterNetwork => f.write_str("ClusterNetwork"),
+            Origin::Learned(prefix) => write!(f, "BGP route {prefix}"),
             Origin::Node(name) => write!(f, "Node {name}"),
             Origin::Service(name) => write!(f, "Service {name}"),
             Origin::Attachment(id) => write!(f, "Pod interface {id}"),

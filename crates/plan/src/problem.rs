@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{Family, NodeName, ObjectName, PodRange};
 
 use crate::services::Frontend;
-use crate::{Key, Obstacle, Origin};
+use crate::{Key, Obstacle, Origin, Refusal};
 
 /// Something in the cluster's state that keeps a part of the plan from being made. The rest is planned all the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -51,11 +51,21 @@ pub enum Problem {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// What BGP peers have told and is not planned as they did, or not at all.
+    #[error("BGP: {prefix}{} {refusal}", beside(*.others))]
+    Learned {
+        /// One of the prefixes.
+        prefix: IpNet,
+        /// How many there are beside it.
+        others: usize,
+        /// Why.
+        refusal: Refusal,
+    },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
     Conflict {
         /// What both claim.
-        key: Key,
+        key: Box<Key>,
         /// Who has it.
         winner: Origin,
         /// Who has not.
@@ -173,6 +183,14 @@ pub enum Problem {
         /// The biggest that fits, in bytes.
         most: u32,
     },
+}
+
+fn beside(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => ", like another prefix,".to_owned(),
+        count => format!(", like {count} others,"),
+    }
 }
 
 fn claim(key: &Key) -> String {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kernel::Unplanned;
 use kube_source::{Event, Object, Watched};
 use model::{
     Attachment, BgpPeer, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily,
@@ -283,6 +284,14 @@ impl Core {
         self.planner.entries()
     }
 
+    /// What of ours stays in the kernel though the plan does not have it.
+    pub(crate) fn unplanned(&self) -> Unplanned {
+        match self.planner.retains_learned(!self.peers.peers.is_empty()) {
+            true => Unplanned::Learned,
+            false => Unplanned::Nothing,
+        }
+    }
+
     /// What the CNI plugin is to be told; `None` while the node has no pod range.
     pub(crate) fn node_file(&self) -> Option<NodeFile> {
         let (network, node) = (self.planner.network()?, self.planner.local_node()?);
@@ -486,10 +495,7 @@ impl Core {
         }
         self.speaker_stale = true;
         self.announced = Announced::All;
-        let facts = self.planner.facts().clone();
-        let mut planner = Planner::new(self.local.clone());
-        planner.update(Input::Underlay(facts.underlay));
-        planner.update(Input::Addresses(facts.addresses));
+        let mut planner = self.planner.start_over();
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.
         if let Some(network) = network {
@@ -499,7 +505,6 @@ impl Core {
         for node in local.into_iter().chain(nodes.into_values()) {
             planner.update(Input::Node(node));
         }
-        planner.update(Input::Attachments(facts.attachments));
         // Slices wait for their services, so that each service is planned once.
         for slice in slices.into_values() {
             planner.update(Input::Slice(slice));

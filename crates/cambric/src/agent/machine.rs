@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kernel::Steps;
 use kernel::ipip::Counters;
+use kernel::{Steps, Unplanned};
 use model::{Attachment, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key, Underlay};
@@ -62,8 +62,8 @@ pub(crate) type AttachmentWork<'a> = dyn FnMut(&mut dyn Machine, Result<Vec<Atta
 pub(crate) trait Machine {
     /// Applies a change of the plan.
     fn apply(&mut self, change: &Change) -> Outcome;
-    /// Compares all with the plan and applies the difference.
-    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome;
+    /// Compares all with the plan and applies the difference, which has not all that is unplanned.
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan, unplanned: Unplanned) -> Outcome;
     /// How many packets met which fate in IP in IP, if there is any.
     fn tunnel_counters(&mut self) -> Option<Counters>;
     /// Has the services' tables listed at the next comparison, as somebody else may have changed them.

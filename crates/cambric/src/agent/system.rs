@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cni::ipam::Store;
 use kernel::ipip::Counters;
-use kernel::{Event, Found, Kernel, Monitor, Report};
+use kernel::{Event, Found, Kernel, Monitor, Report, Unplanned};
 use model::{Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
@@ -57,8 +57,8 @@ impl Machine for System {
         outcome(self.kernel.apply(change))
     }
 
-    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
-        let mut done = outcome(self.kernel.reconcile(entries));
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan, unplanned: Unplanned) -> Outcome {
+        let mut done = outcome(self.kernel.reconcile_but(unplanned, entries));
         // It has tried again itself; what is open still is among the failures.
         done.reconcile_needed = false;
         let services = self.kernel.reconcile_services(services);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use kernel::Unplanned;
 use kube_source::Event;
 use plan::{Change, Input, Key, Underlay};
 
@@ -306,11 +307,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         if !self.compared || keys.is_empty() || keys.len() > MOST_SINGLES {
             return;
         }
+        let keeps = self.core.unplanned() == Unplanned::Learned;
         let planned = |key: Key| {
             let planned = self.core.planned(&key).cloned();
-            (key, planned)
+            let stays = keeps && planned.is_none() && matches!(key, Key::Route(_));
+            (!stays).then_some((key, planned))
         };
-        let change = Change { keys: keys.into_iter().map(planned).collect(), ..Change::default() };
+        let change = Change { keys: keys.into_iter().filter_map(planned).collect(), ..Change::default() };
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
@@ -363,7 +366,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 Err(error) => report.attachments_error = Some(error),
             }
             report.count(core.entries());
-            outcome = machine.reconcile(core.entries(), core.services());
+            outcome = machine.reconcile(core.entries(), core.services(), core.unplanned());
         });
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());

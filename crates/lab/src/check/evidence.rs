@@ -1,5 +1,6 @@
 //! What was found out about a lab: facts, without a judgement.
 
+mod route;
 mod service;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::Family;
 use serde::Serialize;
 
+pub use self::route::{ExpectedRoute, RouteFinding, RouteWay, Shown};
 pub use self::service::{Aspect, Connection, Fate, Got, Leg, Path, Target, Try};
 
 /// All that was gathered in one check.
@@ -36,6 +38,8 @@ pub struct Evidence {
     pub connections: Vec<Connection>,
     /// Packets that should not arrive.
     pub forgeries: Vec<Forgery>,
+    /// Routes that rows are about.
+    pub routes: Vec<RouteFinding>,
     /// Rows that this lab cannot have, and why.
     pub impossible: Vec<(Row, String)>,
 }
@@ -102,9 +106,14 @@ impl Row {
         }
     }
 
+    /// Whether it says where routes come from.
+    pub fn about_routes(self) -> bool {
+        matches!(self, Row::NoOverlay | Row::CrossSubnet)
+    }
+
     /// Whether there is a way to prove it.
     pub fn provable(self) -> bool {
-        !matches!(self, Row::NoOverlay | Row::CrossSubnet | Row::BehindNat)
+        !matches!(self, Row::BehindNat)
     }
 }
 

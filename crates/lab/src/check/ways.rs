@@ -57,7 +57,7 @@ pub(super) fn own_address(view: &View, node: &NodeName, to: &NodeName, family: F
 }
 
 /// Whether pods' packets of a family go from one node to another as they are.
-fn is_plain(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
+pub(super) fn is_plain(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
     match view.cluster.network.encapsulation.sending {
         Sending::Vxlan(When::Always) | Sending::Ipip(When::Always) => false,
         Sending::Vxlan(When::CrossSubnet) | Sending::Ipip(When::CrossSubnet) => {
@@ -69,7 +69,7 @@ fn is_plain(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool
 
 /// Whether two nodes have a subnet in common in which packets of a family can go as they are: IPv4 packets can do so
 /// by IPv6 next hops, if the nodes have no IPv4 addresses.
-fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
+pub(super) fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
     let interfaces = |node: &NodeName| {
         let machine = view.topology.machine(node.as_str());
         machine.into_iter().flat_map(|machine| machine.interfaces.iter()).collect::<Vec<_>>()

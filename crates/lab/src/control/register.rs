@@ -6,7 +6,7 @@ use kube::Resource as _;
 use kube_source::{BgpPeer, ClusterNetwork, SINGLETON, crds};
 use serde_json::{Value, json};
 
-use crate::topology::{Machine, Topology};
+use crate::topology::{Machine, SUBNET_LABEL, Topology};
 use crate::{Error, Result};
 
 /// Puts into the API what a topology has. What is there already keeps what others have changed of it.
@@ -70,6 +70,8 @@ fn node(topology: &Topology, machine: &Machine) -> Value {
         "kubernetes.io/os": std::env::consts::OS,
         "kubernetes.io/arch": if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" },
     });
+    let subnet = machine.interfaces.first().and_then(|uplink| topology.subnets.get(uplink.subnet));
+    labels[SUBNET_LABEL] = subnet.map(|subnet| subnet.name.as_str()).into();
     for (key, value) in &machine.labels {
         labels[key.as_str()] = value.clone().into();
     }

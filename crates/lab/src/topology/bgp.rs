@@ -1,12 +1,17 @@
 //! Routers that speak BGP with the nodes of their subnets.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use kube_source::{BfdSpec, BgpPeerSpec, NodeSelector};
 use model::{Asn, Family};
 
 use super::source::{self, Speaker, Text};
 use super::{Machine, Topology, TopologyError};
+
+/// The label of a node that says in which subnet of the lab it is.
+pub const SUBNET_LABEL: &str = "lab.cambric.io/subnet";
 
 /// What a router says in BGP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,5 +82,33 @@ impl Topology {
             }
         }
         sessions
+    }
+
+    /// The routers as nodes know them: one peer in each subnet and family, for the nodes of the subnet.
+    pub(super) fn router_peers(&self) -> BTreeMap<String, BgpPeerSpec> {
+        let mut peers = BTreeMap::new();
+        for (router, bgp) in self.bgp_routers() {
+            for session in self.sessions(router) {
+                let subnet = self.subnets.get(session.subnet).map_or("", |subnet| subnet.name.as_str());
+                let family = Family::of(&session.router).to_string().to_lowercase();
+                let peer = || BgpPeerSpec {
+                    node_selector: NodeSelector {
+                        match_labels: [(SUBNET_LABEL.to_owned(), subnet.to_owned())].into(),
+                    },
+                    address: session.router.to_string(),
+                    port: None,
+                    asn: bgp.asn.value().into(),
+                    password_secret: None,
+                    ttl_security: false,
+                    hold_time_seconds: None,
+                    bfd: bgp.bfd.then(BfdSpec::default),
+                    max_prefixes: None,
+                    import_filter: Vec::new(),
+                    export_filter: Vec::new(),
+                };
+                peers.entry(format!("{}-{subnet}-{family}", router.name)).or_insert_with(peer);
+            }
+        }
+        peers
     }
 }

@@ -28,8 +28,12 @@ pub(super) fn check(file: &source::File) -> Result<Topology> {
             machine.routes = routes;
         }
     }
-    let peers = peers::check(&file.bgp_peers)?;
-    Ok(Topology { network, subnets, machines, peers })
+    let mut topology = Topology { network, subnets, machines, peers: BTreeMap::new() };
+    topology.peers = match &file.bgp_peers {
+        Some(list) => peers::check(list)?,
+        None => topology.router_peers(),
+    };
+    Ok(topology)
 }
 
 fn subnets(file: &source::File, network: &Network) -> Result<Vec<Subnet>> {

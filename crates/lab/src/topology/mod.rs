@@ -22,7 +22,7 @@ use kube_source::BgpPeerSpec;
 use model::PerFamily;
 
 pub(crate) use addresses::usable;
-pub use bgp::{RouterBgp, Session};
+pub use bgp::{RouterBgp, SUBNET_LABEL, Session};
 pub use error::TopologyError;
 pub use nat::Nat;
 pub use network::Network;
@@ -44,7 +44,7 @@ pub struct Topology {
     pub subnets: Vec<Subnet>,
     /// Routers, NAT gateways, nodes and outside hosts, in this order, and each kind in the order of the file.
     pub machines: Vec<Machine>,
-    /// The `BgpPeer`s by name.
+    /// The `BgpPeer`s by name: those of the file, or, if it says nothing of any, the routers that speak BGP.
     pub peers: BTreeMap<String, BgpPeerSpec>,
 }
 

@@ -21,8 +21,7 @@ pub(super) struct File {
     pub(super) nodes: Spanned<Vec<Node>>,
     #[serde(default)]
     pub(super) outside: Vec<Outside>,
-    #[serde(default)]
-    pub(super) bgp_peers: Vec<BgpPeer>,
+    pub(super) bgp_peers: Option<Vec<BgpPeer>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,12 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("vxlan", include_str!("../../../../examples/labs/vxlan.yaml")),
     ("direct", include_str!("../../../../examples/labs/direct.yaml")),
     ("cross-subnet", include_str!("../../../../examples/labs/cross-subnet.yaml")),
     ("vxlan-v4", include_str!("../../../../examples/labs/vxlan-v4.yaml")),
     ("vxlan-v6", include_str!("../../../../examples/labs/vxlan-v6.yaml")),
+    ("bgp", include_str!("../../../../examples/labs/bgp.yaml")),
+    ("cross-subnet-bgp", include_str!("../../../../examples/labs/cross-subnet-bgp.yaml")),
     ("two-subnets", include_str!("../../../../examples/labs/two-subnets.yaml")),
 ];
 
@@ -145,7 +147,17 @@ fn routers_that_speak_bgp_have_sessions_with_the_nodes_of_their_subnets() {
     let sessions: Vec<String> =
         sessions.map(|one| format!("{} {} {}", one.node.name, one.router, one.peer)).collect();
     assert_eq!(sessions, ["n1 192.0.2.1 192.0.2.77", "n1 2001:db8:1::1 2001:db8:1::11"]);
-    assert!(parse(BASE).unwrap().bgp_routers().next().is_none());
+    let peers = topology.peers.iter();
+    let peers: Vec<String> = peers
+        .map(|(name, peer)| {
+            let (subnet, bfd) = (&peer.node_selector.match_labels[SUBNET_LABEL], peer.bfd.is_some());
+            format!("{name} {} {} {subnet} {bfd}", peer.address, peer.asn)
+        })
+        .collect();
+    assert_eq!(peers, ["r1-lan-ipv4 192.0.2.1 64513 lan true", "r1-lan-ipv6 2001:db8:1::1 64513 lan true"]);
+    assert!(parse(&(text + "bgpPeers: []\n")).unwrap().peers.is_empty());
+    let silent = parse(BASE).unwrap();
+    assert!(silent.bgp_routers().next().is_none() && silent.peers.is_empty());
 }
 
 #[test]
@@ -210,7 +222,7 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ("mtu: auto", "routeSource: rip", "4:16: \"rip\" is not known here; use kubernetes or bgp"),
     ("mtu: auto", "bgp: {asn: 0}", "4:8: network.bgp.asn: 0 is the number of no autonomous system; use 1"),
     (
-        "outside:",
+        "outside:\n",
         "bgpPeers: [{name: tor, spec: {address: r1, asn: 65001}}]\noutside:",
         "25:30: bgpPeers: tor: spec.address: \"r1\" is not an IP address",
     ),

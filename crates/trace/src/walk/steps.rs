@@ -181,6 +181,7 @@ impl<'w> Walker<'w> {
             Some((plan::Route { destination, mtu, .. }, plan::Hop { via, link }, origin)) => {
                 let destination = *destination;
                 let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
+                let told = matches!(origin, Origin::Learned(_));
                 self.hop(node, step, Some(origin));
                 self.leave(node, plan, Some(link))?;
                 if is_tunnel(link) {
@@ -188,6 +189,8 @@ impl<'w> Walker<'w> {
                 }
                 match ipip(plan, &self.packet.destination) {
                     Some(tunnel) => self.ipip(node, plan, (via, link, mtu), tunnel),
+                    // A router, which knows what it does.
+                    None if told && self.owner(via).is_none() => self.go_outside(),
                     None => self.hand_over(via),
                 }
             }
@@ -198,11 +201,17 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, Step::Routed { destination: everywhere, via: None, link: None }, None);
                 self.leave(node, plan, None)?;
-                match self.owner(&destination) {
-                    Some(_) => self.hand_over(&destination),
-                    None => Ok(End::Outside),
-                }
+                self.go_outside()
             }
+        }
+    }
+
+    /// A packet that is left to others. They bring it to a node if it is for the node itself.
+    fn go_outside(&mut self) -> Result<End, Loss> {
+        let destination = self.packet.destination;
+        match self.owner(&destination) {
+            Some(_) => self.hand_over(&destination),
+            None => Ok(End::Outside),
         }
     }
 

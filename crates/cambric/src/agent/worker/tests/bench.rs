@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, FromArgMatches};
+use kernel::Unplanned;
 use kernel::ipip::Counters;
 use kube_source::ClusterNetworkSpec;
 use model::{Attachment, LinkName, NetworkConfig, Node, NodeName, PerFamily};
@@ -78,7 +79,7 @@ impl Machine for Pretended {
         })
     }
 
-    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan) -> Outcome {
+    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan, _: Unplanned) -> Outcome {
         self.with(|state| {
             state.record.push("reconcile");
             if state.refuse {
