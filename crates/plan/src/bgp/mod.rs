@@ -58,6 +58,8 @@ pub struct Speaker {
     pub cluster_id: Option<Ipv4Addr>,
     /// Its own addresses, which are next hops of its routes.
     pub addresses: PerFamily<IpAddr>,
+    /// Whether routes to the pods of other nodes come from its sessions.
+    pub routes: bool,
     /// The sessions to have.
     pub sessions: BTreeMap<SessionName, Session>,
     /// The pod ranges of the node, which it tells everybody.
@@ -135,6 +137,7 @@ pub fn speaker(view: View<'_>, problems: &mut Vec<Problem>) -> Option<Speaker> {
         router_id: router_id(local),
         cluster_id: local.reflector.and_then(|reflector| reflector.cluster_id),
         addresses: local.addresses.clone(),
+        routes: network.route_source == RouteSource::Bgp,
         sessions,
         pod_routes: local.pod_ranges.iter().map(PodRange::net).collect(),
     })

@@ -137,7 +137,7 @@ impl<T: Fn(News)> Task<T> {
         match told {
             Wanted::Speaker(speaker) => {
                 self.wanted = speaker;
-                self.adjust().await;
+                self.adjust(false).await;
             }
             Wanted::Services(all) => {
                 let gone = self.services.difference(&all).map(|address| (*address, false));
@@ -159,12 +159,12 @@ impl<T: Fn(News)> Task<T> {
         }
     }
 
-    /// Makes what runs as it is wanted.
-    async fn adjust(&mut self) {
+    /// Makes what runs as it is wanted; with `anew`, by another speaker.
+    async fn adjust(&mut self, anew: bool) {
         self.problems.clear();
         self.retry_at = None;
         let Some(wanted) = self.wanted.clone() else { return self.fall_silent().await };
-        if let Some(running) = self.running.as_mut().filter(|running| running.fits(&wanted)) {
+        if let Some(running) = self.running.as_mut().filter(|running| !anew && running.fits(&wanted)) {
             self.problems.extend(running.adjust(wanted.clone()).await);
         } else {
             self.start(wanted.clone()).await;
@@ -180,12 +180,10 @@ impl<T: Fn(News)> Task<T> {
     }
 
     async fn start(&mut self, wanted: Arc<Speaker>) {
-        // As if it had been killed: the next one takes its place, and peers keep the routes until then.
-        let before = self.running.take();
-        if before.is_some() {
+        if let Some(before) = self.running.take() {
             self.unheard.get_or_insert_with(|| self.learned.clone());
+            before.leave().await;
         }
-        drop(before);
         match Running::start(wanted, &self.services, self.restarting).await {
             Ok((running, problems)) => {
                 self.running = Some(running);
@@ -279,13 +277,8 @@ impl<T: Fn(News)> Task<T> {
     async fn see_to_what_is_due(&mut self) {
         let now = Instant::now();
         if self.retry_at.is_some_and(|at| at <= now) {
-            if let Some(running) = self.running.as_mut()
-                && running.could_listen()
-            {
-                self.running = None;
-                self.unheard.get_or_insert_with(|| self.learned.clone());
-            }
-            self.adjust().await;
+            let anew = self.running.as_ref().is_some_and(Running::could_listen);
+            self.adjust(anew).await;
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look().await;

@@ -73,12 +73,13 @@ impl Running {
         Ok((running, problems))
     }
 
-    /// Whether this one can become what is wanted, without its being started anew.
+    /// Whether this one can become what is wanted, without its being started anew. When routes begin to come from its
+    /// sessions it cannot: who waits for all of them is told once after each start that they are there.
     pub(super) fn fits(&self, wanted: &Speaker) -> bool {
-        let lasting = |speaker: &Speaker| {
-            (speaker.asn, speaker.router_id, speaker.cluster_id, speaker.addresses.clone())
-        };
-        lasting(&self.speaker) == lasting(wanted)
+        let Speaker { asn, router_id, cluster_id, addresses, routes, .. } = &*self.speaker;
+        (asn, router_id, cluster_id, addresses)
+            == (&wanted.asn, &wanted.router_id, &wanted.cluster_id, &wanted.addresses)
+            && (*routes || !wanted.routes)
     }
 
     /// Makes sessions and routes as they are wanted; what cannot be done.
@@ -159,6 +160,12 @@ impl Running {
     /// Whether it could listen now where it could not when it was started.
     pub(super) fn could_listen(&self) -> bool {
         self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
+    }
+
+    /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
+    pub(super) async fn leave(mut self) {
+        drop(self.handle);
+        while self.events.recv().await.is_some() {}
     }
 
     /// Ends it for good: peers are told to forget its routes.
