@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::Attributes;
 
 /// Hands out shared attributes, so that the many prefixes with the same ones cost a pointer each.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
-    known: HashSet<Arc<Attributes>>,
+    known: HashSet<Arc<Attributes>, RandomState>,
     sweep_at: usize,
 }
 

@@ -9,10 +9,12 @@ use rustbgpd_wire::attribute::encode_path_attributes;
 use rustbgpd_wire::constants::{HEADER_LEN, MARKER, attr_flags, attr_type, message_type};
 use rustbgpd_wire::validate::{validate_as_path_ceiling, validate_update_attributes};
 use rustbgpd_wire::{
-    Afi, Aggregator, AsPath, AsPathSegment, ErrorDisposition, ExtendedCommunity, NlriEntry, NotificationCode,
-    NotificationMessage, PathAttribute, Prefix, RawAttribute, RouteRefreshSubtype, Safi, UpdateMessage,
+    Afi, Aggregator, AsPath, AsPathSegment, DecodeError, ErrorDisposition, ExtendedCommunity, NlriEntry,
+    NotificationCode, NotificationMessage, PathAttribute, Prefix, RawAttribute, RouteRefreshSubtype, Safi,
+    UpdateMessage,
 };
 
+use crate::nlri;
 use crate::{Attributes, Community, LargeCommunity, Origin, OtherAttribute};
 
 /// The longest message sent. Longer ones may be received, if so agreed (RFC 8654).
@@ -45,15 +47,15 @@ pub(crate) fn decode(
     if message.withdrawn_routes.is_empty() && message.path_attributes.is_empty() && message.nlri.is_empty() {
         return Ok(Update { end_of_rib: Some(Family::V4), ..Update::default() });
     }
-    let parsed = message.parse_revised(four_octet_as, internal, false, &[]).map_err(|error| {
-        let (code, subcode, data) = error.to_notification();
-        NotificationMessage::new(code, subcode, data)
-    })?;
     let mut update = Update {
-        withdrawn: parsed.update.withdrawn.iter().map(|entry| v4_net(&entry.prefix)).collect(),
+        withdrawn: nlri::ipv4(&message.withdrawn_routes).map_err(|error| fatal(&error))?,
         ..Update::default()
     };
-    let mut body: Vec<IpNet> = parsed.update.announced.iter().map(|entry| v4_net(&entry.prefix)).collect();
+    let attributes_alone =
+        UpdateMessage { withdrawn_routes: Bytes::new(), nlri: Bytes::new(), ..message.clone() };
+    let parsed =
+        attributes_alone.parse_revised(four_octet_as, internal, false, &[]).map_err(|error| fatal(&error))?;
+    let mut body = nlri::ipv4(&message.nlri).map_err(|error| fatal(&error))?;
     let mut reach = None;
     let attributes = &parsed.update.attributes;
     for attribute in attributes {
@@ -116,6 +118,11 @@ pub(crate) fn decode(
         update.announced.push((from_wire(attributes, next_hop), nets));
     }
     Ok(update)
+}
+
+fn fatal(error: &DecodeError) -> NotificationMessage {
+    let (code, subcode, data) = error.to_notification();
+    NotificationMessage::new(code, subcode, data)
 }
 
 fn from_wire(attributes: &[PathAttribute], next_hop: IpAddr) -> Attributes {
@@ -407,16 +414,12 @@ pub(crate) fn family(afi: Afi) -> Option<Family> {
     }
 }
 
+/// The decoder has checked the length.
 fn net(entry: &NlriEntry) -> IpNet {
     match &entry.prefix {
-        Prefix::V4(prefix) => v4_net(prefix),
+        Prefix::V4(prefix) => Ipv4Net::new(prefix.addr, prefix.len).unwrap_or_default().into(),
         Prefix::V6(prefix) => Ipv6Net::new(prefix.addr, prefix.len).unwrap_or_default().into(),
     }
-}
-
-/// The decoder has checked the length.
-fn v4_net(prefix: &rustbgpd_wire::Ipv4Prefix) -> IpNet {
-    Ipv4Net::new(prefix.addr, prefix.len).unwrap_or_default().into()
 }
 
 #[cfg(test)]
