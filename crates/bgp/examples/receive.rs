@@ -92,7 +92,7 @@ fn measure(
     let (running, pid, mut count) = receiver(&wire, routes);
     run_on(&[SENDERS_CORE]);
     let used_before = processor(pid);
-    let took = wire.run(async move {
+    let (took, used, then, most) = wire.run(async move {
         let mut sender = SpeakerConfig::new(65001, [10, 0, 0, 1].into());
         sender.convergence = Duration::from_secs(3600);
         let (handle, mut events) = start(sender, 1, Options::default()).unwrap();
@@ -112,12 +112,12 @@ fn measure(
             while count() < routes {
                 std::thread::sleep(POLL);
             }
-            begin.elapsed()
+            let took = begin.elapsed();
+            // Before the session ends, which costs the receiver something too.
+            (took, processor(pid) - used_before, memory(pid, "VmRSS:"), memory(pid, "VmHWM:"))
         });
         counting.await.unwrap()
     });
-    let (then, most) = (memory(pid, "VmRSS:"), memory(pid, "VmHWM:"));
-    let used = processor(pid) - used_before;
     println!(
         "{name:<10} {:>11.1} ms {:>11.1} ms {:>10.1} MiB {:>10.1} MiB",
         millis(took),

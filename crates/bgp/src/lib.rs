@@ -31,6 +31,7 @@ mod rib;
 mod speaker;
 mod status;
 pub mod transport;
+mod usual;
 mod wire;
 
 pub use attributes::{Attributes, Community, LargeCommunity, Origin, OtherAttribute, ParseCommunityError};

@@ -14,8 +14,7 @@ use rustbgpd_wire::{
     UpdateMessage,
 };
 
-use crate::nlri;
-use crate::{Attributes, Community, LargeCommunity, Origin, OtherAttribute};
+use crate::{Attributes, Community, LargeCommunity, Origin, OtherAttribute, nlri, usual};
 
 /// The longest message sent. Longer ones may be received, if so agreed (RFC 8654).
 const MESSAGE: usize = 4096;
@@ -44,18 +43,32 @@ pub(crate) fn decode(
     four_octet_as: bool,
     internal: bool,
 ) -> Result<Update, NotificationMessage> {
+    match usual::attributes(&message.path_attributes).filter(|_| four_octet_as) {
+        Some(attributes) => {
+            let withdrawn = read_nets(&message.withdrawn_routes)?;
+            let nets = read_nets(&message.nlri)?;
+            let announced = if nets.is_empty() { Vec::new() } else { vec![(attributes, nets)] };
+            Ok(Update { withdrawn, announced, ..Update::default() })
+        }
+        None => decode_any(message, four_octet_as, internal),
+    }
+}
+
+/// Reads an UPDATE whatever is in it.
+fn decode_any(
+    message: &UpdateMessage,
+    four_octet_as: bool,
+    internal: bool,
+) -> Result<Update, NotificationMessage> {
     if message.withdrawn_routes.is_empty() && message.path_attributes.is_empty() && message.nlri.is_empty() {
         return Ok(Update { end_of_rib: Some(Family::V4), ..Update::default() });
     }
-    let mut update = Update {
-        withdrawn: nlri::ipv4(&message.withdrawn_routes).map_err(|error| fatal(&error))?,
-        ..Update::default()
-    };
+    let mut update = Update { withdrawn: read_nets(&message.withdrawn_routes)?, ..Update::default() };
     let attributes_alone =
         UpdateMessage { withdrawn_routes: Bytes::new(), nlri: Bytes::new(), ..message.clone() };
     let parsed =
         attributes_alone.parse_revised(four_octet_as, internal, false, &[]).map_err(|error| fatal(&error))?;
-    let mut body = nlri::ipv4(&message.nlri).map_err(|error| fatal(&error))?;
+    let mut body = read_nets(&message.nlri)?;
     let mut reach = None;
     let attributes = &parsed.update.attributes;
     for attribute in attributes {
@@ -118,6 +131,10 @@ pub(crate) fn decode(
         update.announced.push((from_wire(attributes, next_hop), nets));
     }
     Ok(update)
+}
+
+fn read_nets(list: &[u8]) -> Result<Vec<IpNet>, NotificationMessage> {
+    nlri::ipv4(list).map_err(|error| fatal(&error))
 }
 
 fn fatal(error: &DecodeError) -> NotificationMessage {
