@@ -40,6 +40,7 @@ fn assert_proved(topology: &str, families: usize) -> BTreeSet<String> {
     }
     let titles: Vec<&str> = rows.iter().map(|(_, title, _)| title.as_str()).collect();
     assert!(titles.contains(&"VXLAN from a stranger"), "{titles:?}");
+    assert!(titles.contains(&"IP in IP from a stranger"), "{titles:?}");
     assert!(titles.contains(&"another pod's source"), "{titles:?}");
     for title in
         ["a pod to itself", "traffic policy Local", "no endpoint: refusal", "one client, one endpoint"]
@@ -90,6 +91,17 @@ fn a_lab_without_encapsulation_is_proved() {
 #[test]
 fn a_lab_that_encapsulates_across_subnets_only_is_proved() {
     assert_eq!(assert_proved("cross-subnet.yaml", 2), set(&["plain", "vxlan"]));
+}
+
+/// Nodes behind a router are reached in IP in IP, and so are those of the same subnet.
+#[test]
+fn a_lab_with_ip_in_ip_is_proved() {
+    assert_eq!(assert_proved("ipip.yaml", 2), set(&["ipip"]));
+}
+
+#[test]
+fn a_lab_with_ip_in_ip_across_subnets_only_is_proved() {
+    assert_eq!(assert_proved("cross-subnet-ipip.yaml", 2), set(&["ipip", "plain"]));
 }
 
 /// With an address translation that somebody added, the far end sees another address than the pod's.

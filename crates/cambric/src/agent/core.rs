@@ -1,15 +1,18 @@
 //! What the agent knows of the cluster, and what it makes of it. No I/O and no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kernel::Unplanned;
 use kube_source::{Event, Object, Watched};
 use model::{
-    Attachment, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily, Service,
+    Attachment, BgpPeer, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily,
+    Service,
 };
+use plan::bgp::{self, Peers, Speaker};
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Input, Key, Planned, Planner, Underlay};
+use plan::{Change, Entries, Input, Key, Planned, Planner, Problem, Underlay};
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -20,6 +23,9 @@ pub(crate) struct Objects {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) services: BTreeMap<ObjectName, Service>,
     pub(crate) slices: BTreeMap<ObjectName, EndpointSlice>,
+    pub(crate) peers: BTreeMap<Box<str>, BgpPeer>,
+    /// The labels of this node.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Objects {
@@ -41,6 +47,13 @@ impl Objects {
 pub(crate) struct Core {
     local: NodeName,
     planner: Planner,
+    peers: Peers,
+    /// The one that was last asked for; none before.
+    speaker: Option<Option<Arc<Speaker>>>,
+    speaker_problems: Vec<Problem>,
+    /// Whether what the speaker is made from has changed since it was made.
+    speaker_stale: bool,
+    announced: Announced,
     /// What is being listed, until the list is complete: it then takes the place of what a file said.
     listing: Option<Objects>,
     listed_network: Option<NetworkConfig>,
@@ -51,6 +64,15 @@ pub(crate) struct Core {
     local_gone: bool,
     says_available: Option<bool>,
     revision: u64,
+}
+
+/// Which addresses of services BGP peers are told, as news.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// Others in no relation to those before.
+    All,
+    /// These are told now, or not any more.
+    Changed(BTreeMap<IpAddr, bool>),
 }
 
 /// What an event asks the agent to do.
@@ -69,6 +91,11 @@ impl Core {
     pub(crate) fn new(local: NodeName) -> Core {
         Core {
             planner: Planner::new(local.clone()),
+            peers: Peers::default(),
+            speaker: None,
+            speaker_problems: Vec::new(),
+            speaker_stale: true,
+            announced: Announced::All,
             listing: Some(Objects::default()),
             listed_network: None,
             restored: false,
@@ -131,13 +158,83 @@ impl Core {
             Event::ServiceGone(name) => return self.hear(Input::ServiceGone(name)),
             Event::Slice(slice) => return self.hear(Input::Slice(slice)),
             Event::SliceGone(name) => return self.hear(Input::SliceGone(name)),
+            Event::Peer(peer) => match &mut self.listing {
+                Some(listing) => drop(listing.peers.insert(peer.name.clone(), peer)),
+                None => self.change_peers(|peers| drop(peers.peers.insert(peer.name.clone(), peer))),
+            },
+            Event::PeerGone(name) => match &mut self.listing {
+                Some(listing) => drop(listing.peers.remove(&name)),
+                None => self.change_peers(|peers| drop(peers.peers.remove(&name))),
+            },
+            Event::LocalLabels(labels) => self.change_peers(|peers| peers.labels = labels),
+            Event::Passwords(passwords) => self.change_peers(|peers| peers.passwords = passwords),
         }
         Todo::Nothing
     }
 
+    fn change_peers(&mut self, change: impl FnOnce(&mut Peers)) {
+        change(&mut self.peers);
+        self.speaker_stale = true;
+        self.revision += 1;
+    }
+
+    /// Whether what the BGP speaker depends on has changed since it was last asked for.
+    pub(crate) fn is_speaker_stale(&self) -> bool {
+        self.speaker_stale
+    }
+
+    /// The BGP speaker that this node should be, if it is another than when this was last asked.
+    pub(crate) fn new_speaker(&mut self) -> Option<Option<Arc<Speaker>>> {
+        if !std::mem::take(&mut self.speaker_stale) {
+            return None;
+        }
+        self.speaker_problems.clear();
+        let speaker = match (self.planner.network(), self.planner.local_node()) {
+            (Some(network), Some(local)) => {
+                let underlay = &self.planner.facts().underlay;
+                let view =
+                    bgp::View { network, nodes: self.planner.nodes(), local, underlay, peers: &self.peers };
+                bgp::speaker(view, &mut self.speaker_problems)
+            }
+            _ => None,
+        };
+        if self.speaker.as_ref().is_some_and(|before| before.as_deref() == speaker.as_ref()) {
+            return None;
+        }
+        let speaker = speaker.map(Arc::new);
+        self.speaker = Some(speaker.clone());
+        Some(speaker)
+    }
+
+    /// Which addresses of services BGP peers are to be told, as news since this was last asked.
+    pub(crate) fn new_announced(&mut self) -> Announced {
+        std::mem::replace(&mut self.announced, Announced::Changed(BTreeMap::new()))
+    }
+
+    /// All addresses of services that BGP peers are to be told.
+    pub(crate) fn announced(&self) -> &BTreeSet<IpAddr> {
+        &self.planner.services().announced
+    }
+
+    /// The BGP peers, and what is known for them.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     /// Takes in what the kernel says of the node. The change is part of what a comparison would find.
     pub(crate) fn observe(&mut self, input: Input) -> Change {
-        self.planner.update(input)
+        self.change_plan(input)
+    }
+
+    fn change_plan(&mut self, input: Input) -> Change {
+        // Services and pods come and go all the time, and with whom this node speaks does not depend on them.
+        self.speaker_stale |=
+            matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_) | Input::Underlay(_));
+        let mut change = self.planner.update(input);
+        if let Announced::Changed(changed) = &mut self.announced {
+            changed.append(&mut change.services.announced);
+        }
+        change
     }
 
     /// Whether there is a plan: without one nothing may be touched, least of all what an earlier run has made.
@@ -187,6 +284,14 @@ impl Core {
         self.planner.entries()
     }
 
+    /// What of ours stays in the kernel though the plan does not have it.
+    pub(crate) fn unplanned(&self) -> Unplanned {
+        match self.planner.retains_learned(!self.peers.peers.is_empty()) {
+            true => Unplanned::Learned,
+            false => Unplanned::Nothing,
+        }
+    }
+
     /// What the CNI plugin is to be told; `None` while the node has no pod range.
     pub(crate) fn node_file(&self) -> Option<NodeFile> {
         let (network, node) = (self.planner.network()?, self.planner.local_node()?);
@@ -214,6 +319,7 @@ impl Core {
             },
         ));
         problems.extend(self.planner.problems().iter().map(ToString::to_string));
+        problems.extend(self.speaker_problems.iter().map(ToString::to_string));
         problems
     }
 
@@ -318,6 +424,11 @@ impl Core {
                 objects.services.entry(service.name.clone()).or_insert_with(|| Service::clone(service));
             }
         }
+        for (name, peer) in &self.peers.peers {
+            if self.refusal("BgpPeer", name).is_some() {
+                objects.peers.entry(name.clone()).or_insert_with(|| peer.clone());
+            }
+        }
         for slice in self.planner.known_slices() {
             if self.refusal("EndpointSlice", &slice.name).is_some() {
                 objects.slices.entry(slice.name.clone()).or_insert_with(|| EndpointSlice::clone(slice));
@@ -373,15 +484,18 @@ impl Core {
 
     fn update(&mut self, input: Input) -> Todo {
         self.revision += 1;
-        Todo::Apply(self.planner.update(input))
+        Todo::Apply(self.change_plan(input))
     }
 
     fn rebuild(&mut self, network: Option<NetworkConfig>, objects: Objects) {
-        let Objects { mut nodes, services, slices } = objects;
-        let facts = self.planner.facts().clone();
-        let mut planner = Planner::new(self.local.clone());
-        planner.update(Input::Underlay(facts.underlay));
-        planner.update(Input::Addresses(facts.addresses));
+        let Objects { mut nodes, services, slices, peers, labels } = objects;
+        self.peers.peers = peers;
+        if self.peers.labels.is_empty() {
+            self.peers.labels = labels;
+        }
+        self.speaker_stale = true;
+        self.announced = Announced::All;
+        let mut planner = self.planner.start_over();
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.
         if let Some(network) = network {
@@ -391,7 +505,6 @@ impl Core {
         for node in local.into_iter().chain(nodes.into_values()) {
             planner.update(Input::Node(node));
         }
-        planner.update(Input::Attachments(facts.attachments));
         // Slices wait for their services, so that each service is planned once.
         for slice in slices.into_values() {
             planner.update(Input::Slice(slice));

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use kernel::Unplanned;
 use kube_source::Event;
 use plan::{Change, Input, Key, Underlay};
 
+use super::bgp;
 use super::core::{Core, Todo};
 use super::debounce::Debounce;
 use super::health::Health;
@@ -22,6 +24,8 @@ pub(crate) enum Message {
     Cluster(Event, Instant),
     /// These ports for health checks cannot be listened on, in words; all others can.
     HealthPorts(Vec<String>),
+    /// The BGP speaker said something.
+    Bgp(bgp::News),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -168,6 +172,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.health_ports = problems;
                     self.report.fresh = true;
                 }
+                Ok(Message::Bgp(news)) => self.hear_of_bgp(news),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -210,6 +215,17 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
         }
         Next::GoOn
+    }
+
+    fn hear_of_bgp(&mut self, news: bgp::News) {
+        match news {
+            bgp::News::Problems(problems) => {
+                self.report.bgp = problems;
+                self.report.fresh = true;
+            }
+            bgp::News::Routes(changes) => tracing::debug!(count = changes.len(), "BGP routes"),
+            bgp::News::Converged => tracing::debug!("BGP has converged"),
+        }
     }
 
     /// Says whether all of it is in the kernel now; if not, a comparison follows.
@@ -291,11 +307,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         if !self.compared || keys.is_empty() || keys.len() > MOST_SINGLES {
             return;
         }
+        let keeps = self.core.unplanned() == Unplanned::Learned;
         let planned = |key: Key| {
             let planned = self.core.planned(&key).cloned();
-            (key, planned)
+            let stays = keeps && planned.is_none() && matches!(key, Key::Route(_));
+            (!stays).then_some((key, planned))
         };
-        let change = Change { keys: keys.into_iter().map(planned).collect(), ..Change::default() };
+        let change = Change { keys: keys.into_iter().filter_map(planned).collect(), ..Change::default() };
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
@@ -348,13 +366,16 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 Err(error) => report.attachments_error = Some(error),
             }
             report.count(core.entries());
-            outcome = machine.reconcile(core.entries(), core.services());
+            outcome = machine.reconcile(core.entries(), core.services(), core.unplanned());
         });
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
         journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
         self.compared = true;
         self.report.services_error.clone_from(&outcome.services_error);
+        self.report.tunnel_error.clone_from(&outcome.tunnel_error);
+        self.report.tunnel = self.machine.tunnel_counters();
+        self.metrics.count_tunnel(self.report.tunnel);
         outcome
     }
 
@@ -388,6 +409,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
 
     /// Lets others see how things stand.
     fn show(&mut self) {
+        // Peers are not told to send here before there is something to take what they send.
+        if self.compared && self.core.has_plan() {
+            self.report.fresh |= self.core.is_speaker_stale();
+            self.publisher.speak(&mut self.core);
+        }
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
         self.metrics.nodes.set(self.core.nodes().len() as i64);

@@ -3,6 +3,7 @@
 //! What is found out and what is to be thought of it are kept apart: [`evidence`] holds facts, [`judge`] turns them
 //! into verdicts and does no I/O, so that it can be shown evidence of every kind of failure.
 
+mod bgp;
 mod cases;
 mod cast;
 mod connections;

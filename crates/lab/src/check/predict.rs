@@ -56,6 +56,18 @@ impl<'v> Predictor<'v> {
         self.predict(&Start::Node(node.clone()), packet(source, destination, transport, port))
     }
 
+    /// What becomes of a packet that a host outside of the cluster sends, if it comes to this node.
+    pub(super) fn sent_from_outside(
+        &self,
+        node: &NodeName,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Predicted {
+        self.predict(&Start::Outside { node: node.clone() }, packet(source, destination, transport, port))
+    }
+
     fn predict(&self, start: &Start, packet: Packet) -> Predicted {
         let walk = walk(&self.world, start, packet);
         let steps = walk.hops.iter().map(step_in_words);
@@ -101,11 +113,18 @@ impl<'v> Predictor<'v> {
             Step::Encapsulated { link, source, destination, .. } => {
                 Some(self.tunnel(&hop.node, link, *source, *destination))
             }
+            Step::Wrapped { source, destination, .. } => {
+                Some(Carried::Ipip { source: *source, destination: *destination })
+            }
             _ => None,
         });
         let tunnels: Vec<Carried> = tunnels.collect();
         match (tunnels.as_slice(), &walk.end) {
-            ([], End::Pod(node, _) | End::Node(node)) if node == begin => Carried::Nowhere,
+            ([], End::Pod(node, _) | End::Node(node))
+                if node == begin && !matches!(start, Start::Outside { .. }) =>
+            {
+                Carried::Nowhere
+            }
             ([], End::Lost(_)) => Carried::Nowhere,
             ([], _) => Carried::Plain { source: walk.packet.source, destination: walk.packet.destination },
             ([tunnel], _) => *tunnel,

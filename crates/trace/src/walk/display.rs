@@ -17,6 +17,7 @@ impl fmt::Display for Loss {
             Loss::TunnelMismatch(link) => {
                 write!(f, "the tunnel device {link} at the other end is not its counterpart")
             }
+            Loss::Stranger(address) => write!(f, "IP in IP from {address} is not taken at the other end"),
             Loss::NoSuchPod(address) => write!(f, "no pod has the address {address}"),
             Loss::Loop => f.write_str("the way is a circle"),
         }
@@ -48,6 +49,11 @@ impl fmt::Display for Step {
                 write!(f, "into VXLAN by {link}: {source} to {destination}")
             }
             Step::Decapsulated { link } => write!(f, "out of VXLAN by {link}"),
+            Step::Wrapped { link, source, destination, mtu } => {
+                write!(f, "into IP in IP on {link}: {source} to {destination}")?;
+                mtu.map_or(Ok(()), |mtu| write!(f, ", up to {mtu} bytes"))
+            }
+            Step::Unwrapped => f.write_str("out of IP in IP"),
         }
     }
 }

@@ -141,6 +141,19 @@ pub enum Step {
         /// The device.
         link: LinkName,
     },
+    /// It was put into IP in IP.
+    Wrapped {
+        /// The uplink.
+        link: LinkName,
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+        /// How long it can have been, in bytes.
+        mtu: Option<u32>,
+    },
+    /// It was taken out of IP in IP.
+    Unwrapped,
 }
 
 /// Where a walk ended.
@@ -183,6 +196,8 @@ pub enum Loss {
     NoSuchNode(IpAddr),
     /// The receiving node has no such tunnel device, or it has another Ethernet address or network identifier.
     TunnelMismatch(LinkName),
+    /// The receiving node takes no IP in IP from this address.
+    Stranger(IpAddr),
     /// The address is in a node's range, and no pod has it.
     NoSuchPod(IpAddr),
     /// The way led through so many nodes that it must be a circle.

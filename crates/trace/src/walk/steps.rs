@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{Family, LinkName, Node, NodeName};
+use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
-use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Route, Table, TableFamily, Value};
+use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
 
 use super::draws::Draws;
 use super::elements::Elements;
 use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
-use super::lookup::{connected, entry, link_address, lookup, owns, pod_mac, pod_port, vxlan};
+use super::lookup::{connected, entry, ipip, link_address, lookup, owns, pod_mac, pod_port, vxlan};
 use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
 /// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
@@ -29,13 +30,13 @@ const UDP: u8 = 17;
 
 /// Walks the first packet of a connection from its start to its end.
 ///
-/// If an endpoint is chosen at random on the way, it is the first of them; [`walk_all`] has all.
+/// If an endpoint or a next hop is chosen on the way, it is the first of them; [`walk_all`] has all.
 pub fn walk(world: &World, start: &Start, packet: Packet) -> Walk {
     Walker::new(world, packet).walk(start)
 }
 
 /// Walks the first packet of a connection in all ways that it can take: one for each endpoint that can be chosen at
-/// random. Clients that stay with an endpoint are taken to have none yet.
+/// random, and for each next hop of the routes. Clients that stay with an endpoint are taken to have none yet.
 pub fn walk_all<'w>(
     world: &'w World,
     start: &Start,
@@ -175,19 +176,19 @@ impl<'w> Walker<'w> {
                 None => Err(Loss::NoSuchPod(destination)),
             };
         }
-        match lookup(plan, &destination) {
-            Some((route, origin)) => {
-                let step = Step::Routed {
-                    destination: route.destination,
-                    via: Some(route.via),
-                    link: Some(route.link.clone()),
-                };
+        let found = lookup(plan, &destination);
+        match found.and_then(|(route, origin)| Some((route, self.choose(&route.hops)?, origin))) {
+            Some((plan::Route { destination, mtu, .. }, plan::Hop { via, link }, origin)) => {
+                let destination = *destination;
+                let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
                 self.hop(node, step, Some(origin));
-                self.leave(node, plan, Some(&route.link))?;
-                if is_tunnel(&route.link) {
-                    self.tunnel(node, plan, route)
-                } else {
-                    self.hand_over(&route.via)
+                self.leave(node, plan, Some(link))?;
+                if is_tunnel(link) {
+                    return self.tunnel(node, plan, link, *via);
+                }
+                match ipip(plan, &self.packet.destination) {
+                    Some(tunnel) => self.ipip(node, plan, (via, link, mtu), tunnel),
+                    None => self.hand_over(via),
                 }
             }
             None => {
@@ -205,6 +206,14 @@ impl<'w> Walker<'w> {
         }
     }
 
+    /// The kernel takes one hop for each flow; which, depends on the flow.
+    fn choose<'h>(&mut self, hops: &'h [plan::Hop]) -> Option<&'h plan::Hop> {
+        match hops {
+            [only] => Some(only),
+            _ => hops.get(self.draws.draw(hops.len() as u32) as usize),
+        }
+    }
+
     /// A packet that goes to a node as it is, by the underlay.
     fn hand_over(&mut self, address: &IpAddr) -> Result<End, Loss> {
         let (owner, _) = self.owner(address).ok_or(Loss::NoSuchNode(*address))?;
@@ -218,10 +227,15 @@ impl<'w> Walker<'w> {
         nodes.find(|(_, (node, _))| has_it(node)).map(|(name, (_, plan))| (name, plan))
     }
 
-    fn tunnel(&mut self, node: &NodeName, plan: &'w NodePlan, route: &Route) -> Result<End, Loss> {
-        let link = &route.link;
-        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), route.via)) else {
-            return Err(Loss::NoNeighbour(route.via));
+    fn tunnel(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        link: &LinkName,
+        via: IpAddr,
+    ) -> Result<End, Loss> {
+        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), via)) else {
+            return Err(Loss::NoNeighbour(via));
         };
         let key = Key::Forwarding(link.clone(), *mac);
         let Some(Entry::Forwarding { node: remote, .. }) = entry(plan, &key) else {
@@ -248,6 +262,38 @@ impl<'w> Walker<'w> {
         self.arrive(name, Came::Link(Some(link.clone())))
     }
 
+    /// A packet that the program on an uplink wraps.
+    fn ipip(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        (via, link, mtu): (&IpAddr, &LinkName, &Option<u32>),
+        (tunnel, origin): (&ipip::Route, Origin),
+    ) -> Result<End, Loss> {
+        let (source, destination) = (tunnel.outer.source(), tunnel.outer.destination());
+        if !plan.entries.contains_key(&Key::TunnelUplink(link.clone())) {
+            return Err(Loss::TunnelMismatch(link.clone()));
+        }
+        let next = match tunnel.next_hop {
+            NextHop::Kept => *via,
+            NextHop::Asked if entry(plan, &Key::Neighbour(link.clone(), *via)).is_none() => {
+                return Err(Loss::NoNeighbour(*via));
+            }
+            NextHop::Asked => destination,
+        };
+        let step = Step::Wrapped { link: link.clone(), source, destination, mtu: *mtu };
+        self.hop(node, step, Some(origin));
+        let (name, plan) = self.owner(&next).ok_or(Loss::NoSuchNode(next))?;
+        if !plan.entries.contains_key(&Key::TunnelLocal(destination)) {
+            return Err(Loss::NoSuchNode(destination));
+        }
+        if !plan.entries.contains_key(&Key::TunnelNode(source)) {
+            return Err(Loss::Stranger(source));
+        }
+        self.hop(name, Step::Unwrapped, None);
+        self.arrive(name, Came::Link(None))
+    }
+
     /// The hooks between the choice of the way and the link; `None` is the node's own uplink.
     fn leave(&mut self, node: &NodeName, plan: &'w NodePlan, link: Option<&LinkName>) -> Result<(), Loss> {
         self.visit.output = link.cloned().or_else(uplink);
@@ -255,8 +301,10 @@ impl<'w> Walker<'w> {
         self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
         self.hook(node, plan, Hook::FirstOut)?;
         // Of the chains that translate sources the first that does so has decided for the connection.
-        if !self.hook(node, plan, Hook::ServiceSourceNat)? {
-            self.hook(node, plan, Hook::SourceNat)?;
+        for hook in [Hook::TunnelSourceNat, Hook::ServiceSourceNat, Hook::SourceNat] {
+            if self.hook(node, plan, hook)? {
+                break;
+            }
         }
         Ok(())
     }

@@ -65,6 +65,9 @@ impl Predictor<'_> {
                 Step::Encapsulated { link, source, destination, .. } => {
                     tunnel = Some(self.tunnel(&hop.node, link, *source, *destination));
                 }
+                Step::Wrapped { source, destination, .. } => {
+                    tunnel = Some(Carried::Ipip { source: *source, destination: *destination });
+                }
                 _ => {}
             }
         }
