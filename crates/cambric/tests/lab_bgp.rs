@@ -54,7 +54,10 @@ const SPEAKING: (&str, &str) = (
 /// Nodes and router are of different make here, so that each is the other's witness.
 #[test]
 fn a_router_takes_routes_from_nodes_and_tells_them_its_own() {
-    let lab = Lab::up_changed("direct.yaml", &[SPEAKING]);
+    let lab = Lab::up_changed(
+        "direct.yaml",
+        &[SPEAKING, ("nodes:\n  - name: node-1", "bgpPeers: []\nnodes:\n  - name: node-1")],
+    );
     let shared = ["203.0.113.0/24", "2001:db8:77::/48"];
     let hops = |destination| next_hops(&lab, "router", "bgp", destination);
     let one = bird(&lab, "node-1", 11, "route 203.0.114.0/24 blackhole;");
@@ -75,9 +78,10 @@ fn a_router_takes_routes_from_nodes_and_tells_them_its_own() {
     lab.run("kill", &["bgp/router"]);
     assert_eq!(shared.map(hops), both);
     lab.run("restart", &["bgp/router"]);
-    let back = || one.ask("show protocols r4") + &two.ask("show protocols r6");
-    until("sessions are back", back, |seen| seen.matches("Established").count() == 2);
-    assert_eq!(shared.map(hops), both);
+    let up = |bird: &Bird| ["r4", "r6"].map(|name| bird.ask(&format!("show protocols {name}"))).concat();
+    let back = || up(&one) + &up(&two);
+    until("sessions are back", back, |seen| seen.matches("Established").count() == 4);
+    until("routes of both nodes again", || shared.map(hops), |seen| *seen == both);
 
     // What a node tells no more goes, and the rest stays.
     two.ask("disable static1");

@@ -230,6 +230,12 @@ impl Core {
         // Services and pods come and go all the time, and with whom this node speaks does not depend on them.
         self.speaker_stale |=
             matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_) | Input::Underlay(_));
+        if let Input::Network(network) = &input
+            && self.planner.network().is_none_or(|before| before.route_source != network.route_source)
+        {
+            // Who speaks, or says that there is nobody, is asked anew for all that there is to learn.
+            self.speaker = None;
+        }
         let mut change = self.planner.update(input);
         if let Announced::Changed(changed) = &mut self.announced {
             changed.append(&mut change.services.announced);

@@ -174,7 +174,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.health_ports = problems;
                     self.report.fresh = true;
                 }
-                Ok(Message::Bgp(news)) => self.hear_of_bgp(news),
+                Ok(Message::Bgp(news)) => change.extend(self.hear_of_bgp(news)),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -219,15 +219,30 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         Next::GoOn
     }
 
-    fn hear_of_bgp(&mut self, news: bgp::News) {
+    fn hear_of_bgp(&mut self, news: bgp::News) -> Change {
+        let mut change = Change::default();
         match news {
             bgp::News::Problems(problems) => {
                 self.report.bgp = problems;
                 self.report.fresh = true;
             }
-            bgp::News::Routes(changes) => tracing::debug!(count = changes.len(), "BGP routes"),
-            bgp::News::Converged => tracing::debug!("BGP has converged"),
+            bgp::News::Routes(changes) => {
+                for (prefix, paths) in changes {
+                    change.extend(self.core.observe(Input::Learned(prefix, paths)));
+                }
+                // What is not taken is a problem, or is one no more.
+                self.report.fresh = true;
+            }
+            bgp::News::Converged => {
+                change = self.core.observe(Input::Converged);
+                if self.compared {
+                    self.why = Why::Change;
+                }
+                // What an earlier run has learned and this one has not is in the kernel and in no plan.
+                self.debounce.at_once(Instant::now());
+            }
         }
+        change
     }
 
     /// Says whether all of it is in the kernel now; if not, a comparison follows.

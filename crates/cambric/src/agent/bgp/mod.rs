@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp::RibChange;
 use bgp::transport::Event;
+use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
+use plan::LearnedPath;
 use plan::bgp::Speaker;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
@@ -51,8 +52,8 @@ pub(crate) enum Wanted {
 /// What the worker is told.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The best paths of prefixes are others now.
-    Routes(Vec<RibChange>),
+    /// The paths to prefixes that peers have told are others now, the best first; none if a prefix is gone.
+    Routes(Vec<(IpNet, Vec<LearnedPath>)>),
     /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more.
     Converged,
     /// All that is wrong with the speaker as a whole, in words.
@@ -109,6 +110,18 @@ async fn next(running: &mut Option<Running>) -> Vec<Event> {
         Some(running) => running.events().await,
         None => std::future::pending().await,
     }
+}
+
+/// What a plan can go by.
+fn learned(change: &RibChange) -> (IpNet, Vec<LearnedPath>) {
+    let path = |path: &BestPath| {
+        Some(LearnedPath {
+            next_hop: path.attributes.next_hop,
+            peer: path.peer.as_ref()?.as_str().into(),
+            stale: path.stale,
+        })
+    };
+    (change.prefix, change.paths.iter().filter_map(path).collect())
 }
 
 struct Task<T> {
@@ -229,7 +242,7 @@ impl<T: Fn(News)> Task<T> {
                     };
                     // A route that begins here is nothing new to the worker.
                     if from_peers || known {
-                        changes.push(change);
+                        changes.push(learned(&change));
                     }
                 }
                 Event::Session(session) => {
@@ -255,8 +268,7 @@ impl<T: Fn(News)> Task<T> {
 
     fn tell_gone(&self, gone: BTreeSet<IpNet>) {
         if !gone.is_empty() {
-            let change = |prefix| RibChange { prefix, paths: Vec::new() };
-            (self.tell)(News::Routes(gone.into_iter().map(change).collect()));
+            (self.tell)(News::Routes(gone.into_iter().map(|prefix| (prefix, Vec::new())).collect()));
         }
     }
 

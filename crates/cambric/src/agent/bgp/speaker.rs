@@ -131,7 +131,8 @@ impl Running {
     pub(super) async fn unreachable(&self, address: IpAddr) {
         let peers = self.peers.iter().filter(|(_, (config, _))| config.address == address && !config.roaming);
         for (name, _) in peers {
-            self.handle.peer_unreachable(name.clone()).await;
+            // One that has ended has no sessions to lose.
+            let _ = self.handle.peer_lost(name.clone()).await;
         }
     }
 
