@@ -98,6 +98,7 @@ pub struct Planner {
     /// What each object claims, and what is wrong with it.
     parts: BTreeMap<Origin, Part>,
     services: ServicePlanner,
+    pub(crate) routes_revision: u64,
 }
 
 #[derive(Debug, Default)]
@@ -120,6 +121,7 @@ impl Planner {
             losers: BTreeMap::new(),
             parts: BTreeMap::new(),
             services: ServicePlanner::default(),
+            routes_revision: 0,
         }
     }
 
@@ -129,6 +131,7 @@ impl Planner {
         Planner {
             facts: mem::take(&mut self.facts),
             learned: mem::take(&mut self.learned),
+            routes_revision: self.routes_revision + 1,
             ..Planner::new(self.local.clone())
         }
     }
@@ -136,6 +139,7 @@ impl Planner {
     /// Takes in a change and says what changes in the plan.
     pub fn update(&mut self, input: Input) -> Change {
         let mut change = Change::default();
+        let may_change_reasons = matches!(input, Input::Network(_) | Input::Learned(..));
         match input {
             Input::Network(network) => {
                 let source = network.route_source;
@@ -196,6 +200,9 @@ impl Planner {
             Input::Learned(prefix, paths) => self.learn(prefix, paths, &mut change),
             Input::Converged => self.converged(&mut change),
         }
+        // Routes are the last of all kinds of keys.
+        let changes_routes = matches!(change.keys.last_key_value(), Some((Key::Route(_), _)));
+        self.routes_revision += u64::from(changes_routes || may_change_reasons);
         change
     }
 

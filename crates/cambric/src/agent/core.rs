@@ -12,7 +12,7 @@ use model::{
 };
 use plan::bgp::{self, Peers, Speaker};
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Input, Key, Planned, Planner, Problem, Underlay};
+use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Underlay};
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -288,6 +288,16 @@ impl Core {
     /// What the kernel should hold.
     pub(crate) fn entries(&self) -> &Entries {
         self.planner.entries()
+    }
+
+    /// The planned routes with their reasons.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = Explained<'_>> {
+        self.planner.routes()
+    }
+
+    /// Changes whenever the routes or their reasons do.
+    pub(crate) fn routes_revision(&self) -> u64 {
+        self.planner.routes_revision()
     }
 
     /// What of ours stays in the kernel though the plan does not have it.

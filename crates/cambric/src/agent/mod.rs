@@ -16,7 +16,9 @@ mod metrics;
 mod options;
 mod persist;
 mod publish;
+mod routes;
 mod saver;
+mod scribe;
 mod service_health;
 mod system;
 mod words;
@@ -38,6 +40,7 @@ use tokio::sync::{mpsc as channel, oneshot, watch};
 pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
+pub(crate) use routes::{HopStatus, RouteStatus};
 pub(crate) use system::remove_from_kernel;
 
 use self::core::Core;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::bgp::Wanted;
 use super::core::{Announced, Core};
 use super::options::AgentOptions;
+use super::routes::RoutesFile;
 use super::saver::Saver;
 use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
@@ -130,6 +131,8 @@ pub(crate) struct Publisher {
     shown: Option<Status>,
     /// Keeps the state for a start without the API.
     pub(crate) saver: Saver,
+    /// Lists the routes.
+    pub(crate) routes: RoutesFile,
 }
 
 impl Publisher {
@@ -145,6 +148,7 @@ impl Publisher {
         let run_dir = RunDir(options.run_dir.clone());
         Publisher {
             saver: Saver::new(run_dir.state(), local.clone()),
+            routes: RoutesFile::new(run_dir.routes()),
             local,
             run_dir,
             cni_conf_dir: options.cni_conf_dir.clone(),

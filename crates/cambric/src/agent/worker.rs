@@ -149,13 +149,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.show();
             // After all else, and for the most part by another thread.
             self.publisher.saver.keep(&self.core, Instant::now());
+            self.publisher.routes.keep(&self.core, Instant::now());
         }
     }
 
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
         let kept = self.publisher.saver.deadline();
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept];
+        let listed = self.publisher.routes.deadline();
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept, listed];
         let next = times.into_iter().flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
