@@ -1,6 +1,7 @@
 //! Rows 8 and 9: routes that come from BGP, and what goes by them.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use model::{Family, Node, NodeName, PodRange, RouteSource, Sending, When};
@@ -15,6 +16,10 @@ use crate::{Error, Result};
 /// The protocols under which speakers of BGP put routes into a router: ours, as FRR, and BIRD (`RTPROT_BGP` and
 /// `RTPROT_BIRD`, linux/rtnetlink.h).
 const ROUTERS: [u8; 2] = [fabric::BGP, 12];
+/// How long sessions may take to come up, and routes to come by them.
+const ROUTED_TIME: Duration = Duration::from_secs(20);
+/// How soon is looked again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// The tunnel devices of a node.
 const TUNNELS: [&str; 2] = ["vxlan.cambric", "vxlan6.cambric"];
 
@@ -86,6 +91,23 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
         }
     }
     Ok(findings)
+}
+
+/// Waits until all routes are as they should be, but not for ever: what never is, the check is there to find. Nobody tells
+/// who is no speaker that the others have spoken.
+pub(super) fn wait_routed(view: &View, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let rows: Vec<Row> =
+        Row::ALL.into_iter().filter(|row| row.about_routes() && obstacle(view, *row).is_none()).collect();
+    let deadline = Instant::now() + ROUTED_TIME;
+    for row in rows {
+        while routes(view, row)?.iter().any(|finding| !finding.faults().is_empty())
+            && Instant::now() < deadline
+        {
+            go_on()?;
+            std::thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
 }
 
 fn node_name(machine: &Machine) -> Result<NodeName> {
