@@ -1,10 +1,12 @@
 //! The tunnel's entries of a plan, in the programs of IP in IP and what they go by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use model::LinkName;
+use model::{LinkName, PerFamily};
 use plan::ipip::{NextHop, Table};
 use plan::{Change, Entries, Entry, Key, Planned, Route};
 
@@ -72,6 +74,11 @@ impl Tunnel {
     /// How many packets met which fate; `None` if there are no programs.
     pub(crate) fn counters(&self) -> Option<Result<Counters>> {
         self.ipip.as_ref().map(Ipip::counters)
+    }
+
+    /// For how long nothing was heard of each node; `None` if there are no programs.
+    pub(crate) fn heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+        self.ipip.as_ref().map(Ipip::last_heard)
     }
 
     /// Takes away what is left of others, if all that is wanted is there.

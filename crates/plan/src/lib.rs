@@ -3,6 +3,7 @@
 //! [`plan`] makes the whole description at once; a [`Planner`] keeps it and says what a change of one object
 //! changes in it. Both are the same code, so they cannot disagree. Every entry knows the object it comes from.
 
+mod across;
 mod attachments;
 pub mod bgp;
 mod change;
@@ -17,6 +18,7 @@ mod remote;
 mod route;
 mod rules;
 pub mod services;
+pub mod site;
 mod tables;
 mod underlay;
 mod way;

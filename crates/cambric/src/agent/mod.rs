@@ -6,11 +6,13 @@
 
 mod bgp;
 mod condition;
+mod contacts;
 mod core;
 mod debounce;
 mod health;
 mod http;
 mod journal;
+mod keepalives;
 mod machine;
 mod metrics;
 mod options;
@@ -93,7 +95,11 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
 
     let (answer, checks) = watch::channel(service_health::Checks::new());
     let (speech, wanted) = channel::unbounded_channel();
-    let publisher = Publisher::new(node.clone(), options, condition, answer, speech);
+    let (keep, kept) = watch::channel(keepalives::Keepalives::new());
+    tokio::spawn(keepalives::serve(kept, |one| {
+        kernel::ipip::send_keepalive(one.outer, one.inner).map_err(|error| error.to_string())
+    }));
+    let publisher = Publisher::new(node.clone(), options, condition, answer, speech, keep);
     let core = Core::new(node.clone());
     let (inbox, ended) = start_worker(core, publisher, options, health.clone(), metrics.clone())?;
     let run_dir = RunDir(options.run_dir.clone());

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use model::{Family, Node, NodeName, PodRange, RouteSource, Sending, When};
 
 use super::evidence::{ExpectedRoute, RouteFinding, RouteWay, Row};
+use super::sites;
 use super::view::View;
 use super::ways::{in_one_subnet, is_plain};
 use crate::fabric::{self, Found};
@@ -53,7 +54,9 @@ fn missing_pair(view: &View) -> Option<&'static str> {
     let pairs = nodes
         .iter()
         .flat_map(|one| nodes.iter().filter(move |other| *other != one).map(move |other| (*one, *other)));
+    // Beyond a gateway it is another row.
     let together: Vec<bool> = pairs
+        .filter(|(one, other)| !sites::across(view, one, other))
         .flat_map(|(one, other)| {
             view.families().into_iter().map(move |family| in_one_subnet(view, one, other, family))
         })
@@ -61,7 +64,8 @@ fn missing_pair(view: &View) -> Option<&'static str> {
     match (together.contains(&true), together.contains(&false)) {
         (true, true) => None,
         (false, _) => Some("no two nodes share a subnet"),
-        (true, false) => Some("all nodes share one subnet"),
+        (true, false) if view.heard.is_empty() => Some("all nodes share one subnet"),
+        (true, false) => Some("nodes of different subnets are behind NAT gateways"),
     }
 }
 
@@ -74,7 +78,9 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
             way: RouteWay::Tunnel { links: Vec::new() },
         };
         let name = node_name(machine)?;
-        let others = view.cluster.nodes.values().filter(|node| node.name != name);
+        // Beyond gateways packets go in stretches, which are another row's.
+        let near = |node: &&Node| node.name != name && !sites::across(view, &node.name, &name);
+        let others = view.cluster.nodes.values().filter(near);
         let table = fabric::routes(&view.lab.namespace(&machine.name))?;
         for (node, range) in others.flat_map(ranges) {
             let way = way(view, machine, &name, node, range);

@@ -19,6 +19,7 @@ mod probe;
 mod processes;
 pub mod render;
 mod services;
+mod sites;
 mod trial;
 mod view;
 mod ways;

@@ -9,6 +9,7 @@ use plan::{Entry, Facts, Input, Key, LearnedPath, Link, NodePlan, Planner, Under
 use trace::{End, Hop, Packet, Start, Step, Walk, World, walk};
 
 use super::evidence::{Carried, Predicted, Transport};
+use super::sites;
 use super::view::{Pod, View};
 
 /// The plans of all nodes, made from what the API holds.
@@ -24,14 +25,15 @@ impl<'v> Predictor<'v> {
         let planned = |name: &NodeName| {
             let on_node = view.pods.iter().filter(|pod| pod.node == *name);
             let attachments = on_node.map(attachment).collect();
-            let facts = Facts { attachments, underlay: underlay(view, name), ..Facts::default() };
+            let (underlay, contacts) = (underlay(view, name), sites::contacts(view, name));
+            let facts = Facts { attachments, underlay, contacts, ..Facts::default() };
             match cluster.network.route_source {
                 RouteSource::Kubernetes => plan::plan(cluster, name, &facts),
                 RouteSource::Bgp => by_bgp(cluster, name, facts),
             }
         };
         let nodes = cluster.nodes.iter().map(|(name, node)| (name.clone(), (node.clone(), planned(name))));
-        Predictor { view, world: World { nodes: nodes.collect() } }
+        Predictor { view, world: World { nodes: nodes.collect(), gateways: sites::gateways(view) } }
     }
 
     /// What becomes of a packet that a pod sends from an address of its own.
@@ -154,6 +156,8 @@ fn by_bgp(cluster: &Cluster, name: &NodeName, facts: Facts) -> NodePlan {
         .chain(cluster.services.values().cloned().map(Input::Service))
         .chain(cluster.slices.values().cloned().map(Input::Slice))
         .chain(told)
+        .chain([Input::Heard(facts.contacts.heard)])
+        .chain(facts.contacts.others.into_iter().map(|(name, contact)| Input::Contact(name, Some(contact))))
         .chain([Input::Converged]);
     for input in inputs {
         planner.update(input);

@@ -19,6 +19,7 @@ use model::{
     PerFamily, PodRange, RouteFilter, RouteSource, SecretKey,
 };
 
+use crate::site::Heard;
 use crate::{Problem, Underlay};
 
 /// What is known beside the nodes and the network.
@@ -64,6 +65,8 @@ pub struct Speaker {
     pub sessions: BTreeMap<SessionName, Session>,
     /// The pod ranges of the node, which it tells everybody.
     pub pod_routes: BTreeSet<IpNet>,
+    /// Whom the node hears through NAT gateways, which it tells with its pod ranges.
+    pub heard: Heard,
 }
 
 /// With whom a session is.
@@ -140,6 +143,7 @@ pub fn speaker(view: View<'_>, problems: &mut Vec<Problem>) -> Option<Speaker> {
         routes: network.route_source == RouteSource::Bgp,
         sessions,
         pod_routes: local.pod_ranges.iter().map(PodRange::net).collect(),
+        heard: Heard::new(),
     })
 }
 

@@ -19,6 +19,7 @@ use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
 use plan::LearnedPath;
 use plan::bgp::Speaker;
+use plan::site::Contact;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
@@ -54,6 +55,8 @@ pub(crate) enum Wanted {
 pub(crate) enum News {
     /// The paths to prefixes that peers have told are others now, the best first; none if a prefix is gone.
     Routes(Vec<(IpNet, Vec<LearnedPath>)>),
+    /// What their best paths say of who tells them; none for what nobody tells any more.
+    Contacts(Vec<(IpNet, Option<Contact>)>),
     /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more.
     Converged,
     /// All that is wrong with the speaker as a whole, in words.
@@ -229,6 +232,7 @@ impl<T: Fn(News)> Task<T> {
 
     async fn hear(&mut self, events: Vec<Event>) {
         let mut changes = Vec::new();
+        let mut contacts = Vec::new();
         for event in events {
             match event {
                 Event::Rib(change) => {
@@ -242,6 +246,7 @@ impl<T: Fn(News)> Task<T> {
                     };
                     // A route that begins here is nothing new to the worker.
                     if from_peers || known {
+                        contacts.push((change.prefix, self.contact(&change)));
                         changes.push(learned(&change));
                     }
                 }
@@ -253,21 +258,36 @@ impl<T: Fn(News)> Task<T> {
                         self.learned.retain(|prefix| !gone.contains(prefix));
                         self.tell_gone(gone);
                     }
-                    if !changes.is_empty() {
-                        (self.tell)(News::Routes(std::mem::take(&mut changes)));
-                    }
+                    self.tell_routes(&mut changes, &mut contacts);
                     (self.tell)(News::Converged);
                 }
             }
         }
-        if !changes.is_empty() {
-            (self.tell)(News::Routes(changes));
-        }
+        self.tell_routes(&mut changes, &mut contacts);
         self.look_soon();
+    }
+
+    /// What is known of somebody comes before the routes that lead there.
+    fn tell_routes(
+        &self,
+        changes: &mut Vec<(IpNet, Vec<LearnedPath>)>,
+        contacts: &mut Vec<(IpNet, Option<Contact>)>,
+    ) {
+        if !changes.is_empty() {
+            (self.tell)(News::Contacts(std::mem::take(contacts)));
+            (self.tell)(News::Routes(std::mem::take(changes)));
+        }
+    }
+
+    fn contact(&self, change: &RibChange) -> Option<Contact> {
+        let (best, asn) = (change.paths.iter().find(|path| path.peer.is_some())?, self.wanted.as_ref()?.asn);
+        let heard = translate::heard(asn, &change.prefix, &best.attributes);
+        Some(Contact { seen: best.attributes.next_hop, heard })
     }
 
     fn tell_gone(&self, gone: BTreeSet<IpNet>) {
         if !gone.is_empty() {
+            (self.tell)(News::Contacts(gone.iter().map(|prefix| (*prefix, None)).collect()));
             (self.tell)(News::Routes(gone.into_iter().map(|prefix| (prefix, Vec::new())).collect()));
         }
     }

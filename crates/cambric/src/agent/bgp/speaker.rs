@@ -88,8 +88,10 @@ impl Running {
         for gone in self.pod_routes.difference(&wanted.pod_routes) {
             self.handle.withdraw(*gone).await;
         }
-        for new in wanted.pod_routes.difference(&self.pod_routes) {
-            self.handle.announce(*new, translate::route(&wanted, false)).await;
+        for range in &wanted.pod_routes {
+            if wanted.heard != self.speaker.heard || !self.pod_routes.contains(range) {
+                self.handle.announce(*range, translate::pod_route(&wanted, range)).await;
+            }
         }
         self.pod_routes.clone_from(&wanted.pod_routes);
 
@@ -122,7 +124,7 @@ impl Running {
     /// Tells peers of an address of a service, or that it is no more.
     pub(super) async fn set_service(&self, address: IpAddr, told: bool) {
         match told {
-            true => self.handle.announce(address.into(), translate::route(&self.speaker, true)).await,
+            true => self.handle.announce(address.into(), translate::service_route(&self.speaker)).await,
             false => self.handle.withdraw(address.into()).await,
         }
     }
