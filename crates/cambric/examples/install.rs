@@ -128,12 +128,7 @@ fn name() -> NodeName {
 }
 
 fn node() -> Node {
-    Node::parse(
-        name(),
-        ["10.0.0.2", "fd00::2"].into_iter(),
-        ["10.244.1.0/24", "fd00:10:f4:1::/64"].into_iter(),
-    )
-    .unwrap()
+    Node::parse(name(), ["10.0.0.2", "fd00::2"], ["10.244.1.0/24", "fd00:10:f4:1::/64"]).unwrap()
 }
 
 fn network() -> Input {
