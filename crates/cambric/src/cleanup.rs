@@ -64,7 +64,7 @@ pub(crate) fn run(options: &CleanupOptions) -> Result<()> {
     };
     forget(paths::conflist(&options.cni_conf_dir));
     let kernel = remove_from_kernel(&run_dir);
-    let status = [run_dir.status(), run_dir.bgp(), run_dir.bgp_boot()];
+    let status = [run_dir.status(), run_dir.routes(), run_dir.bgp(), run_dir.bgp_boot()];
     for path in [run_dir.node_file(), run_dir.state()].into_iter().chain(status).chain([run_dir.lock()]) {
         forget(path);
     }

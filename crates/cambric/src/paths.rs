@@ -36,6 +36,11 @@ impl RunDir {
         self.0.join("bpf")
     }
 
+    /// What `cambric status routes` shows.
+    pub(crate) fn routes(&self) -> PathBuf {
+        self.0.join("routes.json")
+    }
+
     /// What `cambric status bgp` shows.
     pub(crate) fn bgp(&self) -> PathBuf {
         self.0.join("bgp.json")

@@ -1,7 +1,9 @@
 //! `cambric status`: the node at a glance.
 
 mod bgp;
+mod routes;
 mod services;
+mod table;
 
 use std::fmt::Write;
 use std::fs;
@@ -28,6 +30,7 @@ use crate::paths::{self, RunDir};
   cambric status
   cambric status --json
   cambric status services
+  cambric status routes
   cambric status bgp"
 )]
 pub(crate) struct StatusOptions {
@@ -45,12 +48,14 @@ pub(crate) struct StatusOptions {
 #[derive(Debug, Subcommand)]
 enum Part {
     Services(services::ServicesOptions),
+    Routes(routes::RoutesOptions),
     Bgp(bgp::BgpOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
     match &options.part {
         Some(Part::Services(options)) => return services::run(options),
+        Some(Part::Routes(options)) => return routes::run(options),
         Some(Part::Bgp(options)) => return bgp::run(options),
         None => {}
     }

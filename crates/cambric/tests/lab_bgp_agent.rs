@@ -80,6 +80,18 @@ fn nodes_speak_each_with_each_and_status_shows_it() {
         };
         until("BFD and prefixes", || sessions(&lab, node), up);
     }
+    // What was told is a route.
+    for range in pod_ranges(&lab, "node-2") {
+        let family = if range.contains(':') { "-6" } else { "-4" };
+        let look = || lab.inside("node-1", &format!("ip {family} route show {range}"));
+        until("a route to node-2", look, |seen| seen.contains("via ") && seen.contains("dev eth0"));
+    }
+    lab.apply(PODS);
+    let target = lab.pod("b");
+    for address in [target.v4(), target.v6()] {
+        lab.inside("node-1", &format!("ping -c 1 -W 5 {address}"));
+    }
+
     let text = status(&lab, "node-1", false);
     assert!(text.starts_with("AS 64512, router id 192.0.2.11\n"), "{text}");
     assert!(text.contains("node/node-2") && text.contains("Established") && text.contains("1/1"), "{text}");

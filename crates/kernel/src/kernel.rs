@@ -1,9 +1,11 @@
 //! One namespace's network, seen and changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use model::LinkName;
+use model::{LinkName, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
@@ -60,6 +62,15 @@ impl Kernel {
     /// If they cannot be read.
     pub fn tunnel_counters(&self) -> Option<Result<Counters>> {
         self.tunnel.counters()
+    }
+
+    /// For how long nothing was heard of each node in IP in IP, by the family of what it sent; `None` if there are no
+    /// programs.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn tunnel_heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+        self.tunnel.heard()
     }
 
     /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).

@@ -1,10 +1,12 @@
 //! The tunnel's entries of a plan, in the programs of IP in IP and what they go by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use model::LinkName;
+use model::{LinkName, PerFamily};
 use plan::ipip::{NextHop, Table};
 use plan::{Change, Entries, Entry, Key, Planned, Route};
 
@@ -74,6 +76,11 @@ impl Tunnel {
         self.ipip.as_ref().map(Ipip::counters)
     }
 
+    /// For how long nothing was heard of each node; `None` if there are no programs.
+    pub(crate) fn heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+        self.ipip.as_ref().map(Ipip::last_heard)
+    }
+
     /// Takes away what is left of others, if all that is wanted is there.
     pub(crate) fn tidy(&mut self, plan: &Entries, report: &mut Report) {
         let Some(ipip) = self.ipip.as_mut().filter(|_| self.bare.is_empty()) else { return };
@@ -114,7 +121,7 @@ impl Tunnel {
                         if later { staged.after.push(op) } else { staged.before.push(op) }
                     }
                     Entry::TunnelLocal(_) | Entry::TunnelNode(_) | Entry::TunnelUplink(_) => {
-                        staged.before.push(op)
+                        staged.before.push(op);
                     }
                     _ => {}
                 },
@@ -123,7 +130,7 @@ impl Tunnel {
                     if earlier { staged.before.push(op) } else { staged.last.push(op) }
                 }
                 Op::Remove(Key::TunnelLocal(_) | Key::TunnelNode(_) | Key::TunnelUplink(_)) => {
-                    staged.last.push(op)
+                    staged.last.push(op);
                 }
                 _ => {}
             }

@@ -11,7 +11,7 @@ use common::TestNs;
 use common::cluster::{self, Stack};
 use common::sites::Bpffs;
 use kernel::ipip::Ipip;
-use kernel::{Error, Kernel, Monitor, Report, diff};
+use kernel::{Error, Kernel, Monitor, Report, Unplanned, diff};
 use model::{Cluster, Encapsulation, LinkName, Sending, When};
 use plan::{Entries, Input, Key, Planner};
 use serde_json::Value;
@@ -189,7 +189,7 @@ fn a_change_of_a_node_is_applied_without_a_look_at_the_rest() {
         assert!(!report.reconcile_needed);
         assert_eq!(table(&bpffs), wanted(planner.entries()));
         let observed = kernel.observe(planner.entries()).unwrap();
-        let left = diff(planner.entries(), &observed);
+        let left = diff(planner.entries(), &observed, Unplanned::Nothing);
         assert!(left.is_empty(), "{left:?}");
     }
 }

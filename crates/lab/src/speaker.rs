@@ -144,11 +144,12 @@ async fn watch(
     Ok((watchers, all))
 }
 
-/// A node that cannot be reached has no session, whatever TCP thinks.
+/// A node that cannot be reached has no session, whatever TCP thinks. One whose agent has ended is waited for.
 async fn heed(speaker: &Handle, sessions: &[Session<'_>], change: &Change) {
     if let Reachability::Down(_) = change.reachability {
         for session in sessions.iter().filter(|session| session.peer == change.neighbour) {
-            speaker.peer_unreachable(name(session)).await;
+            // One that has ended has no sessions to lose.
+            let _ = speaker.peer_lost(name(session)).await;
         }
     }
 }

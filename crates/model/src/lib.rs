@@ -20,7 +20,7 @@ pub use attachment::{Attachment, AttachmentId};
 pub use cluster::Cluster;
 pub use endpoints::{Endpoint, EndpointError, EndpointPort, EndpointSlice};
 pub use family::{Family, PerFamily};
-pub use mac::{MacAddr, ParseMacError};
+pub use mac::{MacAddr, ParseMacError, fnv1a};
 pub use name::{LinkName, NameError, NodeName};
 pub use network::{
     Encapsulation, MIN_MTU, Mtu, NetworkConfig, NetworkError, Sending, Vni, VxlanPort, VxlanSettings, When,

@@ -1,6 +1,6 @@
 //! The entries of a plan: what one node's kernel should hold, each under a key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
 use crate::services::{ServicePlan, ServicePortName};
+use crate::site::Keepalive;
 use crate::{Problem, Route, SetName, Table, TableFamily, Value, ipip};
 
 /// Entries by key. The order of keys is the order in which entries can be made.
@@ -23,6 +24,8 @@ pub struct NodePlan {
     pub services: ServicePlan,
     /// What could not be planned, and why.
     pub problems: Vec<Problem>,
+    /// What is to be sent every [`crate::site::KEEPALIVE_INTERVAL`].
+    pub keepalives: BTreeSet<Keepalive>,
 }
 
 /// An entry and the object it comes from.
@@ -41,6 +44,8 @@ pub enum Origin {
     ClusterNetwork,
     /// What BGP peers have told of a prefix.
     Learned(IpNet),
+    /// The nodes behind one NAT gateway.
+    Site(Box<str>),
     /// A node of the cluster.
     Node(NodeName),
     /// A port of a service.
@@ -54,6 +59,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::ClusterNetwork => f.write_str("ClusterNetwork"),
             Origin::Learned(prefix) => write!(f, "BGP route {prefix}"),
+            Origin::Site(site) => write!(f, "site {site}"),
             Origin::Node(name) => write!(f, "Node {name}"),
             Origin::Service(name) => write!(f, "Service {name}"),
             Origin::Attachment(id) => write!(f, "Pod interface {id}"),

@@ -3,10 +3,12 @@
 //! [`plan`] makes the whole description at once; a [`Planner`] keeps it and says what a change of one object
 //! changes in it. Both are the same code, so they cannot disagree. Every entry knows the object it comes from.
 
+mod across;
 mod attachments;
 pub mod bgp;
 mod change;
 mod entry;
+mod explain;
 pub mod ipip;
 mod learned;
 mod local;
@@ -16,6 +18,7 @@ mod remote;
 mod route;
 mod rules;
 pub mod services;
+pub mod site;
 mod tables;
 mod underlay;
 mod way;
@@ -23,6 +26,7 @@ mod way;
 pub use attachments::source_guard;
 pub use change::Change;
 pub use entry::{Entries, Entry, Key, Link, Member, NodePlan, Origin, Planned};
+pub use explain::{Explained, Tunnel};
 pub use learned::{LearnedPath, Refusal};
 pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file, pod_mtu};
 pub use planner::{Facts, Input, Planner, plan};

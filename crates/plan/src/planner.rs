@@ -1,5 +1,7 @@
 //! The plan of one node, kept and changed object by object.
 
+mod beyond;
+
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::mem;
 use std::net::IpAddr;
@@ -7,15 +9,18 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{
-    Attachment, AttachmentId, Cluster, EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, PerFamily,
-    RouteSource, Service,
+    Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
+    PerFamily, RouteSource, Service,
 };
 
 use crate::attachments::attachment;
 use crate::learned::{Learned, LearnedPath, Places};
 use crate::services::{ServicePlan, ServicePlanner, node_port_addresses, strays};
+use crate::site::{Contact, Contacts, Keepalive, Sites};
 use crate::way::Ground;
-use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, Underlay, local, remote};
+use crate::{
+    Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, Underlay, across, local, remote,
+};
 
 /// What the node's kernel says of itself and the plan depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// The pods' interfaces on the node.
     pub attachments: Vec<Attachment>,
+    /// What is known of others beyond their Node objects.
+    pub contacts: Contacts,
 }
 
 /// A change of what a plan is made from.
@@ -51,6 +58,10 @@ pub enum Input {
     Slice(EndpointSlice),
     /// An endpoint slice that is gone.
     SliceGone(ObjectName),
+    /// What is known of another node that is there; none when it is there no more.
+    Contact(NodeName, Option<Contact>),
+    /// The outer addresses that this node has heard within [`crate::site::HOLD`], by inner family.
+    Heard(BTreeSet<(IpAddr, Family)>),
     /// The paths to a prefix that BGP peers have told, the best first; none if it is gone.
     Learned(IpNet, Vec<LearnedPath>),
     /// Every peer has told all that it has, or has had its time: after a start, and again after routes have begun to
@@ -65,6 +76,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     planner.facts = facts.clone();
     planner.nodes.clone_from(&cluster.nodes);
     for node in cluster.nodes.values() {
+        planner.sites.replace(None, Some(node));
         planner.places.insert(node);
         planner.services.node(node, true, &mut Default::default());
     }
@@ -77,6 +89,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     }
     NodePlan {
         problems: planner.problems(),
+        keepalives: planner.keepalives(),
         services: planner.services.into_plan(),
         entries: planner.entries,
     }
@@ -88,6 +101,7 @@ pub struct Planner {
     pub(crate) local: NodeName,
     pub(crate) network: Option<NetworkConfig>,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
+    pub(crate) sites: Sites,
     pub(crate) places: Places,
     pub(crate) learned: Learned,
     pub(crate) facts: Facts,
@@ -98,12 +112,14 @@ pub struct Planner {
     /// What each object claims, and what is wrong with it.
     parts: BTreeMap<Origin, Part>,
     services: ServicePlanner,
+    pub(crate) routes_revision: u64,
 }
 
 #[derive(Debug, Default)]
 struct Part {
     keys: Box<[Key]>,
     problems: Box<[Problem]>,
+    keepalives: Box<[Keepalive]>,
 }
 
 impl Planner {
@@ -113,6 +129,7 @@ impl Planner {
             local,
             network: None,
             nodes: BTreeMap::new(),
+            sites: Sites::default(),
             places: Places::default(),
             learned: Learned::default(),
             facts: Facts::default(),
@@ -120,6 +137,7 @@ impl Planner {
             losers: BTreeMap::new(),
             parts: BTreeMap::new(),
             services: ServicePlanner::default(),
+            routes_revision: 0,
         }
     }
 
@@ -129,6 +147,7 @@ impl Planner {
         Planner {
             facts: mem::take(&mut self.facts),
             learned: mem::take(&mut self.learned),
+            routes_revision: self.routes_revision + 1,
             ..Planner::new(self.local.clone())
         }
     }
@@ -136,6 +155,7 @@ impl Planner {
     /// Takes in a change and says what changes in the plan.
     pub fn update(&mut self, input: Input) -> Change {
         let mut change = Change::default();
+        let may_change_reasons = matches!(input, Input::Network(_) | Input::Learned(..));
         match input {
             Input::Network(network) => {
                 let source = network.route_source;
@@ -160,25 +180,31 @@ impl Planner {
                 let name = node.name.clone();
                 let strays = self.is_stray(&node);
                 self.services.node(&node, true, &mut change.services);
-                let before = self.nodes.insert(name.clone(), node);
+                let before = self.nodes.insert(name.clone(), node.clone());
+                self.sites.replace(before.as_ref(), Some(&node));
                 if let Some(before) = &before {
                     self.services.node(before, false, &mut change.services);
                 }
                 self.replan_node(&name, before.as_ref(), &mut change);
+                self.replan_beyond(before.as_ref(), Some(&node), &mut change);
                 if name == self.local || strays || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
                 }
             }
             Input::NodeGone(name) => {
                 let before = self.nodes.remove(&name);
+                self.sites.replace(before.as_ref(), None);
                 if let Some(before) = &before {
                     self.services.node(before, false, &mut change.services);
                 }
                 self.replan_node(&name, before.as_ref(), &mut change);
+                self.replan_beyond(before.as_ref(), None, &mut change);
                 if name == self.local || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
                 }
             }
+            Input::Contact(name, contact) => self.take_contact(name, contact, &mut change),
+            Input::Heard(heard) => self.take_heard(heard, &mut change),
             Input::Addresses(addresses) => {
                 let before = mem::replace(&mut self.facts.addresses, addresses);
                 let either = [before, self.facts.addresses.clone()].concat();
@@ -196,6 +222,9 @@ impl Planner {
             Input::Learned(prefix, paths) => self.learn(prefix, paths, &mut change),
             Input::Converged => self.converged(&mut change),
         }
+        // Routes are the last of all kinds of keys.
+        let changes_routes = matches!(change.keys.last_key_value(), Some((Key::Route(_), _)));
+        self.routes_revision += u64::from(changes_routes || may_change_reasons);
         change
     }
 
@@ -210,6 +239,7 @@ impl Planner {
             entries: self.entries.clone(),
             services: self.services.plan().clone(),
             problems: self.problems(),
+            keepalives: self.keepalives(),
         }
     }
 
@@ -287,6 +317,7 @@ impl Planner {
         self.replan_local(change);
         self.replan_all_learned(change);
         self.replan_remotes(change);
+        self.replan_sites(change);
         self.replan_attachments(change);
     }
 
@@ -339,15 +370,23 @@ impl Planner {
     }
 
     pub(crate) fn replan_remote(&mut self, name: &NodeName, change: &mut Change) {
-        let mut problems = Vec::new();
-        let entries = match (&self.network, self.nodes.get(&self.local), self.nodes.get(name)) {
-            (Some(network), Some(local), Some(node)) => {
-                let ground = Ground { network, local, subnets: &self.facts.underlay };
-                remote::remote(&ground, node, |range| self.is_routed_by_node(range), &mut problems)
+        let (mut problems, mut keepalives) = (Vec::new(), Vec::new());
+        let entries = match (&self.network, self.view(), self.nodes.get(name)) {
+            (Some(network), Some(view), Some(node)) => {
+                let ground = Ground { network, local: view.local, subnets: &self.facts.underlay };
+                if view.is_across(node) {
+                    keepalives = view.keepalives(node);
+                    let routed = self.falls_back() || self.may_be_there(name);
+                    across::across(&ground, view, node, routed, &mut problems)
+                } else {
+                    remote::remote(&ground, node, |range| self.is_routed_by_node(range), &mut problems)
+                }
             }
             _ => Vec::new(),
         };
-        self.replace(Origin::Node(name.clone()), entries, problems, change);
+        let origin = Origin::Node(name.clone());
+        self.replace(origin.clone(), entries, problems, change);
+        self.keep_alive(&origin, keepalives.into());
     }
 
     fn replan_attachments(&mut self, change: &mut Change) {
@@ -370,7 +409,8 @@ impl Planner {
     fn replace(&mut self, origin: Origin, entries: Vec<Entry>, problems: Vec<Problem>, change: &mut Change) {
         let old = self.parts.remove(&origin).unwrap_or_default();
         let mut new: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let part = Part { keys: new.keys().cloned().collect(), problems: problems.into() };
+        let keys = new.keys().cloned().collect();
+        let part = Part { keys, problems: problems.into(), keepalives: Box::default() };
         for key in old.keys {
             match new.remove(&key) {
                 Some(entry) => self.claim(key, Planned { entry, origin: origin.clone() }, change),

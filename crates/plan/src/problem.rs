@@ -61,6 +61,50 @@ pub enum Problem {
         /// Why.
         refusal: Refusal,
     },
+    /// VXLAN to a node beyond a NAT gateway.
+    #[error(
+        "{behind}, and cannot be reached in VXLAN: that is sent from any UDP port to port {port} of an address, and the \
+         gateway passes on only what the inside has asked for; use protocol ipip in spec.encapsulation"
+    )]
+    VxlanThroughGateway {
+        /// Who is behind which gateway.
+        behind: String,
+        /// The port of VXLAN, host byte order.
+        port: u16,
+    },
+    /// No encapsulation to a node beyond a NAT gateway.
+    #[error(
+        "{behind}, and cannot be reached without encapsulation: the gateway knows no way to pods; use protocol ipip in \
+         spec.encapsulation"
+    )]
+    PlainThroughGateway {
+        /// Who is behind which gateway.
+        behind: String,
+    },
+    /// Two sites, and nobody outside.
+    #[error(
+        "Node {remote} of site {other} cannot be reached from site {own}: neither gateway lets in what the other sends \
+         first, and there is no node outside of all sites that both have a session with; add one"
+    )]
+    NoRelay {
+        /// The other node.
+        remote: NodeName,
+        /// The site of this node.
+        own: Box<str>,
+        /// The other one.
+        other: Box<str>,
+    },
+    /// A gateway that is nowhere.
+    #[error(
+        "Node {remote} cannot be reached: nobody knows the outer address of the NAT gateway of site {site}, as none of its \
+         nodes has a BGP session with this node; give them the address as ExternalIP, or see what keeps the sessions down"
+    )]
+    NoGateway {
+        /// The node behind it.
+        remote: NodeName,
+        /// Its site.
+        site: Box<str>,
+    },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
     Conflict {

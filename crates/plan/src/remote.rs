@@ -85,7 +85,7 @@ fn node_member(address: &IpAddr) -> Entry {
     })
 }
 
-fn apart(local: &Node, remote: &Node, range: &PodRange, problems: &mut Vec<Problem>) -> bool {
+pub(crate) fn apart(local: &Node, remote: &Node, range: &PodRange, problems: &mut Vec<Problem>) -> bool {
     let overlap = way::is_apart(local, range).err();
     problems.extend(overlap.map(|own| Problem::OverlapsLocal {
         remote: remote.name.clone(),

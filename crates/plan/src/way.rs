@@ -2,6 +2,7 @@
 //! this one.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use model::{
@@ -104,14 +105,27 @@ fn vxlan(ground: &Ground<'_>, remote: &Node, family: Family) -> Result<Way, Obst
 fn ipip(ground: &Ground<'_>, remote: &Node, family: Family) -> Result<Way, Obstacle> {
     let (underlay, address) = outer_end(ground, remote, family)?;
     let own = *ground.local.addresses.of(underlay).ok_or(Obstacle::Family(underlay))?;
-    let Underlay { link, net, mtu } = known(ground.subnets, underlay, own)?;
     let outer = Outer::new(own, address).ok_or(Obstacle::Family(underlay))?;
+    between(ground, outer, family, || gateway(ground, remote, family), None)
+}
+
+/// In IP in IP between two outer addresses; `nobody` is the next hop that nobody has. With a time for which the other end
+/// may be silent.
+pub(crate) fn between(
+    ground: &Ground<'_>,
+    outer: Outer,
+    family: Family,
+    nobody: impl Fn() -> Result<IpAddr, Obstacle>,
+    hold: Option<Duration>,
+) -> Result<Way, Obstacle> {
+    let (underlay, address) = (outer.family(), outer.destination());
+    let Underlay { link, net, mtu } = known(ground.subnets, underlay, outer.source())?;
     let near = net.contains(&address) && (family == Family::V4 || underlay == Family::V6);
     let (via, next_hop) = match near {
         true => (address, NextHop::Kept),
-        false => (gateway(ground, remote, family)?, NextHop::Asked),
+        false => (nobody()?, NextHop::Asked),
     };
-    let route = ipip::Route { outer, next_hop, hold: None };
+    let route = ipip::Route { outer, next_hop, hold };
     let mtu = mtu.saturating_sub(outer.overhead());
     Ok(Way { hop: Hop { via, link: link.clone() }, carrier: Carrier::Ipip { route, mtu } })
 }

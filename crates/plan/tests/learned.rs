@@ -502,3 +502,48 @@ proptest! {
         prop_assert!(prefixes.iter().all(|prefix| !planner.learned(prefix).is_empty()));
     }
 }
+
+#[test]
+fn routes_are_explained() {
+    let told = |planner: &mut Planner| {
+        planner.update(learned("10.9.0.0/16", &["192.0.2.2", "198.51.100.3"]));
+        planner.update(learned("10.8.0.0/16", &["192.0.2.99"]));
+    };
+    let why = |sending| {
+        let mut planner = planner(sending, Kubernetes);
+        told(&mut planner);
+        let v4 = planner.routes().filter(|each| matches!(each.route.destination, IpNet::V4(_)));
+        v4.map(|each| format!("{} {} {}: {}", each.route.destination, each.origin, each.tunnel, each.why))
+            .collect::<Vec<_>>()
+    };
+    let (direct, router) = (
+        "10.8.0.0/16 BGP route 10.8.0.0/16 none: learned from peer-192.0.2.99",
+        "by a router in a subnet of this node",
+    );
+    let by = "learned from peer-192.0.2.2 and peer-198.51.100.3";
+    assert_eq!(
+        why(VXLAN),
+        [
+            format!("{direct}, {router}"),
+            format!("10.9.0.0/16 BGP route 10.9.0.0/16 vxlan: {by}, always encapsulated by VXLAN"),
+            "10.244.2.0/24 Node near vxlan: always encapsulated by VXLAN".to_owned(),
+            "10.244.3.0/24 Node far vxlan: always encapsulated by VXLAN".to_owned(),
+        ]
+    );
+    assert_eq!(
+        why(CROSS_IPIP),
+        [
+            format!("{direct}, {router}"),
+            format!("10.9.0.0/16 BGP route 10.9.0.0/16 none: {by}, same subnet"),
+            "10.244.2.0/24 Node near none: same subnet".to_owned(),
+            "10.244.3.0/24 Node far ipip: other subnet, encapsulated in IP".to_owned(),
+        ]
+    );
+    // What is another is told.
+    let mut planner = planner(VXLAN, Kubernetes);
+    let before = planner.routes_revision();
+    planner.update(Input::Converged);
+    assert_eq!(planner.routes_revision(), before);
+    told(&mut planner);
+    assert_eq!(planner.routes_revision(), before + 2);
+}

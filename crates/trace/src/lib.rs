@@ -3,4 +3,4 @@
 pub mod capture;
 mod walk;
 
-pub use walk::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World, walk, walk_all};
+pub use walk::{End, Gateway, Hop, Loss, Outcome, Packet, Start, Step, Walk, World, walk, walk_all};

@@ -114,7 +114,11 @@ impl Driver {
                         return;
                     }
                     Some(command) => self.obey(command),
-                    None => return,
+                    None => {
+                        // With the end of the events, the addresses can be listened on again.
+                        self.acceptors.shutdown().await;
+                        return;
+                    }
                 },
                 Some(input) = inputs.recv() => self.tell(input),
                 Some((stream, from)) = accepted.recv() => self.take(stream, from),

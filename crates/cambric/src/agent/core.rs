@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kernel::Unplanned;
 use kube_source::{Event, Object, Watched};
 use model::{
-    Attachment, BgpPeer, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily,
-    Service,
+    Attachment, BgpPeer, EndpointSlice, Family, NetworkConfig, Node, NodeFile, NodeName, ObjectName,
+    PerFamily, Service,
 };
 use plan::bgp::{self, Peers, Speaker};
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Input, Key, Planned, Planner, Problem, Underlay};
+use plan::site::Contact;
+use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Underlay};
+
+use super::contacts::Contacts;
+use super::keepalives::Keepalives;
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -54,6 +59,7 @@ pub(crate) struct Core {
     /// Whether what the speaker is made from has changed since it was made.
     speaker_stale: bool,
     announced: Announced,
+    contacts: Contacts,
     /// What is being listed, until the list is complete: it then takes the place of what a file said.
     listing: Option<Objects>,
     listed_network: Option<NetworkConfig>,
@@ -96,6 +102,7 @@ impl Core {
             speaker_problems: Vec::new(),
             speaker_stale: true,
             announced: Announced::All,
+            contacts: Contacts::default(),
             listing: Some(Objects::default()),
             listed_network: None,
             restored: false,
@@ -194,7 +201,8 @@ impl Core {
                 let underlay = &self.planner.facts().underlay;
                 let view =
                     bgp::View { network, nodes: self.planner.nodes(), local, underlay, peers: &self.peers };
-                bgp::speaker(view, &mut self.speaker_problems)
+                let speaker = bgp::speaker(view, &mut self.speaker_problems);
+                speaker.map(|speaker| Speaker { heard: self.planner.heard(), ..speaker })
             }
             _ => None,
         };
@@ -204,6 +212,43 @@ impl Core {
         let speaker = speaker.map(Arc::new);
         self.speaker = Some(speaker.clone());
         Some(speaker)
+    }
+
+    /// Takes in what routes say of who tells them.
+    pub(crate) fn hear_contacts(&mut self, contacts: Vec<(IpNet, Option<Contact>)>) {
+        for (prefix, contact) in contacts {
+            self.contacts.hear(prefix, contact);
+        }
+    }
+
+    /// What of it says who is there beyond NAT gateways, and changes the plan.
+    pub(crate) fn new_contacts(&mut self) -> Change {
+        let mut change = Change::default();
+        if self.planner.has_sites() {
+            for (name, contact) in self.contacts.news(
+                self.planner.local_node(),
+                self.planner.nodes(),
+                &self.planner.facts().contacts,
+            ) {
+                change.extend(self.change_plan(Input::Contact(name, contact)));
+            }
+        }
+        change
+    }
+
+    /// Whether there are nodes behind NAT gateways.
+    pub(crate) fn has_sites(&self) -> bool {
+        self.planner.has_sites()
+    }
+
+    /// The outer addresses that this node hears.
+    pub(crate) fn heard(&self) -> &BTreeSet<(IpAddr, Family)> {
+        &self.planner.facts().contacts.heard
+    }
+
+    /// What is to be sent again and again, so that tunnels through gateways stay open.
+    pub(crate) fn keepalives(&self) -> Keepalives {
+        if self.has_sites() { self.planner.keepalives() } else { Keepalives::new() }
     }
 
     /// Which addresses of services BGP peers are to be told, as news since this was last asked.
@@ -230,6 +275,15 @@ impl Core {
         // Services and pods come and go all the time, and with whom this node speaks does not depend on them.
         self.speaker_stale |=
             matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_) | Input::Underlay(_));
+        self.speaker_stale |=
+            matches!(input, Input::Heard(_) | Input::Contact(..)) && self.planner.has_sites();
+        self.contacts.stale |= matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_));
+        if let Input::Network(network) = &input
+            && self.planner.network().is_none_or(|before| before.route_source != network.route_source)
+        {
+            // Who speaks, or says that there is nobody, is asked anew for all that there is to learn.
+            self.speaker = None;
+        }
         let mut change = self.planner.update(input);
         if let Announced::Changed(changed) = &mut self.announced {
             changed.append(&mut change.services.announced);
@@ -282,6 +336,16 @@ impl Core {
     /// What the kernel should hold.
     pub(crate) fn entries(&self) -> &Entries {
         self.planner.entries()
+    }
+
+    /// The planned routes with their reasons.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = Explained<'_>> {
+        self.planner.routes()
+    }
+
+    /// Changes whenever the routes or their reasons do.
+    pub(crate) fn routes_revision(&self) -> u64 {
+        self.planner.routes_revision()
     }
 
     /// What of ours stays in the kernel though the plan does not have it.
@@ -505,6 +569,7 @@ impl Core {
         for node in local.into_iter().chain(nodes.into_values()) {
             planner.update(Input::Node(node));
         }
+        self.contacts.stale = true;
         // Slices wait for their services, so that each service is planned once.
         for slice in slices.into_values() {
             planner.update(Input::Slice(slice));

@@ -1,11 +1,12 @@
 //! The kernel as the agent's worker sees it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::ipip::Counters;
 use kernel::{Steps, Unplanned};
-use model::{Attachment, PerFamily};
+use model::{Attachment, Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key, Underlay};
 
@@ -64,6 +65,8 @@ pub(crate) trait Machine {
     fn apply(&mut self, change: &Change) -> Outcome;
     /// Compares all with the plan and applies the difference, which has not all that is unplanned.
     fn reconcile(&mut self, entries: &Entries, services: &ServicePlan, unplanned: Unplanned) -> Outcome;
+    /// The outer addresses that were heard within a time, by inner family.
+    fn heard(&mut self, within: Duration) -> BTreeSet<(IpAddr, Family)>;
     /// How many packets met which fate in IP in IP, if there is any.
     fn tunnel_counters(&mut self) -> Option<Counters>;
     /// Has the services' tables listed at the next comparison, as somebody else may have changed them.

@@ -6,17 +6,21 @@
 
 mod bgp;
 mod condition;
+mod contacts;
 mod core;
 mod debounce;
 mod health;
 mod http;
 mod journal;
+mod keepalives;
 mod machine;
 mod metrics;
 mod options;
 mod persist;
 mod publish;
+mod routes;
 mod saver;
+mod scribe;
 mod service_health;
 mod system;
 mod words;
@@ -38,6 +42,7 @@ use tokio::sync::{mpsc as channel, oneshot, watch};
 pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
+pub(crate) use routes::{HopStatus, RouteStatus};
 pub(crate) use system::remove_from_kernel;
 
 use self::core::Core;
@@ -90,7 +95,11 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
 
     let (answer, checks) = watch::channel(service_health::Checks::new());
     let (speech, wanted) = channel::unbounded_channel();
-    let publisher = Publisher::new(node.clone(), options, condition, answer, speech);
+    let (keep, kept) = watch::channel(keepalives::Keepalives::new());
+    tokio::spawn(keepalives::serve(kept, |one| {
+        kernel::ipip::send_keepalive(one.outer, one.inner).map_err(|error| error.to_string())
+    }));
+    let publisher = Publisher::new(node.clone(), options, condition, answer, speech, keep);
     let core = Core::new(node.clone());
     let (inbox, ended) = start_worker(core, publisher, options, health.clone(), metrics.clone())?;
     let run_dir = RunDir(options.run_dir.clone());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use kernel::ipip::Counters;
-use model::{NodeFile, NodeName, PerFamily};
+use model::{Family, NodeFile, NodeName, PerFamily};
 use plan::Entries;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,7 +14,9 @@ use tokio::sync::watch;
 
 use super::bgp::Wanted;
 use super::core::{Announced, Core};
+use super::keepalives::Keepalives;
 use super::options::AgentOptions;
+use super::routes::RoutesFile;
 use super::saver::Saver;
 use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
@@ -51,10 +53,23 @@ pub(crate) struct Status {
     /// How many packets met which fate in IP in IP; nothing if there is none.
     #[serde(default)]
     pub(crate) tunnel: BTreeMap<String, u64>,
+    /// Who was heard of late through a NAT gateway, or from behind one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) heard: Vec<HeardFrom>,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// When the kernel was last compared, in seconds since 1970.
     pub(crate) compared: Option<u64>,
+}
+
+/// An outer address from which IP in IP came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HeardFrom {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// The family of what was in the packets.
+    pub(crate) inner: Family,
 }
 
 /// How the last comparison went.
@@ -126,10 +141,13 @@ pub(crate) struct Publisher {
     cni_data_dir: PathBuf,
     condition: watch::Sender<bool>,
     checks: watch::Sender<Checks>,
+    keepalives: watch::Sender<Keepalives>,
     speech: UnboundedSender<Wanted>,
     shown: Option<Status>,
     /// Keeps the state for a start without the API.
     pub(crate) saver: Saver,
+    /// Lists the routes.
+    pub(crate) routes: RoutesFile,
 }
 
 impl Publisher {
@@ -141,16 +159,19 @@ impl Publisher {
         condition: watch::Sender<bool>,
         checks: watch::Sender<Checks>,
         speech: UnboundedSender<Wanted>,
+        keepalives: watch::Sender<Keepalives>,
     ) -> Publisher {
         let run_dir = RunDir(options.run_dir.clone());
         Publisher {
             saver: Saver::new(run_dir.state(), local.clone()),
+            routes: RoutesFile::new(run_dir.routes()),
             local,
             run_dir,
             cni_conf_dir: options.cni_conf_dir.clone(),
             cni_data_dir: options.cni_data_dir.clone(),
             condition,
             checks,
+            keepalives,
             speech,
             shown: None,
         }
@@ -199,6 +220,17 @@ impl Publisher {
             let new = before != checks;
             if new {
                 before.clone_from(checks);
+            }
+            new
+        });
+    }
+
+    /// Says what is to be sent so that tunnels through NAT gateways stay open.
+    pub(crate) fn keep_alive(&self, keepalives: &Keepalives) {
+        self.keepalives.send_if_modified(|before| {
+            let new = before != keepalives;
+            if new {
+                before.clone_from(keepalives);
             }
             new
         });
@@ -263,6 +295,11 @@ impl Publisher {
                 .iter()
                 .flat_map(Counters::by_fate)
                 .map(|(fate, count)| (fate.to_owned(), count))
+                .collect(),
+            heard: core
+                .heard()
+                .iter()
+                .map(|(address, inner)| HeardFrom { address: *address, inner: *inner })
                 .collect(),
             problems,
             compared: report.compared,

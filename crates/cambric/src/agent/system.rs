@@ -1,5 +1,6 @@
 //! The real kernel and the real address files behind what the worker asks for.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -66,6 +67,22 @@ impl Machine for System {
         done.extend(outcome(services));
         done.services_error = unreadable.or(done.services_error);
         done
+    }
+
+    fn heard(&mut self, within: Duration) -> BTreeSet<(IpAddr, Family)> {
+        let last = match self.kernel.tunnel_heard() {
+            Some(Ok(last)) => last,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "who was heard through tunnels is not known");
+                return BTreeSet::new();
+            }
+            None => return BTreeSet::new(),
+        };
+        let of_late = |(address, silence): (IpAddr, PerFamily<Duration>)| {
+            let heard = move |family: &Family| silence.of(*family).is_some_and(|silence| *silence < within);
+            Family::BOTH.into_iter().filter(heard).map(move |family| (address, family))
+        };
+        last.into_iter().flat_map(of_late).collect()
     }
 
     fn tunnel_counters(&mut self) -> Option<Counters> {

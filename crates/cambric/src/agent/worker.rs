@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernel::Unplanned;
 use kube_source::Event;
+use plan::site::{HOLD, KEEPALIVE_INTERVAL};
 use plan::{Change, Input, Key, Underlay};
 
 use super::bgp;
@@ -63,6 +64,8 @@ pub(crate) struct Worker<M, E> {
     restore_at: Option<Instant>,
     /// When all is compared next, whatever happens; `None` until there is a plan.
     next_sync: Option<Instant>,
+    /// When is looked up next who is heard through NAT gateways; `None` while there are none.
+    listen_at: Option<Instant>,
     retry: Duration,
     /// Whether all has been compared once. Before, changes would be applied to a kernel that nobody has looked at.
     compared: bool,
@@ -105,6 +108,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             debounce: Debounce::default(),
             restore_at: Some(Instant::now() + times.api_patience),
             next_sync: None,
+            listen_at: None,
             retry: FIRST_RETRY,
             compared: false,
             why: Why::Start,
@@ -141,6 +145,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 self.publisher.saver.finish(&self.core);
                 return;
             }
+            self.listen();
             self.restore_if_alone();
             let now = Instant::now();
             if self.debounce.due(now) || self.next_sync.is_some_and(|at| at <= now) {
@@ -149,13 +154,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.show();
             // After all else, and for the most part by another thread.
             self.publisher.saver.keep(&self.core, Instant::now());
+            self.publisher.routes.keep(&self.core, Instant::now());
         }
     }
 
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
         let kept = self.publisher.saver.deadline();
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept];
+        let listed = self.publisher.routes.deadline();
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, self.listen_at, kept, listed];
         let next = times.into_iter().flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
@@ -172,7 +179,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.health_ports = problems;
                     self.report.fresh = true;
                 }
-                Ok(Message::Bgp(news)) => self.hear_of_bgp(news),
+                Ok(Message::Bgp(news)) => change.extend(self.hear_of_bgp(news)),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -206,6 +213,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 }
             }
         }
+        change.extend(self.core.new_contacts());
         if !change.is_empty() {
             if self.apply(&change) {
                 self.committed(received);
@@ -217,15 +225,31 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         Next::GoOn
     }
 
-    fn hear_of_bgp(&mut self, news: bgp::News) {
+    fn hear_of_bgp(&mut self, news: bgp::News) -> Change {
+        let mut change = Change::default();
         match news {
             bgp::News::Problems(problems) => {
                 self.report.bgp = problems;
                 self.report.fresh = true;
             }
-            bgp::News::Routes(changes) => tracing::debug!(count = changes.len(), "BGP routes"),
-            bgp::News::Converged => tracing::debug!("BGP has converged"),
+            bgp::News::Contacts(contacts) => self.core.hear_contacts(contacts),
+            bgp::News::Routes(changes) => {
+                for (prefix, paths) in changes {
+                    change.extend(self.core.observe(Input::Learned(prefix, paths)));
+                }
+                // What is not taken is a problem, or is one no more.
+                self.report.fresh = true;
+            }
+            bgp::News::Converged => {
+                change = self.core.observe(Input::Converged);
+                if self.compared {
+                    self.why = Why::Change;
+                }
+                // What an earlier run has learned and this one has not is in the kernel and in no plan.
+                self.debounce.at_once(Instant::now());
+            }
         }
+        change
     }
 
     /// Says whether all of it is in the kernel now; if not, a comparison follows.
@@ -379,6 +403,25 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         outcome
     }
 
+    /// Looks up who is heard through NAT gateways, if there are any.
+    fn listen(&mut self) {
+        if !self.core.has_sites() {
+            self.listen_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if self.listen_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.listen_at = Some(now + KEEPALIVE_INTERVAL);
+        let heard = self.machine.heard(HOLD);
+        if heard != *self.core.heard() {
+            let change = self.core.observe(Input::Heard(heard));
+            self.report.fresh = true;
+            self.apply(&change);
+        }
+    }
+
     fn restore_if_alone(&mut self) {
         if self.restore_at.is_none_or(|at| at > Instant::now()) {
             return;
@@ -413,6 +456,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         if self.compared && self.core.has_plan() {
             self.report.fresh |= self.core.is_speaker_stale();
             self.publisher.speak(&mut self.core);
+            self.publisher.keep_alive(&self.core.keepalives());
         }
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());

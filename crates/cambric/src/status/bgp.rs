@@ -10,14 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::table::{INDENT, WIDTH, aligned, wrapped};
 use crate::agent::{BgpStatus, SessionStatus};
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
-
-/// How wide a terminal is at least.
-const WIDTH: usize = 80;
-/// What sets off what belongs to the session above.
-const INDENT: &str = "  ";
 
 /// Show this node's BGP sessions.
 ///
@@ -155,36 +151,6 @@ fn duration(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     let clock = format!("{hours:02}:{minutes:02}:{:02}", seconds % 60);
     if days > 0 { format!("{days}d {clock}") } else { clock }
-}
-
-/// Columns as wide as their widest cell, two blanks apart.
-fn aligned(rows: &[Vec<String>]) -> Vec<String> {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect()
-}
-
-/// Lines of words that are no longer than a terminal is wide.
-fn wrapped(text: &str, indent: &str) -> Vec<String> {
-    let mut lines = vec![indent.to_owned()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().map_or(0, |line| line.chars().count());
-        match lines.last_mut() {
-            Some(last) if line == indent.len() || line + 1 + word.chars().count() <= WIDTH => {
-                if line > indent.len() {
-                    last.push(' ');
-                }
-                last.push_str(word);
-            }
-            _ => lines.push(format!("{indent}{word}")),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -359,11 +359,6 @@ impl Drop for Node {
             let _ = api.thread.join();
         }
         let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
-        // The agent's, in which programs are pinned; cleanup takes it away.
-        let pins = self.dir.path().join("run/bpf");
-        if pins.exists() {
-            let _ = Command::new("umount").arg("--lazy").arg(pins).status();
-        }
     }
 }
 

@@ -43,7 +43,7 @@ pub fn remove(directory: &Path) -> Result<()> {
         }
     }
     remove_maps(directory, None)?;
-    remove_empty(directory)
+    bpffs::remove_empty(directory)
 }
 
 impl Ipip {
@@ -191,22 +191,10 @@ fn remove_maps(directory: &Path, keep: Option<&Path>) -> Result<()> {
             for map in names(&path)? {
                 bpffs::unpin(&path.join(map))?;
             }
-            remove_empty(&path)?;
+            bpffs::remove_empty(&path)?;
         }
     }
     Ok(())
-}
-
-/// Removes a directory. One that is not there, or not empty, is no error.
-fn remove_empty(directory: &Path) -> Result<()> {
-    match fs::remove_dir(directory) {
-        Err(source)
-            if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
-        {
-            Err(Error::File { what: "remove", path: directory.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What is in a directory. One that is not there is empty; ours are all of plain letters.

@@ -1,11 +1,13 @@
 //! Rows 8 and 9: routes that come from BGP, and what goes by them.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use model::{Family, Node, NodeName, PodRange, RouteSource, Sending, When};
 
 use super::evidence::{ExpectedRoute, RouteFinding, RouteWay, Row};
+use super::sites;
 use super::view::View;
 use super::ways::{in_one_subnet, is_plain};
 use crate::fabric::{self, Found};
@@ -15,6 +17,10 @@ use crate::{Error, Result};
 /// The protocols under which speakers of BGP put routes into a router: ours, as FRR, and BIRD (`RTPROT_BGP` and
 /// `RTPROT_BIRD`, linux/rtnetlink.h).
 const ROUTERS: [u8; 2] = [fabric::BGP, 12];
+/// How long sessions may take to come up, and routes to come by them.
+const ROUTED_TIME: Duration = Duration::from_secs(20);
+/// How soon is looked again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// The tunnel devices of a node.
 const TUNNELS: [&str; 2] = ["vxlan.cambric", "vxlan6.cambric"];
 
@@ -48,7 +54,9 @@ fn missing_pair(view: &View) -> Option<&'static str> {
     let pairs = nodes
         .iter()
         .flat_map(|one| nodes.iter().filter(move |other| *other != one).map(move |other| (*one, *other)));
+    // Beyond a gateway it is another row.
     let together: Vec<bool> = pairs
+        .filter(|(one, other)| !sites::across(view, one, other))
         .flat_map(|(one, other)| {
             view.families().into_iter().map(move |family| in_one_subnet(view, one, other, family))
         })
@@ -56,7 +64,8 @@ fn missing_pair(view: &View) -> Option<&'static str> {
     match (together.contains(&true), together.contains(&false)) {
         (true, true) => None,
         (false, _) => Some("no two nodes share a subnet"),
-        (true, false) => Some("all nodes share one subnet"),
+        (true, false) if view.heard.is_empty() => Some("all nodes share one subnet"),
+        (true, false) => Some("nodes of different subnets are behind NAT gateways"),
     }
 }
 
@@ -69,7 +78,9 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
             way: RouteWay::Tunnel { links: Vec::new() },
         };
         let name = node_name(machine)?;
-        let others = view.cluster.nodes.values().filter(|node| node.name != name);
+        // Beyond gateways packets go in stretches, which are another row's.
+        let near = |node: &&Node| node.name != name && !sites::across(view, &node.name, &name);
+        let others = view.cluster.nodes.values().filter(near);
         let table = fabric::routes(&view.lab.namespace(&machine.name))?;
         for (node, range) in others.flat_map(ranges) {
             let way = way(view, machine, &name, node, range);
@@ -86,6 +97,23 @@ pub(super) fn routes(view: &View, row: Row) -> Result<Vec<RouteFinding>> {
         }
     }
     Ok(findings)
+}
+
+/// Waits until all routes are as they should be, but not for ever: what never is, the check is there to find. Nobody tells
+/// who is no speaker that the others have spoken.
+pub(super) fn wait_routed(view: &View, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let rows: Vec<Row> =
+        Row::ALL.into_iter().filter(|row| row.about_routes() && obstacle(view, *row).is_none()).collect();
+    let deadline = Instant::now() + ROUTED_TIME;
+    for row in rows {
+        while routes(view, row)?.iter().any(|finding| !finding.faults().is_empty())
+            && Instant::now() < deadline
+        {
+            go_on()?;
+            std::thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
 }
 
 fn node_name(machine: &Machine) -> Result<NodeName> {

@@ -110,11 +110,6 @@ impl Row {
     pub fn about_routes(self) -> bool {
         matches!(self, Row::NoOverlay | Row::CrossSubnet)
     }
-
-    /// Whether there is a way to prove it.
-    pub fn provable(self) -> bool {
-        !matches!(self, Row::BehindNat)
-    }
 }
 
 impl From<Row> for u8 {

@@ -36,8 +36,6 @@ pub enum Verdict {
     NotSo(Vec<Failure>),
     /// This lab cannot have the row.
     Impossible(String),
-    /// There is no proof of the row yet.
-    NotYet,
 }
 
 /// Something that was not so.
@@ -125,9 +123,6 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
 /// How much was tried, and what came of it.
 fn verdict(evidence: &Evidence, row: Row, outcomes: Vec<Failure>) -> (usize, Verdict) {
     let tried = outcomes.len();
-    if !row.provable() {
-        return (tried, Verdict::NotYet);
-    }
     if let Some((_, why)) = evidence.impossible.iter().find(|(impossible, _)| *impossible == row) {
         return (tried, Verdict::Impossible(why.clone()));
     }

@@ -19,6 +19,7 @@ mod probe;
 mod processes;
 pub mod render;
 mod services;
+mod sites;
 mod trial;
 mod view;
 mod ways;
@@ -94,6 +95,7 @@ pub fn gather(lab: &LabName, interrupts: &Interrupts, progress: &mut Progress) -
         Ok(view)
     }));
     let evidence = made.and_then(|view| {
+        bgp::wait_routed(&view, &mut || interrupts.check())?;
         services::wait_served(&view, &mut || interrupts.check())?;
         gather::gather(&view, &mut |what| {
             progress.step(what);

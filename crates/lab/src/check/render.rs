@@ -83,7 +83,6 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
         Verdict::So => ("proved", true),
         Verdict::NotSo(_) => ("FAILED", true),
         Verdict::Impossible(_) => ("not here", false),
-        Verdict::NotYet => ("not yet", false),
     };
     let number = if main { line.row.number().to_string() } else { String::new() };
     let title = if main { line.title.to_owned() } else { format!("  {}", line.title) };

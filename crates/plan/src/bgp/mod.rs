@@ -19,6 +19,7 @@ use model::{
     PerFamily, PodRange, RouteFilter, RouteSource, SecretKey,
 };
 
+use crate::site::Heard;
 use crate::{Problem, Underlay};
 
 /// What is known beside the nodes and the network.
@@ -58,10 +59,14 @@ pub struct Speaker {
     pub cluster_id: Option<Ipv4Addr>,
     /// Its own addresses, which are next hops of its routes.
     pub addresses: PerFamily<IpAddr>,
+    /// Whether routes to the pods of other nodes come from its sessions.
+    pub routes: bool,
     /// The sessions to have.
     pub sessions: BTreeMap<SessionName, Session>,
     /// The pod ranges of the node, which it tells everybody.
     pub pod_routes: BTreeSet<IpNet>,
+    /// Whom the node hears through NAT gateways, which it tells with its pod ranges.
+    pub heard: Heard,
 }
 
 /// With whom a session is.
@@ -135,8 +140,10 @@ pub fn speaker(view: View<'_>, problems: &mut Vec<Problem>) -> Option<Speaker> {
         router_id: router_id(local),
         cluster_id: local.reflector.and_then(|reflector| reflector.cluster_id),
         addresses: local.addresses.clone(),
+        routes: network.route_source == RouteSource::Bgp,
         sessions,
         pod_routes: local.pod_ranges.iter().map(PodRange::net).collect(),
+        heard: Heard::new(),
     })
 }
 

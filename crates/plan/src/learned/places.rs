@@ -39,9 +39,9 @@ impl Places {
         self.lengths.retain(|_, count| *count > 0);
     }
 
-    /// The first by name of the nodes with an underlay address.
-    pub(crate) fn node_at(&self, address: &IpAddr) -> Option<&NodeName> {
-        self.addresses.get(address)?.first()
+    /// The nodes with an underlay address, by name.
+    pub(crate) fn nodes_at(&self, address: &IpAddr) -> &[NodeName] {
+        self.addresses.get(address).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The nodes with exactly this pod range.

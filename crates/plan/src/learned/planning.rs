@@ -84,7 +84,7 @@ impl Planner {
     }
 
     /// Whether the Node objects stand in for what peers have not told yet.
-    fn falls_back(&self) -> bool {
+    pub(crate) fn falls_back(&self) -> bool {
         self.is_routed_by_bgp() && !self.learned.converged
     }
 
@@ -101,11 +101,13 @@ impl Planner {
 
     fn replan_prefix(&mut self, prefix: IpNet, change: &mut Change) {
         let planned = match (&self.network, self.nodes.get(&self.local), self.learned.paths(&prefix)) {
+            // Beyond a NAT gateway a next hop says little: it is seen to who has a tunnel.
+            _ if self.is_across(&prefix) => Default::default(),
             (Some(network), Some(local), Some(paths)) => {
                 let ground = Ground { network, local, subnets: &self.facts.underlay };
                 let own_addresses = &self.facts.addresses;
                 let told = Told { prefix, paths, own_addresses, places: &self.places };
-                let node_at = |address: &IpAddr| self.nodes.get(self.places.node_at(address)?);
+                let node_at = |address: &IpAddr| self.nodes.get(self.node_at(address)?);
                 route(&ground, &told, node_at)
             }
             _ => Default::default(),
@@ -125,8 +127,20 @@ impl Planner {
         }
     }
 
-    /// The name of the node that a next hop is.
+    /// The name of the node that a next hop is. Those of other sites are none: others may have the same addresses.
     pub fn node_at(&self, next_hop: &IpAddr) -> Option<&NodeName> {
-        self.places.node_at(next_hop)
+        let own = self.nodes.get(&self.local).and_then(|local| local.site.as_deref());
+        let near = |name: &&NodeName| {
+            let site = self.nodes.get(*name).and_then(|node| node.site.as_deref());
+            site.is_none() || site == own
+        };
+        self.places.nodes_at(next_hop).iter().find(near)
+    }
+
+    /// Whether a prefix is a pod range of a node beyond a NAT gateway.
+    fn is_across(&self, prefix: &IpNet) -> bool {
+        let Some(local) = self.nodes.get(&self.local) else { return false };
+        let nodes = self.places.nodes_with(prefix).iter().filter_map(|name| self.nodes.get(name));
+        nodes.into_iter().any(|node| node.site != local.site)
     }
 }

@@ -7,6 +7,7 @@ mod display;
 mod draws;
 mod elements;
 mod filter;
+mod gateways;
 mod lookup;
 mod steps;
 
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use model::{LinkName, MacAddr, Node, NodeName};
 use plan::{ChainName, NodePlan, Origin};
 
+pub use gateways::Gateway;
 pub use steps::{walk, walk_all};
 
 /// The nodes with their plans.
@@ -23,6 +25,8 @@ pub use steps::{walk, walk_all};
 pub struct World {
     /// Each node with what its kernel should hold.
     pub nodes: BTreeMap<NodeName, (Node, NodePlan)>,
+    /// The NAT gateways between them.
+    pub gateways: Vec<Gateway>,
 }
 
 /// A packet as its sender makes it.
@@ -152,6 +156,15 @@ pub enum Step {
         /// How long it can have been, in bytes.
         mtu: Option<u32>,
     },
+    /// A NAT gateway changed the outer addresses on the way.
+    Translated {
+        /// The site that is behind the gateway.
+        site: Box<str>,
+        /// The outer source address from there on.
+        source: IpAddr,
+        /// The outer destination address from there on.
+        destination: IpAddr,
+    },
     /// It was taken out of IP in IP.
     Unwrapped,
 }
@@ -198,6 +211,18 @@ pub enum Loss {
     TunnelMismatch(LinkName),
     /// The receiving node takes no IP in IP from this address.
     Stranger(IpAddr),
+    /// A NAT gateway remembers another node of its site, and lets nobody else through.
+    Remembered {
+        /// The site.
+        site: Box<str>,
+        /// The node that it remembers.
+        node: NodeName,
+    },
+    /// A NAT gateway lets in only what the inside has asked for, and nobody has.
+    NotAsked {
+        /// The site behind it.
+        site: Box<str>,
+    },
     /// The address is in a node's range, and no pod has it.
     NoSuchPod(IpAddr),
     /// The way led through so many nodes that it must be a circle.

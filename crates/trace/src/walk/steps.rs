@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Family, LinkName, Node, NodeName};
+use model::{Family, LinkName, NodeName};
 use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
 use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
@@ -19,8 +19,8 @@ use super::lookup::{connected, entry, ipip, link_address, lookup, owns, pod_mac,
 use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
 /// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
-/// a service.
-const MOST_NODES: usize = 4;
+/// a service; between two sites, those that have the tunnels, and two outside.
+const MOST_NODES: usize = 8;
 
 // linux/if_ether.h
 const ETHER_IPV4: u16 = 0x0800;
@@ -181,6 +181,7 @@ impl<'w> Walker<'w> {
             Some((plan::Route { destination, mtu, .. }, plan::Hop { via, link }, origin)) => {
                 let destination = *destination;
                 let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
+                let told = matches!(origin, Origin::Learned(_));
                 self.hop(node, step, Some(origin));
                 self.leave(node, plan, Some(link))?;
                 if is_tunnel(link) {
@@ -188,7 +189,9 @@ impl<'w> Walker<'w> {
                 }
                 match ipip(plan, &self.packet.destination) {
                     Some(tunnel) => self.ipip(node, plan, (via, link, mtu), tunnel),
-                    None => self.hand_over(via),
+                    // A router, which knows what it does.
+                    None if told && self.owner(node, via).is_none() => self.go_outside(node),
+                    None => self.hand_over(node, via),
                 }
             }
             None => {
@@ -198,11 +201,17 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, Step::Routed { destination: everywhere, via: None, link: None }, None);
                 self.leave(node, plan, None)?;
-                match self.owner(&destination) {
-                    Some(_) => self.hand_over(&destination),
-                    None => Ok(End::Outside),
-                }
+                self.go_outside(node)
             }
+        }
+    }
+
+    /// A packet that is left to others. They bring it to a node if it is for the node itself.
+    fn go_outside(&mut self, from: &NodeName) -> Result<End, Loss> {
+        let destination = self.packet.destination;
+        match self.owner(from, &destination) {
+            Some(_) => self.hand_over(from, &destination),
+            None => Ok(End::Outside),
         }
     }
 
@@ -215,16 +224,15 @@ impl<'w> Walker<'w> {
     }
 
     /// A packet that goes to a node as it is, by the underlay.
-    fn hand_over(&mut self, address: &IpAddr) -> Result<End, Loss> {
-        let (owner, _) = self.owner(address).ok_or(Loss::NoSuchNode(*address))?;
+    fn hand_over(&mut self, from: &NodeName, address: &IpAddr) -> Result<End, Loss> {
+        let (owner, _) = self.owner(from, address).ok_or(Loss::NoSuchNode(*address))?;
         self.arrive(owner, Came::Link(None))
     }
 
     /// The node that has an underlay address.
-    fn owner(&self, address: &IpAddr) -> Option<(&'w NodeName, &'w NodePlan)> {
-        let has_it = |node: &Node| node.addresses.iter().any(|own| own == address);
-        let mut nodes = self.world.nodes.iter();
-        nodes.find(|(_, (node, _))| has_it(node)).map(|(name, (_, plan))| (name, plan))
+    fn owner(&self, from: &NodeName, address: &IpAddr) -> Option<(&'w NodeName, &'w NodePlan)> {
+        let name = self.world.owner(from, address)?;
+        self.world.nodes.get(name).map(|(_, plan)| (name, plan))
     }
 
     fn tunnel(
@@ -249,7 +257,7 @@ impl<'w> Walker<'w> {
         let step = Step::Encapsulated { link: link.clone(), source: local, destination: *remote, mac: *mac };
         self.hop(node, step, origin);
 
-        let (name, plan) = self.owner(remote).ok_or(Loss::NoSuchNode(*remote))?;
+        let (name, plan) = self.owner(node, remote).ok_or(Loss::NoSuchNode(*remote))?;
         let outer =
             Packet { source: local, destination: *remote, protocol: UDP, destination_port: Some(port) };
         let seen = Seen { fields: fields(&outer), translated: false, source_is_own: false };
@@ -283,7 +291,16 @@ impl<'w> Walker<'w> {
         };
         let step = Step::Wrapped { link: link.clone(), source, destination, mtu: *mtu };
         self.hop(node, step, Some(origin));
-        let (name, plan) = self.owner(&next).ok_or(Loss::NoSuchNode(next))?;
+        let far = self.world.cross(node, (source, destination), self.family())?;
+        // A next hop that is a node is the one that it is meant for.
+        if self.owner(node, &next).is_some_and(|(name, _)| name != far.node) {
+            return Err(Loss::NoSuchNode(next));
+        }
+        let (name, source, destination) = (far.node, far.source, far.destination);
+        if let Some(site) = far.site {
+            self.hop(node, Step::Translated { site: site.into(), source, destination }, None);
+        }
+        let plan = self.plan(name)?;
         if !plan.entries.contains_key(&Key::TunnelLocal(destination)) {
             return Err(Loss::NoSuchNode(destination));
         }

@@ -193,7 +193,7 @@ pub fn world(built: &Built) -> World {
     let planned = |(name, node): (&NodeName, &Node)| {
         (name.clone(), (node.clone(), plan(&built.cluster, name, &built.facts[name])))
     };
-    World { nodes: built.cluster.nodes.iter().map(planned).collect() }
+    World { nodes: built.cluster.nodes.iter().map(planned).collect(), ..World::default() }
 }
 
 pub fn pods(built: &Built) -> Vec<(NodeName, Attachment)> {

@@ -14,10 +14,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bgp::RibChange;
 use bgp::transport::Event;
+use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
+use plan::LearnedPath;
 use plan::bgp::Speaker;
+use plan::site::Contact;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
@@ -51,8 +53,10 @@ pub(crate) enum Wanted {
 /// What the worker is told.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The best paths of prefixes are others now.
-    Routes(Vec<RibChange>),
+    /// The paths to prefixes that peers have told are others now, the best first; none if a prefix is gone.
+    Routes(Vec<(IpNet, Vec<LearnedPath>)>),
+    /// What their best paths say of who tells them; none for what nobody tells any more.
+    Contacts(Vec<(IpNet, Option<Contact>)>),
     /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more.
     Converged,
     /// All that is wrong with the speaker as a whole, in words.
@@ -111,6 +115,18 @@ async fn next(running: &mut Option<Running>) -> Vec<Event> {
     }
 }
 
+/// What a plan can go by.
+fn learned(change: &RibChange) -> (IpNet, Vec<LearnedPath>) {
+    let path = |path: &BestPath| {
+        Some(LearnedPath {
+            next_hop: path.attributes.next_hop,
+            peer: path.peer.as_ref()?.as_str().into(),
+            stale: path.stale,
+        })
+    };
+    (change.prefix, change.paths.iter().filter_map(path).collect())
+}
+
 struct Task<T> {
     /// Whether the routes of an earlier speaker are in the kernel.
     restarting: bool,
@@ -137,7 +153,7 @@ impl<T: Fn(News)> Task<T> {
         match told {
             Wanted::Speaker(speaker) => {
                 self.wanted = speaker;
-                self.adjust().await;
+                self.adjust(false).await;
             }
             Wanted::Services(all) => {
                 let gone = self.services.difference(&all).map(|address| (*address, false));
@@ -159,12 +175,12 @@ impl<T: Fn(News)> Task<T> {
         }
     }
 
-    /// Makes what runs as it is wanted.
-    async fn adjust(&mut self) {
+    /// Makes what runs as it is wanted; with `anew`, by another speaker.
+    async fn adjust(&mut self, anew: bool) {
         self.problems.clear();
         self.retry_at = None;
         let Some(wanted) = self.wanted.clone() else { return self.fall_silent().await };
-        if let Some(running) = self.running.as_mut().filter(|running| running.fits(&wanted)) {
+        if let Some(running) = self.running.as_mut().filter(|running| !anew && running.fits(&wanted)) {
             self.problems.extend(running.adjust(wanted.clone()).await);
         } else {
             self.start(wanted.clone()).await;
@@ -180,12 +196,10 @@ impl<T: Fn(News)> Task<T> {
     }
 
     async fn start(&mut self, wanted: Arc<Speaker>) {
-        // As if it had been killed: the next one takes its place, and peers keep the routes until then.
-        let before = self.running.take();
-        if before.is_some() {
+        if let Some(before) = self.running.take() {
             self.unheard.get_or_insert_with(|| self.learned.clone());
+            before.leave().await;
         }
-        drop(before);
         match Running::start(wanted, &self.services, self.restarting).await {
             Ok((running, problems)) => {
                 self.running = Some(running);
@@ -218,6 +232,7 @@ impl<T: Fn(News)> Task<T> {
 
     async fn hear(&mut self, events: Vec<Event>) {
         let mut changes = Vec::new();
+        let mut contacts = Vec::new();
         for event in events {
             match event {
                 Event::Rib(change) => {
@@ -231,7 +246,8 @@ impl<T: Fn(News)> Task<T> {
                     };
                     // A route that begins here is nothing new to the worker.
                     if from_peers || known {
-                        changes.push(change);
+                        contacts.push((change.prefix, self.contact(&change)));
+                        changes.push(learned(&change));
                     }
                 }
                 Event::Session(session) => {
@@ -242,23 +258,37 @@ impl<T: Fn(News)> Task<T> {
                         self.learned.retain(|prefix| !gone.contains(prefix));
                         self.tell_gone(gone);
                     }
-                    if !changes.is_empty() {
-                        (self.tell)(News::Routes(std::mem::take(&mut changes)));
-                    }
+                    self.tell_routes(&mut changes, &mut contacts);
                     (self.tell)(News::Converged);
                 }
             }
         }
-        if !changes.is_empty() {
-            (self.tell)(News::Routes(changes));
-        }
+        self.tell_routes(&mut changes, &mut contacts);
         self.look_soon();
+    }
+
+    /// What is known of somebody comes before the routes that lead there.
+    fn tell_routes(
+        &self,
+        changes: &mut Vec<(IpNet, Vec<LearnedPath>)>,
+        contacts: &mut Vec<(IpNet, Option<Contact>)>,
+    ) {
+        if !changes.is_empty() {
+            (self.tell)(News::Contacts(std::mem::take(contacts)));
+            (self.tell)(News::Routes(std::mem::take(changes)));
+        }
+    }
+
+    fn contact(&self, change: &RibChange) -> Option<Contact> {
+        let (best, asn) = (change.paths.iter().find(|path| path.peer.is_some())?, self.wanted.as_ref()?.asn);
+        let heard = translate::heard(asn, &change.prefix, &best.attributes);
+        Some(Contact { seen: best.attributes.next_hop, heard })
     }
 
     fn tell_gone(&self, gone: BTreeSet<IpNet>) {
         if !gone.is_empty() {
-            let change = |prefix| RibChange { prefix, paths: Vec::new() };
-            (self.tell)(News::Routes(gone.into_iter().map(change).collect()));
+            (self.tell)(News::Contacts(gone.iter().map(|prefix| (*prefix, None)).collect()));
+            (self.tell)(News::Routes(gone.into_iter().map(|prefix| (prefix, Vec::new())).collect()));
         }
     }
 
@@ -279,13 +309,8 @@ impl<T: Fn(News)> Task<T> {
     async fn see_to_what_is_due(&mut self) {
         let now = Instant::now();
         if self.retry_at.is_some_and(|at| at <= now) {
-            if let Some(running) = self.running.as_mut()
-                && running.could_listen()
-            {
-                self.running = None;
-                self.unheard.get_or_insert_with(|| self.learned.clone());
-            }
-            self.adjust().await;
+            let anew = self.running.as_ref().is_some_and(Running::could_listen);
+            self.adjust(anew).await;
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look().await;

@@ -34,7 +34,10 @@ impl Neighbours {
         let spoken = |address: &&IpAddr| watched.keys().any(|peer| Family::of(peer) == Family::of(address));
         let ours: Vec<IpAddr> = wanted.addresses.iter().filter(spoken).copied().collect();
         if self.open.as_ref().map_or(&[][..], |open| &open.ours) != ours {
-            *self = Neighbours::default();
+            if let Some(Open { bfd, mut changes, .. }) = std::mem::take(self).open {
+                drop(bfd);
+                while changes.recv().await.is_some() {}
+            }
             if !ours.is_empty() {
                 match Bfd::start(&ours, translate::seed(wanted.router_id)).await {
                     Ok((bfd, changes)) => self.open = Some(Open { ours, bfd, changes }),

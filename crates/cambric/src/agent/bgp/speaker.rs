@@ -73,12 +73,13 @@ impl Running {
         Ok((running, problems))
     }
 
-    /// Whether this one can become what is wanted, without its being started anew.
+    /// Whether this one can become what is wanted, without its being started anew. When routes begin to come from its
+    /// sessions it cannot: who waits for all of them is told once after each start that they are there.
     pub(super) fn fits(&self, wanted: &Speaker) -> bool {
-        let lasting = |speaker: &Speaker| {
-            (speaker.asn, speaker.router_id, speaker.cluster_id, speaker.addresses.clone())
-        };
-        lasting(&self.speaker) == lasting(wanted)
+        let Speaker { asn, router_id, cluster_id, addresses, routes, .. } = &*self.speaker;
+        (asn, router_id, cluster_id, addresses)
+            == (&wanted.asn, &wanted.router_id, &wanted.cluster_id, &wanted.addresses)
+            && (*routes || !wanted.routes)
     }
 
     /// Makes sessions and routes as they are wanted; what cannot be done.
@@ -87,8 +88,10 @@ impl Running {
         for gone in self.pod_routes.difference(&wanted.pod_routes) {
             self.handle.withdraw(*gone).await;
         }
-        for new in wanted.pod_routes.difference(&self.pod_routes) {
-            self.handle.announce(*new, translate::route(&wanted, false)).await;
+        for range in &wanted.pod_routes {
+            if wanted.heard != self.speaker.heard || !self.pod_routes.contains(range) {
+                self.handle.announce(*range, translate::pod_route(&wanted, range)).await;
+            }
         }
         self.pod_routes.clone_from(&wanted.pod_routes);
 
@@ -121,7 +124,7 @@ impl Running {
     /// Tells peers of an address of a service, or that it is no more.
     pub(super) async fn set_service(&self, address: IpAddr, told: bool) {
         match told {
-            true => self.handle.announce(address.into(), translate::route(&self.speaker, true)).await,
+            true => self.handle.announce(address.into(), translate::service_route(&self.speaker)).await,
             false => self.handle.withdraw(address.into()).await,
         }
     }
@@ -130,7 +133,8 @@ impl Running {
     pub(super) async fn unreachable(&self, address: IpAddr) {
         let peers = self.peers.iter().filter(|(_, (config, _))| config.address == address && !config.roaming);
         for (name, _) in peers {
-            self.handle.peer_unreachable(name.clone()).await;
+            // One that has ended has no sessions to lose.
+            let _ = self.handle.peer_lost(name.clone()).await;
         }
     }
 
@@ -159,6 +163,12 @@ impl Running {
     /// Whether it could listen now where it could not when it was started.
     pub(super) fn could_listen(&self) -> bool {
         self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
+    }
+
+    /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
+    pub(super) async fn leave(mut self) {
+        drop(self.handle);
+        while self.events.recv().await.is_some() {}
     }
 
     /// Ends it for good: peers are told to forget its routes.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use bgp::bfd::BfdConfig;
 use bgp::transport::{Password, PasswordError, PeerTransport};
 use bgp::{
-    Export, FilterRule, Import, LargeCommunity, LocalRoute, MaxPrefixes, OwnAddresses, PeerConfig, PeerName,
-    PrefixFilter, SpeakerConfig,
+    Attributes, Export, FilterRule, Import, ImportNextHop, LargeCommunity, LocalRoute, MaxPrefixes,
+    OwnAddresses, PeerConfig, PeerName, PrefixFilter, SpeakerConfig,
 };
 use ipnet::IpNet;
-use model::{BfdTimers, PerFamily, RouteFilter};
+use model::{Asn, BfdTimers, Family, PerFamily, RouteFilter};
 use plan::bgp::{Session, SessionName, Speaker};
+use plan::site::{End, Heard};
 
 /// The longest wait between two attempts to connect: nodes come back within seconds.
 const CONNECT_RETRY: Duration = Duration::from_secs(10);
@@ -20,6 +21,13 @@ const HOLD_DOWN: Duration = Duration::from_secs(300);
 /// What a peer outside is told with routes that begin on other nodes, so that it sends straight to a pod's node if it
 /// knows how. Routes that begin here have none, which is better than any.
 const MED_OF_OTHERS: u32 = 100;
+
+// What large communities of the nodes' AS are about, in the second of their three numbers.
+const SERVICE: u32 = 1;
+const HEARD: u32 = 2;
+/// As many communities as go with a route, whose message may have 4096 bytes (RFC 4271, section 4). Who hears more is
+/// taken to hear these alone.
+const MOST_HEARD: usize = 300;
 
 /// The speaker itself. `restarting` is whether the routes of an earlier one are in the kernel.
 pub(super) fn speaker(speaker: &Speaker, restarting: bool) -> SpeakerConfig {
@@ -43,6 +51,11 @@ pub(super) fn peer(
 ) -> Result<(PeerConfig, PeerTransport), PasswordError> {
     // A cluster is no transit between its neighbours. What nodes know of services they have from the API.
     let withhold = if session.outside { Vec::new() } else { vec![service_community(speaker)] };
+    // Its own address may be anybody's on this side of the gateway.
+    let next_hop = match session.roaming {
+        true => ImportNextHop::PeerAddress,
+        false => ImportNextHop::AsReceived,
+    };
     let config = PeerConfig {
         passive: session.roaming,
         roaming: session.roaming,
@@ -52,7 +65,7 @@ pub(super) fn peer(
         reflector_client: session.client,
         max_prefixes: session.max_prefixes.map(|count| MaxPrefixes { count, hold_down: HOLD_DOWN }),
         own_addresses: own_addresses(&speaker.addresses),
-        import: Import { filter: filter(&session.import), ..Import::default() },
+        import: Import { filter: filter(&session.import), next_hop, ..Import::default() },
         export: Export {
             filter: filter(&session.export),
             next_hop_self: true,
@@ -74,15 +87,29 @@ pub(super) fn peer(
     Ok((config, transport))
 }
 
-/// The route to an address of a service, or to a pod range.
-pub(super) fn route(speaker: &Speaker, service: bool) -> LocalRoute {
-    let large_communities = if service { vec![service_community(speaker)] } else { Vec::new() };
-    LocalRoute { large_communities, ..LocalRoute::default() }
+/// The route to an address of a service.
+pub(super) fn service_route(speaker: &Speaker) -> LocalRoute {
+    LocalRoute { large_communities: vec![service_community(speaker)], ..LocalRoute::default() }
+}
+
+/// The route to a pod range. With it goes whom the node hears through NAT gateways with packets of the range's family.
+pub(super) fn pod_route(speaker: &Speaker, range: &IpNet) -> LocalRoute {
+    let inner = Family::of_net(range);
+    let heard = speaker.heard.iter().filter(|(_, family)| *family == inner);
+    let tell = |(end, _): &(End, Family)| LargeCommunity(speaker.asn.value(), HEARD, end.value());
+    LocalRoute { large_communities: heard.map(tell).take(MOST_HEARD).collect(), ..LocalRoute::default() }
+}
+
+/// What another node tells with the route to one of its pod ranges; the addresses are those of the range.
+pub(super) fn heard(asn: Asn, range: &IpNet, attributes: &Attributes) -> Heard {
+    let told = attributes.large_communities.iter();
+    let told = told.filter(|community| (community.0, community.1) == (asn.value(), HEARD));
+    told.map(|community| (End::from(community.2), Family::of_net(range))).collect()
 }
 
 /// By which peers know routes to services (RFC 8092).
 fn service_community(speaker: &Speaker) -> LargeCommunity {
-    LargeCommunity(speaker.asn.value(), 1, 1)
+    LargeCommunity(speaker.asn.value(), SERVICE, 1)
 }
 
 pub(super) fn bfd(timers: BfdTimers) -> BfdConfig {

@@ -68,7 +68,7 @@ fn slice(text: &str, service: &str, addresses: &[&str]) -> EndpointSlice {
     EndpointSlice {
         name: ObjectName::new("shop", text),
         service: service.into(),
-        family: model::Family::of(&endpoints[0].address),
+        family: Family::of(&endpoints[0].address),
         ports: vec![port],
         endpoints,
     }

@@ -61,3 +61,31 @@ fn what_is_wrong_with_the_speaker_is_a_problem() {
     let status: serde_json::Value = serde_json::from_str(&bench.read("run/status.json").unwrap()).unwrap();
     assert_eq!(status["problems"], serde_json::json!(["BGP: cannot listen"]));
 }
+
+#[test]
+fn what_is_learned_is_a_route_and_the_kernel_is_compared_once_all_is_learned() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| state.mtu = Some(1500));
+    bench.events(vec![network(BGP), node("a", 1), node("b", 2), Event::Synced]);
+    let prefix: ipnet::IpNet = "10.244.2.0/24".parse().unwrap();
+    let path =
+        plan::LearnedPath { next_hop: "192.0.2.2".parse().unwrap(), peer: "node/b".into(), stale: false };
+    bench.turn(move |inbox| {
+        inbox.send(Message::Bgp(News::Routes(vec![(prefix, vec![path.clone()])]))).unwrap();
+        Heard::Nothing
+    });
+    bench.turn(|inbox| {
+        inbox.send(Message::Bgp(News::Converged)).unwrap();
+        Heard::Nothing
+    });
+    let kernel = bench.kernel.clone();
+    bench.turn(move |inbox| {
+        assert!(kernel.with(|state| state.entries.contains_key(&Key::Route(prefix))));
+        inbox.send(Message::Bgp(News::Routes(vec![(prefix, Vec::new())]))).unwrap();
+        Heard::Nothing
+    });
+    bench.run();
+    let record = bench.record();
+    assert!(record.ends_with(&["apply", "reconcile", "apply"]), "{record:?}");
+    assert!(!bench.kernel.with(|state| state.entries.contains_key(&Key::Route(prefix))));
+}
