@@ -9,8 +9,10 @@ mod conversion;
 mod error;
 mod namespaced;
 mod objects;
+mod pod;
 mod service;
 mod slice;
+mod snapshot;
 mod source;
 mod status;
 mod track;
@@ -21,6 +23,7 @@ pub use cluster_network::{
     Protocol, SINGLETON, When, crd,
 };
 pub use error::{ConnectError, SpecError, WriteError};
+pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use source::{Source, client};
 pub use status::verdict;
 pub use track::{Event, Object, Watched};

@@ -3,19 +3,22 @@
 //! It reads nothing but plans: routes, neighbours, forwarding entries and rules as [`plan`] made them. So what it
 //! says is what the plans mean, and a test can hold it against what is captured on the wire.
 
+mod answer;
 mod display;
 mod draws;
 mod elements;
 mod filter;
 mod lookup;
 mod steps;
+mod world;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{LinkName, MacAddr, Node, NodeName};
-use plan::{ChainName, NodePlan, Origin};
+use plan::{ChainName, NodePlan, Origin, SetName, Value};
 
+pub use answer::answer;
 pub use steps::{walk, walk_all};
 
 /// The nodes with their plans.
@@ -92,6 +95,8 @@ pub enum Step {
         chain: ChainName,
         /// What the rule says of itself.
         comment: &'static str,
+        /// The element of a map that it went by, if it went by one.
+        element: Option<MapElement>,
     },
     /// A bridge forwarded it between two of its ports, or between a port and the node.
     Bridged {
@@ -125,6 +130,16 @@ pub enum Step {
         /// The new source address.
         source: IpAddr,
     },
+    /// It is an answer, and its destination became the sender of the connection's first packet again.
+    DestinationRestored {
+        /// That sender's address.
+        destination: IpAddr,
+    },
+    /// It is an answer, and its source became what the connection's first packet was sent to.
+    SourceRestored {
+        /// That address.
+        source: IpAddr,
+    },
     /// It was put into VXLAN.
     Encapsulated {
         /// The device.
@@ -141,6 +156,15 @@ pub enum Step {
         /// The device.
         link: LinkName,
     },
+}
+
+/// An element of a map in a node's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapElement {
+    /// The map.
+    pub map: SetName,
+    /// Its key.
+    pub key: Vec<Value>,
 }
 
 /// Where a walk ended.
