@@ -13,6 +13,7 @@ pub mod error;
 pub mod fabric;
 pub mod kubelet;
 pub mod list;
+pub mod live;
 pub mod paths;
 pub mod process;
 pub mod progress;

@@ -18,7 +18,7 @@ mod probe;
 mod processes;
 pub mod render;
 mod services;
-mod trial;
+pub(crate) mod trial;
 mod view;
 mod ways;
 mod wire;

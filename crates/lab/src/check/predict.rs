@@ -4,8 +4,8 @@ mod service;
 
 use std::net::IpAddr;
 
-use model::{Attachment, AttachmentId, Family, LinkName, NodeName, PerFamily};
-use plan::{Entry, Facts, Key, Link, Underlay};
+use model::{Attachment, AttachmentId, LinkName, NodeName};
+use plan::{Entry, Facts, Key, Link};
 use trace::{End, Hop, Packet, Start, Step, Walk, World, walk};
 
 use super::evidence::{Carried, Predicted, Transport};
@@ -20,15 +20,12 @@ pub(super) struct Predictor<'v> {
 
 impl<'v> Predictor<'v> {
     pub(super) fn new(view: &'v View) -> Predictor<'v> {
-        let cluster = &view.cluster;
-        let planned = |name: &NodeName| {
+        let facts = |name: &NodeName| {
             let on_node = view.pods.iter().filter(|pod| pod.node == *name);
             let attachments = on_node.map(attachment).collect();
-            let facts = Facts { attachments, underlay: underlay(view, name), ..Facts::default() };
-            plan::plan(cluster, name, &facts)
+            Facts { attachments, underlay: view.topology.underlay(name.as_str()), ..Facts::default() }
         };
-        let nodes = cluster.nodes.iter().map(|(name, node)| (name.clone(), (node.clone(), planned(name))));
-        Predictor { view, world: World { nodes: nodes.collect() } }
+        Predictor { view, world: World::planned(&view.cluster, facts) }
     }
 
     /// What becomes of a packet that a pod sends from an address of its own.
@@ -112,24 +109,6 @@ impl<'v> Predictor<'v> {
             _ => Carried::Otherwise,
         }
     }
-}
-
-/// The links of a node to the underlay, as the lab has laid them.
-fn underlay(view: &View, node: &NodeName) -> PerFamily<Underlay> {
-    let mut underlay = PerFamily::default();
-    for interface in view.topology.machine(node.as_str()).into_iter().flat_map(|machine| &machine.interfaces)
-    {
-        let (Ok(link), Some(subnet)) =
-            (LinkName::new(interface.link.as_str()), view.topology.subnets.get(interface.subnet))
-        else {
-            continue;
-        };
-        for net in interface.addresses.iter() {
-            let family = Family::of_net(net);
-            underlay.insert(family, Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
-        }
-    }
-    underlay
 }
 
 /// A step with the node and the object that it comes from.

@@ -15,7 +15,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
-use model::PerFamily;
+use model::{Family, LinkName, PerFamily};
+use plan::Underlay;
 
 pub use error::TopologyError;
 pub use network::Network;
@@ -133,6 +134,22 @@ impl Topology {
     /// The machines of a role.
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(move |machine| machine.role == role)
+    }
+
+    /// The links of a node to the underlay, as plans are made from them.
+    pub fn underlay(&self, node: &str) -> PerFamily<Underlay> {
+        let mut underlay = PerFamily::default();
+        for interface in self.machine(node).into_iter().flat_map(|machine| &machine.interfaces) {
+            let (Ok(link), Some(subnet)) =
+                (LinkName::new(interface.link.as_str()), self.subnets.get(interface.subnet))
+            else {
+                continue;
+            };
+            for net in interface.addresses.iter() {
+                underlay.insert(Family::of_net(net), Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
+            }
+        }
+        underlay
     }
 
     /// The machine of a name.

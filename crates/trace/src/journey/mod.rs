@@ -436,7 +436,7 @@ fn service_port(
 }
 
 /// An address with its port, if it has one.
-pub(crate) fn address(address: IpAddr, port: Option<u16>) -> String {
+pub fn address(address: IpAddr, port: Option<u16>) -> String {
     port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string())
 }
 
