@@ -50,8 +50,8 @@ pub(crate) struct TraceOptions {
     /// The namespace of names without one
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// The kubeconfig [default: the only lab's if there is one, or as kubectl has it]
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE", conflicts_with = "lab")]
+    /// The kubeconfig [default: KUBECONFIG, the only lab's if there is one, or ~/.kube/config]
+    #[arg(long, value_name = "FILE", conflicts_with = "lab")]
     kubeconfig: Option<PathBuf>,
     /// The lab
     #[arg(long, value_name = "LAB")]
@@ -103,7 +103,7 @@ pub(crate) fn run(options: &TraceOptions) -> Result<ExitCode> {
         true => format!("{:#}\n", live::json(&journey, comparison.as_ref())?),
         false => {
             let live = comparison.as_ref().map(|comparison| "\n".to_owned() + &live::text(comparison));
-            render(&journey, &style(options)) + &live.unwrap_or_default()
+            render(&journey, &style(options, comparison.as_ref())) + &live.unwrap_or_default()
         }
     };
     crate::print(&text)?;
@@ -116,7 +116,8 @@ fn lab(options: &TraceOptions) -> Result<Option<LabName>> {
         lab::state::State::read(lab)?;
         return Ok(Some(lab.clone()));
     }
-    if options.kubeconfig.is_some() || crate::shell::is_plugin() {
+    let named = options.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some();
+    if named || crate::shell::is_plugin() {
         return Ok(None);
     }
     // Others than root cannot look, and have none.
@@ -164,10 +165,11 @@ fn query(options: &TraceOptions, scene: &Scene) -> Result<Query> {
     })
 }
 
-fn style(options: &TraceOptions) -> Style {
+fn style(options: &TraceOptions, comparison: Option<&Comparison>) -> Style {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     Style {
         all: options.all,
+        way: comparison.map_or(0, |comparison| comparison.way),
         rules: options.verbose,
         ascii: options.ascii,
         colour: colour && std::io::stdout().is_terminal(),

@@ -1,5 +1,6 @@
 //! What was predicted of a packet and what was seen of it. No I/O.
 
+use model::Protocol;
 use serde::Serialize;
 use trace::journey::{Journey, Place, Point, Route, Way};
 
@@ -40,7 +41,8 @@ impl Row {
         match (&self.predicted, &self.observed) {
             (Some(predicted), Some(observed)) => {
                 let port = predicted.port.or(observed.port);
-                let observed = Point { port: observed.port.or(port), ..observed.clone() };
+                let always = predicted.always;
+                let observed = Point { port: observed.port.or(port), always, ..observed.clone() };
                 Point { port, ..predicted.clone() } == observed
             }
             _ => false,
@@ -50,7 +52,7 @@ impl Row {
 
 /// Compares a journey with what came of its packet.
 pub fn compare(journey: &Journey, observation: &Observation) -> Comparison {
-    let compared = journey.ways.iter().enumerate().map(|(index, route)| one(index, route, observation));
+    let compared = journey.ways.iter().enumerate().map(|(index, route)| one(journey, index, route, observation));
     let differences = |comparison: &Comparison| {
         let rows = comparison.there.iter().chain(&comparison.back);
         rows.filter(|row| !row.is_same()).count() + usize::from(comparison.difference.is_some())
@@ -66,7 +68,8 @@ pub fn compare(journey: &Journey, observation: &Observation) -> Comparison {
     })
 }
 
-fn one(index: usize, route: &Route, observation: &Observation) -> Comparison {
+fn one(journey: &Journey, index: usize, route: &Route, observation: &Observation) -> Comparison {
+    let tcp = journey.packet.protocol == Protocol::Tcp.number();
     let of = |answer: bool| {
         let fitting = observation.sightings.iter().filter(move |sighting| sighting.answer == answer);
         fitting.map(|sighting| sighting.point.clone()).collect::<Vec<Point>>()
@@ -77,7 +80,7 @@ fn one(index: usize, route: &Route, observation: &Observation) -> Comparison {
     // Whether somebody outside answers is not ours to say, nor what a refusal on the way looks like.
     let skip = route.end.is_none() || (outside && answers.is_empty());
     let back = if skip { Vec::new() } else { align(&route.points_back, answers) };
-    let (expected, fits) = fate(route, &observation.got, outside);
+    let (expected, fits) = fate(route, &observation.got, outside, tcp);
     let got = words(&observation.got);
     let mut difference = differ(&there, "on the way there").or_else(|| differ(&back, "on the way back"));
     if difference.is_none() && !fits {
@@ -90,10 +93,11 @@ fn one(index: usize, route: &Route, observation: &Observation) -> Comparison {
 }
 
 /// What the sender should get, and whether it got that.
-fn fate(route: &Route, got: &Got, outside: bool) -> (&'static str, bool) {
+fn fate(route: &Route, got: &Got, outside: bool, tcp: bool) -> (&'static str, bool) {
     let reached = !matches!(got, Got::Nothing);
     match &route.lost {
-        Some(lost) if lost.told => ("a refusal", matches!(got, Got::Refusal)),
+        // Kernels send few ICMP errors in a second (net.ipv4.icmp_ratelimit), so a refusal of that kind may be missing.
+        Some(lost) if lost.told => ("a refusal", matches!(got, Got::Refusal) || (!tcp && !reached)),
         Some(_) => ("nothing", !reached),
         None if outside => ("whatever the host outside says", true),
         // Who refuses because nothing listens there has got the packet.
@@ -116,6 +120,9 @@ fn align(predicted: &[Point], mut observed: Vec<Point>) -> Vec<Row> {
     for point in predicted {
         let same = |seen: &Point| (&seen.place, &seen.link, seen.way) == (&point.place, &point.link, point.way);
         let found = observed.iter().position(same).map(|index| observed.remove(index));
+        if found.is_none() && !point.always {
+            continue;
+        }
         rows.push(Row { predicted: Some(point.clone()), observed: found });
     }
     rows.extend(observed.into_iter().map(|point| Row { predicted: None, observed: Some(point) }));

@@ -5,9 +5,10 @@ mod probe;
 mod render;
 mod sightings;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use model::NodeName;
+use model::{Family, NodeName};
 use trace::journey::{EndView, Journey, Query, Scene};
 
 pub use self::compare::{Comparison, Row, compare};
@@ -21,7 +22,7 @@ use crate::check::evidence::Got;
 use crate::check::trial::{Mark, Ports};
 use crate::paths::LabName;
 use crate::signals::Interrupts;
-use crate::topology::{self, Topology};
+use crate::topology::{self, Role, Topology};
 use crate::{Error, Result};
 
 /// How long an answer may take. In a lab it takes some milliseconds.
@@ -86,6 +87,11 @@ impl Stage {
         let observation = observation.ok_or_else(|| Error::Other("nothing was sent".to_owned()))?;
         let comparison = compare(&journey, &observation);
         Ok((journey, observation, comparison))
+    }
+
+    /// The address of a host outside, if the lab has one.
+    pub fn outside(&self, family: Family) -> Option<IpAddr> {
+        self.topology.of_role(Role::Outside).find_map(|machine| machine.addresses().of(family).copied())
     }
 
     /// The machine or pod of the lab that is an end of a journey.

@@ -146,5 +146,6 @@ fn point(place: &Place, link: &str, captured: &Captured, packet: &Packet, answer
         source: inner.source,
         destination: inner.destination,
         port,
+        always: true,
     })
 }

@@ -101,7 +101,7 @@ impl Machine {
     pub fn addresses(&self) -> PerFamily<IpAddr> {
         let first = self.interfaces.first();
         let of = |family| first.and_then(|one| one.addresses.of(family)).map(IpNet::addr);
-        PerFamily { v4: of(model::Family::V4), v6: of(model::Family::V6) }
+        PerFamily { v4: of(Family::V4), v6: of(Family::V6) }
     }
 }
 

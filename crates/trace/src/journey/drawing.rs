@@ -88,7 +88,7 @@ fn stations(journey: &Journey, route: &Route, pen: &Pen) -> Vec<Station> {
             carried: String::new(),
         });
     }
-    for point in &route.points {
+    for point in route.points.iter().filter(|point| point.always) {
         let (title, link) = match &point.place {
             Place::Node(node) => (node.clone(), point.link.clone()),
             Place::Pod(name) => {

@@ -47,6 +47,10 @@ pub struct Point {
     pub destination: IpAddr,
     /// Its destination port, host byte order, if it has one and that is known.
     pub port: Option<u16>,
+    /// Whether it is there in any case. What is bridged to another pod than it was sent to passes the bridge's own device
+    /// as long as the node does not know that pod's Ethernet address (`br_nf_pre_routing_finish_bridge`,
+    /// net/bridge/br_netfilter_hooks.c).
+    pub always: bool,
 }
 
 /// What is around a packet in a tunnel.
@@ -88,6 +92,14 @@ impl std::fmt::Display for Outer {
     }
 }
 
+impl Packet {
+    fn changed_by(mut self, step: &Step) -> bool {
+        let before = self;
+        self.after(step);
+        self != before
+    }
+}
+
 /// The points of a walk, in order: pods' links, the bridge where packets are routed, tunnels and uplinks.
 pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet, walk: &Walk) -> Vec<Point> {
     let mut trail = Trail { scene, packet, points: Vec::new(), at: None, leaving: None, outer: None };
@@ -106,7 +118,13 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
             trail.enter(&hop.node);
         }
         match &hop.step {
-            Step::Bridged { .. } => from_pod = false,
+            Step::Bridged { bridge } => {
+                from_pod = false;
+                if trail.packet.destination != packet.destination {
+                    trail.link(bridge.as_str(), Way::Out);
+                    trail.points.last_mut().into_iter().for_each(|point| point.always = false);
+                }
+            }
             Step::Routed { link, .. } => {
                 if std::mem::take(&mut from_pod) {
                     trail.link(LinkName::bridge().as_str(), Way::In);
@@ -124,7 +142,15 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
                 trail.outer = None;
                 trail.link(link.as_str(), Way::In);
             }
-            step => trail.packet.after(step),
+            step => {
+                // The bridge's own device is past what rewrites destinations, and before what rewrites sources.
+                let of_destination = matches!(step, Step::Rewritten { .. } | Step::DestinationRestored { .. });
+                if from_pod && !of_destination && trail.packet.changed_by(step) {
+                    from_pod = false;
+                    trail.link(LinkName::bridge().as_str(), Way::In);
+                }
+                trail.packet.after(step);
+            }
         }
     }
     match &walk.end {
@@ -196,6 +222,6 @@ impl Trail<'_> {
     fn push(&mut self, place: Place, link: &str, way: Way) {
         let Packet { source, destination, destination_port: port, .. } = self.packet;
         let outer = self.outer.clone();
-        self.points.push(Point { place, link: link.to_owned(), way, outer, source, destination, port });
+        self.points.push(Point { place, link: link.to_owned(), way, outer, source, destination, port, always: true });
     }
 }

@@ -12,8 +12,10 @@ const LISTED: usize = 6;
 /// How a journey is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Every way in full, not only the first.
+    /// Every way in full, not only one.
     pub all: bool,
+    /// The way that is shown in full, by its position; the first if there is none such.
+    pub way: usize,
     /// Every rule, also those that only let pass.
     pub rules: bool,
     /// No characters but those of ASCII.
@@ -24,14 +26,13 @@ pub struct Style {
 
 /// The journey, ready to be printed.
 pub fn render(journey: &Journey, style: &Style) -> String {
-    let mut text = head(journey);
-    let mut shown = journey.ways.iter();
-    if let Some(first) = shown.next() {
-        text += &way(journey, first, style);
-    }
-    if style.all {
-        for (number, route) in shown.enumerate() {
-            let _ = write!(text, "\nway {} of {}{}\n", number + 2, journey.ways.len(), share(route));
+    let one = if style.way < journey.ways.len() { style.way } else { 0 };
+    let mut text = head(journey, one, style);
+    for (index, route) in journey.ways.iter().enumerate() {
+        if style.all && journey.ways.len() > 1 {
+            let _ = write!(text, "\nway {} of {}{}\n", index + 1, journey.ways.len(), share(route));
+        }
+        if style.all || index == one {
             text += &way(journey, route, style);
         }
     }
@@ -41,7 +42,7 @@ pub fn render(journey: &Journey, style: &Style) -> String {
     text
 }
 
-fn head(journey: &Journey) -> String {
+fn head(journey: &Journey, shown: usize, style: &Style) -> String {
     let Journey { source, destination, protocol, ways, .. } = journey;
     let (from, to) = (named(source), named(destination));
     let mut text = wrapped("", &format!("{from} to {to}, {protocol}"));
@@ -51,13 +52,17 @@ fn head(journey: &Journey) -> String {
         }
         return text;
     }
-    let _ = writeln!(text, "{} ways, the first in full:", ways.len());
-    for route in ways.iter().take(LISTED) {
+    let full = if style.all { "each" } else { "the one with *" };
+    let _ = writeln!(text, "{} ways, {} in full:", ways.len(), full);
+    // The one that is shown is listed in any case.
+    let listed = ways.iter().enumerate().filter(|(index, _)| *index < LISTED || *index == shown);
+    for (index, route) in listed {
         let end = match &route.end {
             Some(end) => format!("{}{}", end_at(end), on(end)),
             None => "lost".to_owned(),
         };
-        let _ = writeln!(text, "  {end}{}", share(route));
+        let mark = if index == shown && !style.all { "*" } else { " " };
+        let _ = writeln!(text, "{mark} {end}{}", share(route));
     }
     if ways.len() > LISTED {
         let _ = writeln!(text, "  and {} more (--json has all)", ways.len() - LISTED);
@@ -131,7 +136,7 @@ fn legs(hops: &[HopView], style: &Style) -> String {
 }
 
 /// A text after a heading, broken between words; what does not fit goes on under the text's beginning.
-pub(crate) fn wrapped(heading: &str, text: &str) -> String {
+pub fn wrapped(heading: &str, text: &str) -> String {
     let indent = heading.chars().count();
     let mut out = heading.to_owned();
     let mut column = indent;
