@@ -142,7 +142,8 @@ fn question(stage: &Stage, dice: &mut Dice) -> Option<Query> {
         0 => {
             let service = service(dice);
             let port = (*dice.one(&service.ports)).clone();
-            let transport = if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+            let transport =
+                if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
             (at(Party::Node((*dice.one(&nodes)).clone()), Some(port.node_port?)), transport)
         }
         1 => (at(Party::Node((*dice.one(&nodes)).clone()), None), Transport::Icmp),
@@ -151,7 +152,8 @@ fn question(stage: &Stage, dice: &mut Dice) -> Option<Query> {
         3..=5 => {
             let service = service(dice);
             let port = (*dice.one(&service.ports)).clone();
-            let transport = if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+            let transport =
+                if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
             // Or one that it does not have.
             let number = if dice.throw(5) == 0 { 4 } else { port.port };
             (at(Party::Service(service.name), Some(number)), transport)
@@ -169,8 +171,13 @@ fn question(stage: &Stage, dice: &mut Dice) -> Option<Query> {
         }
     };
     // What a pod or node sends to itself does not leave it.
-    (source.party != destination.party)
-        .then_some(Query { source, destination, transport: Some(transport), family: Some(family), via: None })
+    (source.party != destination.party).then_some(Query {
+        source,
+        destination,
+        transport: Some(transport),
+        family: Some(family),
+        via: None,
+    })
 }
 
 fn journeys(stage: &Stage, dice: &mut Dice, count: usize) -> Vec<Journey> {
@@ -185,7 +192,8 @@ fn journeys(stage: &Stage, dice: &mut Dice, count: usize) -> Vec<Journey> {
 /// Traces and sends; what was predicted otherwise than it came.
 fn disagreements(stage: &Stage, journeys: &[Journey]) -> Vec<(Journey, Comparison)> {
     let observed = stage.observe(journeys).unwrap();
-    let compared = journeys.iter().zip(&observed).map(|(journey, seen)| (journey.clone(), compare(journey, seen)));
+    let compared =
+        journeys.iter().zip(&observed).map(|(journey, seen)| (journey.clone(), compare(journey, seen)));
     compared.filter(|(_, comparison)| comparison.difference.is_some()).collect()
 }
 
@@ -196,9 +204,18 @@ fn assert_agrees(topology: &str) {
     let journeys = journeys(&stage, &mut Dice(seed), CASES);
     let wrong = disagreements(&stage, &journeys);
     for (journey, comparison) in &wrong {
-        eprintln!("{:?} {}: {}", journey.start, trace::journey::text::render(journey, &Default::default()), lab::live::text(comparison));
+        eprintln!(
+            "{:?} {}: {}",
+            journey.start,
+            trace::journey::text::render(journey, &Default::default()),
+            lab::live::text(comparison)
+        );
     }
-    assert!(wrong.is_empty(), "{} of {CASES} differ in {topology}; again with TRACE_SEED={seed}", wrong.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {CASES} differ in {topology}; again with TRACE_SEED={seed}",
+        wrong.len()
+    );
     let delivered = journeys.iter().filter(|journey| journey.delivered).count();
     assert!(delivered > CASES / 2 && delivered < CASES, "{delivered} delivered: too much of one kind");
 }
@@ -223,7 +240,8 @@ fn forget_a_route(world: &mut World) {
     let ranges = world.nodes.values().next_back().unwrap().0.pod_ranges.clone();
     let (_, plan) = world.nodes.values_mut().next().unwrap();
     plan.entries.retain(|key, planned| {
-        let planned = matches!(planned.entry, Entry::Route(_)) && matches!(key, Key::Route(net) if ranges.iter().any(|range| range.net() == *net));
+        let planned = matches!(planned.entry, Entry::Route(_))
+            && matches!(key, Key::Route(net) if ranges.iter().any(|range| range.net() == *net));
         !planned
     });
 }
@@ -243,7 +261,10 @@ fn one_wrong_entry_is_noticed_in_a_plan_and_in_a_kernel() {
     lab.inside("node-1", &format!("ip route replace blackhole {} proto 203", range.net()));
     let wrong = disagreements(&stage, &journeys(&stage, &mut dice, CASES / 2));
     let (_, first) = wrong.first().expect("a kernel without a route");
-    assert!(wrong.iter().any(|(_, each)| each.difference.as_ref().unwrap().contains("the kernel of node-1")), "{first:#?}");
+    assert!(
+        wrong.iter().any(|(_, each)| each.difference.as_ref().unwrap().contains("the kernel of node-1")),
+        "{first:#?}"
+    );
 }
 
 fn trace(lab: &Lab, arguments: &[&str]) -> (bool, String, String) {
@@ -257,12 +278,16 @@ fn the_command_shows_sends_and_says_what_is_wrong() {
     let lab = with_pods("vxlan.yaml");
     drop(stage(&lab));
     for family in ["4", "6"] {
-        let (ok, text, err) = trace(&lab, &["pair", "service/default/web:http", "--live", "--family", family]);
+        let (ok, text, err) =
+            trace(&lab, &["pair", "service/default/web:http", "--live", "--family", family]);
         assert!(ok && text.contains("prediction and observation agree"), "{text}{err}");
         assert!(text.contains("Service default/web:http"), "{text}");
     }
     let (ok, text, _) = trace(&lab, &["pair", "svc/empty", "--live"]);
-    assert!(!ok && text.contains("LOST") && text.contains("the sender is told") && text.contains("agree"), "{text}");
+    assert!(
+        !ok && text.contains("LOST") && text.contains("the sender is told") && text.contains("agree"),
+        "{text}"
+    );
     let (ok, text, _) = trace(&lab, &["pair", "web-1", "--json"]);
     assert!(!ok && text.is_empty());
     let (ok, text, _) = trace(&lab, &["pair", "svc/web", "--json", "--live"]);
@@ -277,9 +302,14 @@ fn the_command_shows_sends_and_says_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let plugin = directory.path().join("kubectl-cambric");
     std::os::unix::fs::symlink(CAMBRIC, &plugin).unwrap();
-    let text = succeed(Command::new(&plugin).env("KUBECONFIG", &kubeconfig).args(["trace", "pair", "svc/web"]));
+    let text =
+        succeed(Command::new(&plugin).env("KUBECONFIG", &kubeconfig).args(["trace", "pair", "svc/web"]));
     assert!(text.contains("note: the API does not tell"), "{text}");
-    let refused = Command::new(&plugin).env("KUBECONFIG", &kubeconfig).args(["trace", "pair", "svc/web", "--live"]).output().unwrap();
+    let refused = Command::new(&plugin)
+        .env("KUBECONFIG", &kubeconfig)
+        .args(["trace", "pair", "svc/web", "--live"])
+        .output()
+        .unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("in a lab only"));
     let help = succeed(Command::new(&plugin).args(["trace", "--help"]));
     assert!(help.contains("Usage: kubectl cambric trace"), "{help}");

@@ -101,11 +101,9 @@ mod tests {
 
     fn read(spec: Value, status: Value) -> Option<Pod> {
         let metadata = json!({"name": "a", "namespace": "x"});
-        serde_json::from_value::<PodLite>(
-            json!({"metadata": metadata, "spec": spec, "status": status}),
-        )
-        .unwrap()
-        .read()
+        serde_json::from_value::<PodLite>(json!({"metadata": metadata, "spec": spec, "status": status}))
+            .unwrap()
+            .read()
     }
 
     #[test]

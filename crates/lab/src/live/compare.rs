@@ -52,7 +52,8 @@ impl Row {
 
 /// Compares a journey with what came of its packet.
 pub fn compare(journey: &Journey, observation: &Observation) -> Comparison {
-    let compared = journey.ways.iter().enumerate().map(|(index, route)| one(journey, index, route, observation));
+    let compared =
+        journey.ways.iter().enumerate().map(|(index, route)| one(journey, index, route, observation));
     let differences = |comparison: &Comparison| {
         let rows = comparison.there.iter().chain(&comparison.back);
         rows.filter(|row| !row.is_same()).count() + usize::from(comparison.difference.is_some())
@@ -118,7 +119,8 @@ fn words(got: &Got) -> String {
 fn align(predicted: &[Point], mut observed: Vec<Point>) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for point in predicted {
-        let same = |seen: &Point| (&seen.place, &seen.link, seen.way) == (&point.place, &point.link, point.way);
+        let same =
+            |seen: &Point| (&seen.place, &seen.link, seen.way) == (&point.place, &point.link, point.way);
         let found = observed.iter().position(same).map(|index| observed.remove(index));
         if found.is_none() && !point.always {
             continue;
@@ -160,7 +162,10 @@ fn reason(before: Option<&Point>, point: &Point) -> String {
                 "the kernel of {name} does not do what its plan says; is its agent running? (cambric status there)"
             ),
             (place, _, Place::Pod(pod), _) => {
-                format!("the kernel of {} did not bring it to {pod}; is the pod's port there? (bridge link)", node(place))
+                format!(
+                    "the kernel of {} did not bring it to {pod}; is the pod's port there? (bridge link)",
+                    node(place)
+                )
             }
         },
     }

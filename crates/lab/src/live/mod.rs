@@ -60,7 +60,8 @@ impl Stage {
         let topology = topology::load(&lab.paths().topology())?;
         let other = |error: &dyn std::fmt::Display| Error::Other(format!("the lab's API: {error}"));
         let snapshot = event_loop()?.block_on(unless_interrupted(interrupts, async {
-            let client = kube_source::client(Some(&lab.paths().kubeconfig())).await.map_err(|error| other(&error))?;
+            let client =
+                kube_source::client(Some(&lab.paths().kubeconfig())).await.map_err(|error| other(&error))?;
             kube_source::snapshot(&client).await.map_err(|error| other(&error))
         }))?;
         let kube_source::Snapshot { cluster, pods, .. } = snapshot;

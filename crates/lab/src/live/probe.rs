@@ -109,7 +109,9 @@ fn ping(to: IpAddr, mark: Mark, patience: Duration) -> io::Result<bool> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        if left.is_zero() || poll(&mut [PollFd::new(std::os::fd::AsFd::as_fd(&fd), PollFlags::POLLIN)], timeout)? == 0 {
+        if left.is_zero()
+            || poll(&mut [PollFd::new(std::os::fd::AsFd::as_fd(&fd), PollFlags::POLLIN)], timeout)? == 0
+        {
             return Ok(false);
         }
         let length = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;

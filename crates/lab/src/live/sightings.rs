@@ -6,7 +6,8 @@ use kernel::netns;
 use model::LinkName;
 use serde::Serialize;
 use trace::capture::{
-    Capture, CaptureError, Captured, Direction, Encapsulation, Limits, Options, Packet, Payload, Recorder, Tunnels,
+    Capture, CaptureError, Captured, Direction, Encapsulation, Limits, Options, Packet, Payload, Recorder,
+    Tunnels,
 };
 use trace::journey::{Journey, Outer, Place, Point, Way};
 
@@ -45,7 +46,8 @@ impl Watch {
             let (name, links) = match place {
                 Place::Pod(name) => (name, vec![POD_LINK.to_owned()]),
                 Place::Node(name) => {
-                    let own = stage.topology.machine(name).into_iter().flat_map(|machine| &machine.interfaces);
+                    let own =
+                        stage.topology.machine(name).into_iter().flat_map(|machine| &machine.interfaces);
                     let own = own.map(|interface| interface.link.clone());
                     let ours = [LinkName::bridge(), LinkName::vxlan_v4(), LinkName::vxlan_v6()];
                     (name, own.chain(ours.map(|link| link.to_string())).collect())
@@ -79,7 +81,9 @@ impl Watch {
             blind |= recording.incomplete;
             for captured in recording.frames {
                 let packet = captured.decode(&self.tunnels);
-                let found = senders.iter().find_map(|sender| Some((sender.mark, answers(sender, &captured, &packet)?)));
+                let found = senders
+                    .iter()
+                    .find_map(|sender| Some((sender.mark, answers(sender, &captured, &packet)?)));
                 let Some((mark, answer)) = found else { continue };
                 let Some(point) = point(&place, &link, &captured, &packet, answer) else { continue };
                 seen.push((captured.time, mark, Sighting { answer, point }));

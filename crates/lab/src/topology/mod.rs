@@ -146,7 +146,8 @@ impl Topology {
                 continue;
             };
             for net in interface.addresses.iter() {
-                underlay.insert(Family::of_net(net), Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
+                underlay
+                    .insert(Family::of_net(net), Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
             }
         }
         underlay

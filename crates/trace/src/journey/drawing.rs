@@ -65,8 +65,7 @@ pub fn draw(journey: &Journey, route: &Route, ascii: bool) -> String {
         if index + 1 == stations.len() {
             text += &format!("{}{}{}\n", pen.bottom[0], rule(width + 2), pen.bottom[1]);
         } else {
-            text +=
-                &format!("{}{}{}{}{}\n", pen.bottom[0], rule(3), pen.tee, rule(width - 2), pen.bottom[1]);
+            text += &format!("{}{}{}{}{}\n", pen.bottom[0], rule(3), pen.tee, rule(width - 2), pen.bottom[1]);
             text += &format!("    {} {}\n", pen.tip, station.carried);
         }
     }

@@ -95,9 +95,10 @@ fn view(scene: &Scene, world: &World, packet: &Packet, hop: &Hop) -> HopView {
             element: element.as_ref().map(ToString::to_string),
             ..blank(Action::Rule, format!("chain {chain}: {comment}"))
         },
-        Step::Bridged { bridge } => {
-            HopView { mtu: mtu(bridge), ..with(bridge, blank(Action::Bridge, format!("bridged by {bridge}"))) }
-        }
+        Step::Bridged { bridge } => HopView {
+            mtu: mtu(bridge),
+            ..with(bridge, blank(Action::Bridge, format!("bridged by {bridge}")))
+        },
         Step::Routed { destination, via, link } => {
             let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
             let text = match link {
@@ -114,9 +115,10 @@ fn view(scene: &Scene, world: &World, packet: &Packet, hop: &Hop) -> HopView {
         Step::SourceRewritten { source } | Step::Masqueraded { source } => {
             blank(Action::RewriteSource, format!("source becomes {source}"))
         }
-        Step::DestinationRestored { destination } => {
-            blank(Action::RestoreDestination, format!("connection tracking: destination becomes {destination}"))
-        }
+        Step::DestinationRestored { destination } => blank(
+            Action::RestoreDestination,
+            format!("connection tracking: destination becomes {destination}"),
+        ),
         Step::SourceRestored { source } => {
             blank(Action::RestoreSource, format!("connection tracking: source becomes {source}"))
         }
@@ -145,9 +147,11 @@ fn last(scene: &Scene, packet: &Packet, walk: &Walk) -> Option<HopView> {
             let name = name.unwrap_or_else(|| link.to_string());
             (node.to_string(), Action::Deliver, format!("delivered to {name}, from {}", packet.source))
         }
-        End::Node(node) => {
-            (node.to_string(), Action::Deliver, format!("delivered to the node itself, from {}", packet.source))
-        }
+        End::Node(node) => (
+            node.to_string(),
+            Action::Deliver,
+            format!("delivered to the node itself, from {}", packet.source),
+        ),
         End::Outside => {
             let text = format!("leaves the cluster, from {} to {}", packet.source, packet.destination);
             (at?, Action::Deliver, text)

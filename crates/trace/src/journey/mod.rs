@@ -236,8 +236,7 @@ impl Scene {
         let from = from.ok_or_else(|| QueryError::NoAddress(source.to_string(), family))?;
         let packet = Packet::new(from, to, transport, port);
         let (ways, world) = self.ways(&start, packet, &begin);
-        let ways: Vec<Route> =
-            ways.iter().map(|way| self.route(&world, &start, packet, way)).collect();
+        let ways: Vec<Route> = ways.iter().map(|way| self.route(&world, &start, packet, way)).collect();
         Ok(Journey {
             source: self.end(source, from, None),
             destination: self.end(destination, to, port),
@@ -268,7 +267,8 @@ impl Scene {
         };
         let lost = self.lost(start, walk, false);
         let lost = lost.or_else(|| self.lost(back_start.as_ref()?, back.as_ref()?, true));
-        let back_points = || Some(points::points(self, world, back_start.as_ref()?, reply(walk), back.as_ref()?));
+        let back_points =
+            || Some(points::points(self, world, back_start.as_ref()?, reply(walk), back.as_ref()?));
         Route {
             one_in: *one_in,
             end: self.arrival(walk),
@@ -347,9 +347,13 @@ impl Scene {
         // A node can have a pod range in a family in which it has no address of its own.
         let from = match (&query.source.party, query.source.address) {
             (Party::Node(name), None) => {
-                let ranges = self.cluster.nodes.get(name).map(|node| node.pod_ranges.clone()).unwrap_or_default();
+                let ranges =
+                    self.cluster.nodes.get(name).map(|node| node.pod_ranges.clone()).unwrap_or_default();
                 let gateway = |family| ranges.of(family).map(model::PodRange::gateway);
-                PerFamily { v4: from.v4.or_else(|| gateway(Family::V4)), v6: from.v6.or_else(|| gateway(Family::V6)) }
+                PerFamily {
+                    v4: from.v4.or_else(|| gateway(Family::V4)),
+                    v6: from.v6.or_else(|| gateway(Family::V6)),
+                }
             }
             _ => from,
         };
@@ -419,16 +423,26 @@ fn service_port(
             let of = one.and_then(|one| transport_of(one.protocol));
             return Ok((Some(*number), transport.or(of).unwrap_or(Transport::Tcp)));
         }
-        Some(Port::Name(wanted)) => candidates.iter().find(|each| *each.name == **wanted).ok_or_else(|| {
-            QueryError::NoPort { service: name(), port: format!("\"{wanted}\""), known: known() }
-        })?,
+        Some(Port::Name(wanted)) => {
+            candidates.iter().find(|each| *each.name == **wanted).ok_or_else(|| QueryError::NoPort {
+                service: name(),
+                port: format!("\"{wanted}\""),
+                known: known(),
+            })?
+        }
         None => match candidates.as_slice() {
             [one] => one,
             // The usual pair of one number by TCP and UDP.
             [first, rest @ ..] if rest.iter().all(|each| each.port == first.port) => {
                 candidates.iter().find(|each| each.protocol == Protocol::Tcp).unwrap_or(first)
             }
-            [] => return Err(QueryError::NoPort { service: name(), port: "of this protocol".to_owned(), known: known() }),
+            [] => {
+                return Err(QueryError::NoPort {
+                    service: name(),
+                    port: "of this protocol".to_owned(),
+                    known: known(),
+                });
+            }
             _ => return Err(QueryError::WhichPort { service: name(), known: known() }),
         },
     };

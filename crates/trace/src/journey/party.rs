@@ -227,9 +227,11 @@ impl Scene {
         };
         let pods = self.pods.iter().map(|pod| of("pod", &pod.name));
         let services = self.cluster.services.keys().map(|service| of("service", service));
-        let nodes = self.cluster.nodes.keys().map(|node| {
-            (score(node.as_str(), node.as_str()), format!("node/{node}"))
-        });
+        let nodes = self
+            .cluster
+            .nodes
+            .keys()
+            .map(|node| (score(node.as_str(), node.as_str()), format!("node/{node}")));
         let mut all: Vec<(f64, String)> = pods.chain(services).chain(nodes).collect();
         all.retain(|(alike, _)| *alike >= ALIKE);
         all.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
@@ -245,7 +247,9 @@ impl Scene {
                 return self.cluster.nodes.get(name).map(|node| node.addresses.clone()).unwrap_or_default();
             }
             Party::Service(name) => {
-                for address in self.cluster.services.get(name).into_iter().flat_map(|one| &one.cluster_addresses) {
+                for address in
+                    self.cluster.services.get(name).into_iter().flat_map(|one| &one.cluster_addresses)
+                {
                     addresses.insert(Family::of(address), *address);
                 }
             }

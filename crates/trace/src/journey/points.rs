@@ -72,7 +72,12 @@ pub enum Outer {
 
 impl Outer {
     /// How the tunnel device of a plan carries packets.
-    pub(super) fn vxlan(plan: Option<&NodePlan>, link: &LinkName, source: IpAddr, destination: IpAddr) -> Option<Outer> {
+    pub(super) fn vxlan(
+        plan: Option<&NodePlan>,
+        link: &LinkName,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Option<Outer> {
         match &plan?.entries.get(&Key::Link(link.clone()))?.entry {
             Entry::Link(Link::Vxlan { vni, port, .. }) => {
                 Some(Outer::Vxlan { vni: vni.value(), port: port.value(), source, destination })
@@ -144,7 +149,8 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
             }
             step => {
                 // The bridge's own device is past what rewrites destinations, and before what rewrites sources.
-                let of_destination = matches!(step, Step::Rewritten { .. } | Step::DestinationRestored { .. });
+                let of_destination =
+                    matches!(step, Step::Rewritten { .. } | Step::DestinationRestored { .. });
                 if from_pod && !of_destination && trail.packet.changed_by(step) {
                     from_pod = false;
                     trail.link(LinkName::bridge().as_str(), Way::In);
@@ -222,6 +228,15 @@ impl Trail<'_> {
     fn push(&mut self, place: Place, link: &str, way: Way) {
         let Packet { source, destination, destination_port: port, .. } = self.packet;
         let outer = self.outer.clone();
-        self.points.push(Point { place, link: link.to_owned(), way, outer, source, destination, port, always: true });
+        self.points.push(Point {
+            place,
+            link: link.to_owned(),
+            way,
+            outer,
+            source,
+            destination,
+            port,
+            always: true,
+        });
     }
 }

@@ -81,7 +81,12 @@ impl Scene {
 
     /// The ways of a packet, and a world with the plans of the nodes that it comes to. A cluster may have thousands of
     /// nodes, and a packet comes to a few.
-    pub(super) fn ways(&self, start: &Start, packet: Packet, begin: &BTreeSet<NodeName>) -> (Vec<Outcome>, World) {
+    pub(super) fn ways(
+        &self,
+        start: &Start,
+        packet: Packet,
+        begin: &BTreeSet<NodeName>,
+    ) -> (Vec<Outcome>, World) {
         let mut wanted = begin.clone();
         loop {
             let planned = |(name, node): (&NodeName, &Node)| {

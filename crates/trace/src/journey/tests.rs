@@ -48,7 +48,12 @@ fn scene() -> Scene {
         external_addresses: Vec::new(),
         balancer_addresses: Vec::new(),
         balancer_sources: Vec::new(),
-        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: Some(30_080) }],
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: Some(30_080),
+        }],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
@@ -126,7 +131,9 @@ fn a_service_is_followed_to_each_endpoint_and_back() {
 
 #[test]
 fn a_node_asks_by_the_address_of_the_way() {
-    for (to, source) in [("web-1:8080", "10.244.1.1"), ("web-2:8080", "10.244.1.1"), ("node/node-2:22", "192.0.2.1")] {
+    for (to, source) in
+        [("web-1:8080", "10.244.1.1"), ("web-2:8080", "10.244.1.1"), ("node/node-2:22", "192.0.2.1")]
+    {
         let journey = journey("node/node-1", to);
         assert_eq!(journey.packet.source, source.parse::<IpAddr>().unwrap(), "{to}");
         assert!(journey.delivered, "{to}: {journey:#?}");
@@ -163,7 +170,10 @@ fn what_is_lost_is_said_with_the_place() {
 fn names_that_are_wrong_are_answered_with_those_that_are_right() {
     let scene = scene();
     for (text, expected) in [
-        ("pod/default/web-3", "there is no pod with an address \"default/web-3\"; did you mean pod/default/web-1"),
+        (
+            "pod/default/web-3",
+            "there is no pod with an address \"default/web-3\"; did you mean pod/default/web-1",
+        ),
         ("web", "did you mean service/default/web or pod/default/web-1 or pod/default/web-2?"),
         ("node/node-3", "there is no node \"node-3\"; did you mean node/node-1 or node/node-2?"),
         ("svc/default/wep", "did you mean service/default/web"),
@@ -178,14 +188,18 @@ fn names_that_are_wrong_are_answered_with_those_that_are_right() {
     assert!(scene.source("client:80", "default").unwrap_err().to_string().contains("has a port"));
     let query = |from: &str, to: &str| scene.journey(&query(&scene, from, to)).unwrap_err().to_string();
     assert!(query("svc/web", "client").contains("sends nothing"));
-    assert!(query("client", "svc/web:https").contains("service/default/web has no port \"https\"; it has http (80/TCP)"));
+    assert!(
+        query("client", "svc/web:https")
+            .contains("service/default/web has no port \"https\"; it has http (80/TCP)")
+    );
     assert!(query("198.51.100.7", "svc/web").contains("--via NODE"));
 }
 
 #[test]
 fn it_fits_a_terminal() {
     let ascii = Style { ascii: true, ..Style::default() };
-    for (from, to) in [("client", "svc/web"), ("client", "web-2:8080"), ("198.51.100.7", "node/node-2:30080")] {
+    for (from, to) in [("client", "svc/web"), ("client", "web-2:8080"), ("198.51.100.7", "node/node-2:30080")]
+    {
         let journey = journey(from, to);
         let text = render(&journey, &Style::default());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -130,14 +130,16 @@ impl<'r> Runner<'r> {
             }
             Action::Goto(name) => return Some(self.follow(name)),
             Action::Look(key, map) => {
-                let (element, Found { datum: Some(Datum::Goto(name)), service }) = self.find(key, *map)? else {
+                let (element, Found { datum: Some(Datum::Goto(name)), service }) = self.find(key, *map)?
+                else {
                     return None;
                 };
                 self.led.push(ruling(Some(element), service));
                 return Some(self.follow(&name));
             }
             Action::DestinationFrom(key, map) => {
-                let (element, Found { datum: Some(Datum::Backend(backend)), service }) = self.find(key, *map)?
+                let (element, Found { datum: Some(Datum::Backend(backend)), service }) =
+                    self.find(key, *map)?
                 else {
                     return None;
                 };

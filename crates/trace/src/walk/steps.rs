@@ -305,8 +305,7 @@ impl<'w> Walker<'w> {
     /// Runs a hook of the packet's family; true if it translates.
     fn hook(&mut self, node: &NodeName, plan: &'w NodePlan, hook: Hook) -> Result<bool, Loss> {
         // Only the first packet of a connection comes to what translates addresses.
-        let for_all =
-            matches!(hook, Hook::BridgePrerouting | Hook::Input | Hook::Forward | Hook::Output);
+        let for_all = matches!(hook, Hook::BridgePrerouting | Hook::Input | Hook::Forward | Hook::Output);
         if self.visit.answer.is_some() && !for_all {
             return Ok(true);
         }
