@@ -24,5 +24,5 @@ measure "services: programmed, changed, and connected through" "$release/example
 measure "the agent's process with 10,000 of them" "$release/examples/agent" "$release/cambric" services 10000
 measure "CNI ADD and DEL beside the reference bridge + host-local, in turns on the same cores" \
   "$release/examples/bench" "$release/cambric-cni"
-measure "100,000 BGP routes, received by this speaker, BIRD and GoBGP in turns" "$release/examples/receive" 100000 5
+measure "100,000 BGP routes, received by this speaker, BIRD and GoBGP in turns" "$release/examples/receive" 100000 15
 exit "$failed"

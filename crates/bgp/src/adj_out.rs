@@ -1,6 +1,6 @@
 //! What a peer has been told, and what it is still to be told.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use model::Family;
 
 use crate::export::{self, From, Told, Towards};
 use crate::intern::Interner;
+use crate::prefix_map::PrefixMap;
 use crate::rib::{self, Path, Rib, Source};
 use crate::{Attributes, Families, wire};
 
@@ -20,12 +21,12 @@ const BATCH: usize = 16 * 1024;
 /// is told the last state of each and not every step to it.
 #[derive(Debug, Default)]
 pub(crate) struct AdjOut {
-    told: BTreeMap<IpNet, Arc<Attributes>>,
+    told: PrefixMap<Arc<Attributes>>,
     /// True for prefixes to be told even if the peer knows them.
-    due: BTreeMap<IpNet, bool>,
+    due: PrefixMap<bool>,
     counts: [usize; 2],
     /// Not told for want of a next hop.
-    without_next_hop: BTreeSet<IpNet>,
+    without_next_hop: PrefixMap<()>,
     /// Families whose end is to be told once nothing is due.
     end_owed: Families,
     /// Families whose refresh is to be ended once nothing is due (RFC 7313).
@@ -59,8 +60,8 @@ impl AdjOut {
                 && export::passes(rib.kind(best.source), towards)
                 && export::accepts(towards, &prefix)
         });
-        if passes || self.told.contains_key(&prefix) || self.without_next_hop.contains(&prefix) {
-            self.due.entry(prefix).or_insert(false);
+        if passes || self.told.contains(&prefix) || self.without_next_hop.contains(&prefix) {
+            self.due.get_or_insert(&prefix, false);
         }
     }
 
@@ -68,7 +69,7 @@ impl AdjOut {
     pub(crate) fn all_changed(&mut self, families: Families, forced: bool, rib: &Rib) {
         let known = rib.prefixes().chain(self.told.keys());
         for prefix in known.filter(|prefix| families.contains(Family::of_net(prefix))) {
-            *self.due.entry(*prefix).or_insert(false) |= forced;
+            *self.due.get_or_insert(&prefix, false) |= forced;
         }
     }
 
@@ -125,13 +126,13 @@ impl AdjOut {
                 _ => Form::Nothing,
             };
             if matches!(new, Form::NoNextHop) {
-                self.without_next_hop.insert(prefix);
+                self.without_next_hop.insert(&prefix, ());
             } else {
                 self.without_next_hop.remove(&prefix);
             }
             match new {
                 Form::Route(attributes) => {
-                    let known = self.told.insert(prefix, Arc::clone(&attributes));
+                    let known = self.told.insert(&prefix, Arc::clone(&attributes));
                     self.counts[family] += usize::from(known.is_none());
                     if forced || known.is_none_or(|known| known != attributes) {
                         let group =

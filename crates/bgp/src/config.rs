@@ -173,8 +173,17 @@ pub struct Export {
     /// Whether routes from other ASes are told to a peer of our AS with ourselves as next hop. To other ASes that is
     /// always so.
     pub next_hop_self: bool,
+    /// Whether a reflector tells the peer of routes of our AS with itself as next hop too: for a peer that cannot reach
+    /// the others.
+    pub reflect_next_hop_self: bool,
+    /// Whether routes from other ASes are kept back: who has no transit to offer is a stub.
+    pub stub: bool,
+    /// Routes with one of these are kept back.
+    pub withhold: Vec<LargeCommunity>,
     /// The MED to set towards another AS; without it, only the MED of our own routes is told.
     pub med: Option<u32>,
+    /// The same for routes that do not begin here, if it is another.
+    pub med_of_others: Option<u32>,
     /// Communities to add.
     pub communities: Vec<Community>,
     /// Large communities to add.

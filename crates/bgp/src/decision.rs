@@ -111,11 +111,13 @@ fn originator(candidate: &Candidate<'_>) -> Ipv4Addr {
     candidate.attributes.originator.unwrap_or(candidate.origin.router_id)
 }
 
-/// Whether only the tie-breakers tell the two apart.
+/// Whether only the tie-breakers tell the two apart. A reflector that puts itself into the way makes it longer, and a path
+/// without it is better.
 fn as_good(a: &Candidate<'_>, best: &Candidate<'_>, multipath: Multipath) -> bool {
     let same_as = a.attributes.neighbour_as() == best.attributes.neighbour_as();
     rank(a) == rank(best)
         && is_external(a) == is_external(best)
+        && a.attributes.cluster_list.len() == best.attributes.cluster_list.len()
         && (same_as || multipath.across_as)
         && (!same_as || metric(a) == metric(best))
 }

@@ -108,6 +108,19 @@ fn multipath_takes_what_only_tie_breakers_tell_apart_and_each_next_hop_once() {
     assert!(choose(&[], 8).is_empty());
 }
 
+#[test]
+fn a_way_round_over_a_reflector_is_not_used_beside_the_straight_one() {
+    let client = SourceKind::Internal { client: true };
+    let straight = Owned::new(1).kind(client);
+    let round = Owned::new(2)
+        .kind(client)
+        .with(|a| (a.originator, a.cluster_list) = (Some([10, 0, 0, 1].into()), [[9; 4].into()].into()));
+    assert_eq!(choose(&[round.clone(), straight], 4), [1]);
+    let other = Owned::new(3).kind(client).with(|a| a.clone_from(&round.attributes));
+    let other = other.with(|a| a.next_hop = IpAddr::from([192, 0, 2, 3]));
+    assert_eq!(choose(&[round, other], 4), [0, 1]);
+}
+
 fn any_path() -> impl Strategy<Value = Owned> {
     let kinds = prop_oneof![
         Just(SourceKind::External),

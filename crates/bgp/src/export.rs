@@ -7,7 +7,7 @@ use model::Family;
 
 use crate::attributes::DEFAULT_LOCAL_PREF;
 use crate::decision::SourceKind;
-use crate::{Attributes, Community, Families, PeerConfig, SpeakerConfig};
+use crate::{Attributes, Community, Families, LargeCommunity, PeerConfig, SpeakerConfig};
 
 /// Of an extended community: it means nothing to other ASes (RFC 4360, section 2).
 const NOT_TRANSITIVE: u64 = 0x4000_0000_0000_0000;
@@ -68,13 +68,18 @@ pub(crate) fn told(route: &Attributes, from: From, family: Family, towards: Towa
         Community::NO_EXPORT | Community::NO_EXPORT_SUBCONFED => external,
         _ => false,
     };
-    if !passes(from.kind, towards) || route.communities.iter().any(kept_from) {
+    let withheld = |community: &LargeCommunity| peer.export.withhold.contains(community);
+    if !passes(from.kind, towards)
+        || route.communities.iter().any(kept_from)
+        || route.large_communities.iter().any(withheld)
+        || (peer.export.stub && !route.as_path.is_empty())
+    {
         return Told::Nothing;
     }
     let ours = match from.kind {
         SourceKind::Local => route.next_hop.is_unspecified(),
         SourceKind::External => external || peer.export.next_hop_self,
-        SourceKind::Internal { .. } => external,
+        SourceKind::Internal { .. } => external || peer.export.reflect_next_hop_self,
     };
     let Some(next_hop) = (if ours { own_address(family, towards) } else { Some(route.next_hop) })
         .filter(|address| can_tell(family, address, towards))
@@ -90,7 +95,8 @@ pub(crate) fn told(route: &Attributes, from: From, family: Family, towards: Towa
         attributes.extended_communities =
             route.extended_communities.iter().copied().filter(|raw| raw & NOT_TRANSITIVE == 0).collect();
         // RFC 4271, section 5.1.4: the MED of one neighbour AS is not told to another.
-        attributes.med = peer.export.med.or(route.med.filter(|_| from.kind == SourceKind::Local));
+        let others = peer.export.med_of_others.filter(|_| from.kind != SourceKind::Local);
+        attributes.med = others.or(peer.export.med).or(route.med.filter(|_| from.kind == SourceKind::Local));
     } else {
         attributes.local_pref = Some(route.local_pref.unwrap_or(DEFAULT_LOCAL_PREF));
         if let SourceKind::Internal { .. } = from.kind {
@@ -121,7 +127,6 @@ fn can_tell(family: Family, next_hop: &IpAddr, towards: Towards<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LargeCommunity;
 
     const LOCAL: SourceKind = SourceKind::Local;
     const EXTERNAL: SourceKind = SourceKind::External;
@@ -216,6 +221,32 @@ mod tests {
                 "{asn} {community}"
             );
         }
+    }
+
+    #[test]
+    fn a_stub_tells_no_routes_of_others_and_what_is_withheld_is_not_told() {
+        let mut case = case(65001);
+        case.peer.export.stub = true;
+        assert_eq!(tell(&case, EXTERNAL, Family::V4), Told::Nothing);
+        assert_eq!(tell(&case, PLAIN, Family::V4), Told::Nothing);
+        case.route.as_path = Box::default();
+        (case.peer.export.med, case.peer.export.med_of_others) = (Some(1), Some(100));
+        assert_eq!(route(tell(&case, LOCAL, Family::V4)).med, Some(1));
+        assert_eq!(route(tell(&case, PLAIN, Family::V4)).med, Some(100));
+        case.peer.export.withhold = vec![LargeCommunity(65000, 1, 1)];
+        assert!(matches!(tell(&case, LOCAL, Family::V4), Told::Route(_)));
+        case.route.large_communities = [LargeCommunity(65000, 1, 1)].into();
+        assert_eq!(tell(&case, LOCAL, Family::V4), Told::Nothing);
+    }
+
+    #[test]
+    fn a_reflector_puts_itself_between_peers_that_do_not_reach_each_other() {
+        let mut case = case(65000);
+        case.peer.reflector_client = true;
+        assert_eq!(route(tell(&case, CLIENT, Family::V4)).next_hop, case.route.next_hop);
+        case.peer.export.reflect_next_hop_self = true;
+        assert_eq!(route(tell(&case, CLIENT, Family::V4)).next_hop, case.local);
+        assert_eq!(tell(&case, CLIENT, Family::V6), Told::NoNextHop);
     }
 
     #[test]

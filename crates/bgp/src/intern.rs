@@ -1,14 +1,19 @@
 //! One copy of each set of attributes.
 
-use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use crate::Attributes;
 
 /// Hands out shared attributes, so that the many prefixes with the same ones cost a pointer each.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
-    known: HashSet<Arc<Attributes>>,
+    /// With their hashes, so that growing does not read them all again.
+    known: HashTable<(u64, Arc<Attributes>)>,
+    hasher: RandomState,
     sweep_at: usize,
 }
 
@@ -17,16 +22,17 @@ const SWEEP_FLOOR: usize = 1024;
 
 impl Interner {
     pub(crate) fn intern(&mut self, attributes: Attributes) -> Arc<Attributes> {
-        if let Some(shared) = self.known.get(&attributes) {
+        let hash = self.hasher.hash_one(&attributes);
+        if let Some((_, shared)) = self.known.find(hash, |(_, known)| **known == attributes) {
             return Arc::clone(shared);
         }
         if self.known.len() >= self.sweep_at.max(SWEEP_FLOOR) {
             // Twice what is in use: so a sweep costs each set that came since only a constant.
-            self.known.retain(|shared| Arc::strong_count(shared) > 1);
+            self.known.retain(|(_, shared)| Arc::strong_count(shared) > 1);
             self.sweep_at = 2 * self.known.len();
         }
         let shared = Arc::new(attributes);
-        self.known.insert(Arc::clone(&shared));
+        self.known.insert_unique(hash, (hash, Arc::clone(&shared)), |(hash, _)| *hash);
         shared
     }
 }

@@ -23,12 +23,15 @@ mod intern;
 mod jitter;
 mod moment;
 mod name;
+mod nlri;
 mod notification;
+mod prefix_map;
 pub mod record;
 mod rib;
 mod speaker;
 mod status;
 pub mod transport;
+mod usual;
 mod wire;
 
 pub use attributes::{Attributes, Community, LargeCommunity, Origin, OtherAttribute, ParseCommunityError};

@@ -1,6 +1,5 @@
 //! The table: every path that was taken, and which of them are in use.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -8,12 +7,13 @@ use ipnet::IpNet;
 use model::Family;
 
 use crate::decision::{self, Candidate, Multipath, Origin, SourceKind};
+use crate::prefix_map::{PrefixMap, Slot};
 use crate::{Attributes, Families};
 
 /// Paths by prefix, in the order of prefixes so that what follows from them comes in the same order every time.
 #[derive(Debug)]
 pub(crate) struct Rib {
-    table: BTreeMap<IpNet, Entry>,
+    table: PrefixMap<Entry>,
     sources: Vec<SourceState>,
     multipath: Multipath,
 }
@@ -35,9 +35,17 @@ pub(crate) struct Path {
     pub(crate) stale: bool,
 }
 
+/// The paths of a prefix.
+#[derive(Debug)]
+enum Entry {
+    /// As of nearly every prefix, so it takes no allocation of its own.
+    One(Path),
+    Several(Box<Several>),
+}
+
 /// The paths in use come first, in their order.
-#[derive(Debug, Default)]
-struct Entry {
+#[derive(Debug)]
+struct Several {
     paths: Vec<Path>,
     in_use: usize,
 }
@@ -53,7 +61,7 @@ impl Rib {
     pub(crate) fn new(router_id: Ipv4Addr, multipath: Multipath) -> Rib {
         let here = Origin { kind: SourceKind::Local, router_id, address: IpAddr::V4(router_id) };
         let sources = vec![SourceState { origin: Some(here), counts: [0; 2] }];
-        Rib { table: BTreeMap::new(), sources, multipath }
+        Rib { table: PrefixMap::default(), sources, multipath }
     }
 
     pub(crate) fn add_source(&mut self, origin: Origin) -> Source {
@@ -104,63 +112,66 @@ impl Rib {
     }
 
     pub(crate) fn has(&self, prefix: &IpNet, source: Source) -> bool {
-        self.table.get(prefix).is_some_and(|entry| entry.paths.iter().any(|path| path.source == source))
+        self.table.get(prefix).is_some_and(|entry| entry.paths().iter().any(|path| path.source == source))
     }
 
     /// The paths in use, the best first.
     pub(crate) fn in_use(&self, prefix: &IpNet) -> &[Path] {
-        self.table.get(prefix).map_or(&[], |entry| &entry.paths[..entry.in_use])
+        self.table.get(prefix).map_or(&[], Entry::in_use)
     }
 
     /// Every prefix with its paths in use.
-    pub(crate) fn all_in_use(&self) -> impl Iterator<Item = (&IpNet, &[Path])> {
-        self.table.iter().map(|(prefix, entry)| (prefix, &entry.paths[..entry.in_use]))
+    pub(crate) fn all_in_use(&self) -> impl Iterator<Item = (IpNet, &[Path])> {
+        self.table.iter().map(|(prefix, entry)| (prefix, entry.in_use()))
     }
 
-    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &IpNet> {
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         self.table.keys()
     }
 
     /// Puts a path in the place of the one that its source had. Whether other paths are in use now.
     pub(crate) fn insert(&mut self, prefix: IpNet, path: Path) -> bool {
         let source = path.source;
-        let entry =
-            self.table.entry(prefix).or_insert_with(|| Entry { paths: Vec::with_capacity(1), in_use: 0 });
-        if entry.paths.is_empty() {
-            entry.paths.push(path);
-            entry.in_use = 1;
-            self.sources[source.0 as usize].counts[index(&prefix)] += 1;
-            return true;
-        }
+        let entry = match self.table.slot(&prefix) {
+            Slot::Taken(entry) => entry,
+            Slot::Free(slot) => {
+                slot.fill(Entry::One(path));
+                self.sources[source.0 as usize].counts[index(&prefix)] += 1;
+                return true;
+            }
+        };
         let before = entry.snapshot();
-        match entry.paths.iter_mut().find(|other| other.source == source) {
+        match entry.paths_mut().iter_mut().find(|other| other.source == source) {
             Some(same) if same.stale == path.stale && Arc::ptr_eq(&same.attributes, &path.attributes) => {
                 return false;
             }
             Some(same) => *same = path,
             None => {
-                entry.paths.push(path);
+                entry.push(path);
                 self.sources[source.0 as usize].counts[index(&prefix)] += 1;
             }
         }
         entry.decide(&self.sources, self.multipath);
         entry.snapshot() != before
     }
-
     /// Removes the path of a source. Whether other paths are in use now.
     pub(crate) fn remove(&mut self, prefix: &IpNet, source: Source) -> bool {
         let Some(entry) = self.table.get_mut(prefix) else {
             return false;
         };
-        let Some(position) = entry.paths.iter().position(|path| path.source == source) else {
+        let Some(position) = entry.paths().iter().position(|path| path.source == source) else {
             return false;
         };
-        let before = entry.snapshot();
-        entry.paths.remove(position);
         self.sources[source.0 as usize].counts[index(prefix)] -= 1;
-        if entry.paths.is_empty() {
-            self.table.remove(prefix);
-            return true;
+        let before = entry.snapshot();
+        match entry {
+            Entry::One(_) => {
+                self.table.remove(prefix);
+                return true;
+            }
+            Entry::Several(several) => {
+                several.paths.remove(position);
+            }
         }
         entry.decide(&self.sources, self.multipath);
         entry.snapshot() != before
@@ -179,9 +190,9 @@ impl Rib {
             .table
             .iter()
             .filter(|(prefix, entry)| {
-                entry.paths.iter().any(|path| path.source == source && gone(prefix, path))
+                entry.paths().iter().any(|path| path.source == source && gone(prefix, path))
             })
-            .map(|(prefix, _)| *prefix)
+            .map(|(prefix, _)| prefix)
             .collect();
         prefixes.into_iter().filter(|prefix| self.remove(prefix, source)).collect()
     }
@@ -189,13 +200,13 @@ impl Rib {
     /// Marks the paths of a source stale; the prefixes of which one is in use.
     pub(crate) fn mark_stale(&mut self, source: Source, families: Families) -> Vec<IpNet> {
         let mut marked = Vec::new();
-        for (prefix, entry) in &mut self.table {
-            let in_use = entry.in_use;
-            for (position, path) in entry.paths.iter_mut().enumerate() {
-                if path.source == source && families.contains(Family::of_net(prefix)) && !path.stale {
+        for (prefix, entry) in self.table.iter_mut() {
+            let in_use = entry.in_use().len();
+            for (position, path) in entry.paths_mut().iter_mut().enumerate() {
+                if path.source == source && families.contains(Family::of_net(&prefix)) && !path.stale {
                     path.stale = true;
                     if position < in_use {
-                        marked.push(*prefix);
+                        marked.push(prefix);
                     }
                 }
             }
@@ -205,20 +216,51 @@ impl Rib {
 }
 
 impl Entry {
+    fn paths(&self) -> &[Path] {
+        match self {
+            Entry::One(path) => std::slice::from_ref(path),
+            Entry::Several(several) => &several.paths,
+        }
+    }
+
+    fn paths_mut(&mut self) -> &mut [Path] {
+        match self {
+            Entry::One(path) => std::slice::from_mut(path),
+            Entry::Several(several) => &mut several.paths,
+        }
+    }
+
+    fn in_use(&self) -> &[Path] {
+        match self {
+            Entry::One(path) => std::slice::from_ref(path),
+            Entry::Several(several) => &several.paths[..several.in_use],
+        }
+    }
+
+    fn push(&mut self, path: Path) {
+        match self {
+            Entry::One(first) => {
+                let paths = vec![first.clone(), path];
+                *self = Entry::Several(Box::new(Several { paths, in_use: 1 }));
+            }
+            Entry::Several(several) => several.paths.push(path),
+        }
+    }
+
     /// What tells the paths in use from others.
     fn snapshot(&self) -> Vec<(Source, *const Attributes, bool)> {
-        self.paths[..self.in_use]
-            .iter()
-            .map(|path| (path.source, Arc::as_ptr(&path.attributes), path.stale))
-            .collect()
+        self.in_use().iter().map(|path| (path.source, Arc::as_ptr(&path.attributes), path.stale)).collect()
     }
 
     fn decide(&mut self, sources: &[SourceState], multipath: Multipath) {
-        if let [_] = self.paths.as_slice() {
-            self.in_use = 1;
+        let Entry::Several(several) = self else {
+            return;
+        };
+        if let [only] = several.paths.as_slice() {
+            *self = Entry::One(only.clone());
             return;
         }
-        let candidates: Vec<Candidate<'_>> = self
+        let candidates: Vec<Candidate<'_>> = several
             .paths
             .iter()
             .filter_map(|path| {
@@ -227,11 +269,11 @@ impl Entry {
             })
             .collect();
         let selected = decision::select(&candidates, multipath);
-        self.in_use = selected.len();
-        let mut rest: Vec<Option<Path>> = self.paths.drain(..).map(Some).collect();
-        self.paths.extend(selected.iter().filter_map(|position| rest[*position].take()));
-        self.paths.extend(rest.into_iter().flatten());
-        self.paths.shrink_to_fit();
+        several.in_use = selected.len();
+        let mut rest: Vec<Option<Path>> = several.paths.drain(..).map(Some).collect();
+        several.paths.extend(selected.iter().filter_map(|position| rest[*position].take()));
+        several.paths.extend(rest.into_iter().flatten());
+        several.paths.shrink_to_fit();
     }
 }
 

@@ -9,11 +9,12 @@ use rustbgpd_wire::attribute::encode_path_attributes;
 use rustbgpd_wire::constants::{HEADER_LEN, MARKER, attr_flags, attr_type, message_type};
 use rustbgpd_wire::validate::{validate_as_path_ceiling, validate_update_attributes};
 use rustbgpd_wire::{
-    Afi, Aggregator, AsPath, AsPathSegment, ErrorDisposition, ExtendedCommunity, NlriEntry, NotificationCode,
-    NotificationMessage, PathAttribute, Prefix, RawAttribute, RouteRefreshSubtype, Safi, UpdateMessage,
+    Afi, Aggregator, AsPath, AsPathSegment, DecodeError, ErrorDisposition, ExtendedCommunity, NlriEntry,
+    NotificationCode, NotificationMessage, PathAttribute, Prefix, RawAttribute, RouteRefreshSubtype, Safi,
+    UpdateMessage,
 };
 
-use crate::{Attributes, Community, LargeCommunity, Origin, OtherAttribute};
+use crate::{Attributes, Community, LargeCommunity, Origin, OtherAttribute, nlri, usual};
 
 /// The longest message sent. Longer ones may be received, if so agreed (RFC 8654).
 const MESSAGE: usize = 4096;
@@ -42,18 +43,32 @@ pub(crate) fn decode(
     four_octet_as: bool,
     internal: bool,
 ) -> Result<Update, NotificationMessage> {
+    match usual::attributes(&message.path_attributes).filter(|_| four_octet_as) {
+        Some(attributes) => {
+            let withdrawn = read_nets(&message.withdrawn_routes)?;
+            let nets = read_nets(&message.nlri)?;
+            let announced = if nets.is_empty() { Vec::new() } else { vec![(attributes, nets)] };
+            Ok(Update { withdrawn, announced, ..Update::default() })
+        }
+        None => decode_any(message, four_octet_as, internal),
+    }
+}
+
+/// Reads an UPDATE whatever is in it.
+fn decode_any(
+    message: &UpdateMessage,
+    four_octet_as: bool,
+    internal: bool,
+) -> Result<Update, NotificationMessage> {
     if message.withdrawn_routes.is_empty() && message.path_attributes.is_empty() && message.nlri.is_empty() {
         return Ok(Update { end_of_rib: Some(Family::V4), ..Update::default() });
     }
-    let parsed = message.parse_revised(four_octet_as, internal, false, &[]).map_err(|error| {
-        let (code, subcode, data) = error.to_notification();
-        NotificationMessage::new(code, subcode, data)
-    })?;
-    let mut update = Update {
-        withdrawn: parsed.update.withdrawn.iter().map(|entry| v4_net(&entry.prefix)).collect(),
-        ..Update::default()
-    };
-    let mut body: Vec<IpNet> = parsed.update.announced.iter().map(|entry| v4_net(&entry.prefix)).collect();
+    let mut update = Update { withdrawn: read_nets(&message.withdrawn_routes)?, ..Update::default() };
+    let attributes_alone =
+        UpdateMessage { withdrawn_routes: Bytes::new(), nlri: Bytes::new(), ..message.clone() };
+    let parsed =
+        attributes_alone.parse_revised(four_octet_as, internal, false, &[]).map_err(|error| fatal(&error))?;
+    let mut body = read_nets(&message.nlri)?;
     let mut reach = None;
     let attributes = &parsed.update.attributes;
     for attribute in attributes {
@@ -116,6 +131,15 @@ pub(crate) fn decode(
         update.announced.push((from_wire(attributes, next_hop), nets));
     }
     Ok(update)
+}
+
+fn read_nets(list: &[u8]) -> Result<Vec<IpNet>, NotificationMessage> {
+    nlri::ipv4(list).map_err(|error| fatal(&error))
+}
+
+fn fatal(error: &DecodeError) -> NotificationMessage {
+    let (code, subcode, data) = error.to_notification();
+    NotificationMessage::new(code, subcode, data)
 }
 
 fn from_wire(attributes: &[PathAttribute], next_hop: IpAddr) -> Attributes {
@@ -407,16 +431,12 @@ pub(crate) fn family(afi: Afi) -> Option<Family> {
     }
 }
 
+/// The decoder has checked the length.
 fn net(entry: &NlriEntry) -> IpNet {
     match &entry.prefix {
-        Prefix::V4(prefix) => v4_net(prefix),
+        Prefix::V4(prefix) => Ipv4Net::new(prefix.addr, prefix.len).unwrap_or_default().into(),
         Prefix::V6(prefix) => Ipv6Net::new(prefix.addr, prefix.len).unwrap_or_default().into(),
     }
-}
-
-/// The decoder has checked the length.
-fn v4_net(prefix: &rustbgpd_wire::Ipv4Prefix) -> IpNet {
-    Ipv4Net::new(prefix.addr, prefix.len).unwrap_or_default().into()
 }
 
 #[cfg(test)]

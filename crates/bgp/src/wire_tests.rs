@@ -59,6 +59,99 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
         })
 }
 
+/// An attribute as peers send it, one that is nearly so, or any bytes in its place.
+fn any_attribute() -> impl Strategy<Value = Vec<u8>> {
+    let usual = prop_oneof![
+        (0..4_u8).prop_map(|origin| (0x40, 1, vec![origin])),
+        prop::collection::vec(prop_oneof![9 => 1..70_000_u32, 1 => Just(0)], 0..4).prop_map(|path| {
+            let ases = path.iter().flat_map(|asn| asn.to_be_bytes());
+            (
+                0x40,
+                2,
+                if path.is_empty() {
+                    Vec::new()
+                } else {
+                    [2, path.len() as u8].into_iter().chain(ases).collect()
+                },
+            )
+        }),
+        prop_oneof![4 => Just([192, 0, 2, 1]), 1 => Just([0; 4]), 1 => Just([255; 4]), 1 => any::<[u8; 4]>()]
+            .prop_map(|hop| (0x40, 3, hop.to_vec())),
+        any::<[u8; 4]>().prop_map(|med| (0x80, 4, med.to_vec())),
+        any::<[u8; 4]>().prop_map(|preference| (0x40, 5, preference.to_vec())),
+        prop::collection::vec(any::<[u8; 4]>(), 0..4).prop_map(|all| (0xc0, 8, all.concat())),
+        prop::collection::vec(any::<u8>(), 0..20).prop_map(|value| (0xc0, 99, value)),
+    ];
+    let wrong = prop_oneof![
+        20 => Just(None),
+        1 => (0..3_usize, any::<u8>()).prop_map(Some),
+        1 => (3..12_usize, any::<u8>()).prop_map(Some),
+    ];
+    (usual, wrong).prop_map(|((flags, code, value), wrong)| {
+        let mut bytes = [&[flags, code, value.len() as u8], value.as_slice()].concat();
+        if let Some((place, byte)) = wrong
+            && let Some(at) = bytes.get_mut(place)
+        {
+            *at = byte;
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+    #[test]
+    fn usual_attributes_are_read_as_by_the_library(
+        mut attributes in prop::collection::vec(any_attribute(), 0..8),
+        shuffled in prop::bool::weighted(0.2),
+        complete in prop::bool::weighted(0.8),
+        withdrawn in prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(any::<u8>(), 0..6)],
+        nlri in prop_oneof![1 => Just(vec![]), 3 => Just(vec![24, 10, 1, 2]), 1 => Just(vec![33, 1, 2, 3, 4, 5])],
+        internal in any::<bool>(),
+        four_octet_as in prop::bool::weighted(0.8),
+    ) {
+        if complete {
+            attributes.extend([
+                vec![0x40, 1, 1, 0], vec![0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xe8], vec![0x40, 3, 4, 192, 0, 2, 1],
+            ]);
+        }
+        if !shuffled {
+            attributes.sort_by_key(|attribute| attribute[1]);
+            attributes.dedup_by_key(|attribute| attribute[1]);
+        }
+        let message = UpdateMessage {
+            withdrawn_routes: withdrawn.into(),
+            path_attributes: attributes.concat().into(),
+            nlri: nlri.into(),
+        };
+        prop_assert_eq!(
+            decode(&message, four_octet_as, internal),
+            decode_any(&message, four_octet_as, internal)
+        );
+    }
+}
+
+#[test]
+fn what_peers_usually_send_is_read_the_short_way() {
+    let bytes = [
+        &[0x40, 1, 1, 0][..],
+        &[0x40, 2, 10, 2, 2, 0, 0, 0xfd, 0xe8, 0, 1, 0x11, 0x70],
+        &[0x40, 3, 4, 192, 0, 2, 1],
+        &[0x80, 4, 4, 0, 0, 0, 7],
+        &[0x40, 5, 4, 0, 0, 0, 200],
+        &[0xc0, 8, 8, 0xfd, 0xe8, 0, 1, 0xfd, 0xe8, 0, 2],
+    ];
+    let wanted = Attributes {
+        as_path: [65000, 70000].into(),
+        med: Some(7),
+        local_pref: Some(200),
+        communities: [Community(65000 << 16 | 1), Community(65000 << 16 | 2)].into(),
+        ..Attributes::new("192.0.2.1".parse().unwrap())
+    };
+    assert_eq!(usual::attributes(&bytes.concat()), Some(wanted));
+    assert_eq!(usual::attributes(&bytes[..2].concat()), None, "no next hop");
+}
+
 proptest! {
     #[test]
     fn what_is_announced_is_read_as_it_was_meant(

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use bgp::transport::{Options, Password, PeerTransport};
 use bgp::{Community, LargeCommunity, LocalRoute, PrefixFilter, SessionState};
 use common::bird::Bird;
-use common::us::{Us, net, peer, speaker};
+use common::us::{LAST_ROUND, Us, net, peer, speaker};
 use common::{Wire, address, until, until_blocking};
 
 const STATIC: &str = "protocol static { ipv4; route 10.20.0.0/16 blackhole; route 10.21.0.0/16 blackhole; }\n\
@@ -171,6 +171,25 @@ fn either_side_can_ask_for_everything_again() {
         us.peer(peer("bird", address(false, 2), 65002)).await;
         us.until_learned(&LEARNED).await;
         assert_eq!(us.status("bird").await.established, 1);
+    });
+}
+
+#[test]
+fn routes_come_and_go_under_churn_and_the_last_state_is_what_counts() {
+    let wire = Wire::new();
+    let bird = Bird::start(&wire, "10.0.0.2", &towards_us(true, 65002, 65000, ""));
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.peer(peer("bird", address(true, 2), 65002)).await;
+        us.up("bird").await;
+        let wanted = us.churn().await;
+        let last = LAST_ROUND.to_string();
+        until(
+            "BIRD has the last state",
+            || bird.routes("cambric"),
+            |routes| routes.keys().eq(&wanted) && routes.values().all(|route| route["med"] == last),
+        )
+        .await;
     });
 }
 

@@ -4,9 +4,12 @@
 
 mod common;
 
-use bgp::{Community, LargeCommunity, LocalRoute};
+use std::sync::Arc;
+
+use bgp::transport::{Password, PeerTransport};
+use bgp::{Community, LargeCommunity, LocalRoute, PrefixFilter, SessionState};
 use common::gobgp::GoBgp;
-use common::us::{Us, net, peer, speaker};
+use common::us::{LAST_ROUND, Us, net, peer, speaker};
 use common::{Wire, address, until};
 use serde_json::json;
 
@@ -60,7 +63,6 @@ fn routes_of_both_families_go_both_ways() {
             }
             us.handle.withdraw(net("10.10.0.0/16")).await;
             until("GoBGP has one", || gobgp.routes(), |routes| routes.len() == 1).await;
-            gobgp.refresh();
             gobgp.withdraw("10.20.0.0/16");
             us.until_learned(&["2001:db8:20::/48"]).await;
             assert_eq!(us.status("gobgp").await.established, 1);
@@ -76,29 +78,63 @@ fn routes_come_and_go_under_churn_and_the_last_state_is_what_counts() {
         let mut us = Us::start(speaker(65000));
         us.peer(peer("gobgp", address(false, 2), 65002)).await;
         us.up("gobgp").await;
-        for round in 0..20_u32 {
-            for number in 0..50_u32 {
-                let (four, six) = (format!("10.10.{number}.0/24"), format!("2001:db8:{number:x}::/48"));
-                for prefix in [four, six] {
-                    if (round + number) % 3 == 0 {
-                        us.handle.withdraw(net(&prefix)).await;
-                    } else {
-                        let route = LocalRoute { med: Some(round), ..LocalRoute::default() };
-                        us.handle.announce(net(&prefix), route).await;
-                    }
-                }
-            }
-        }
-        let wanted = (0..50_u32).filter(|number| (19 + number) % 3 != 0).count() * 2;
+        let wanted = us.churn().await;
         let seen = until(
             "GoBGP has the last state",
             || gobgp.routes(),
-            |routes| routes.len() == wanted && routes.values().all(|route| route[&MED]["metric"] == 19),
+            |routes| {
+                routes.keys().eq(&wanted) && routes.values().all(|route| route[&MED]["metric"] == LAST_ROUND)
+            },
         )
         .await;
-        assert!((0..50_u32).all(|number| {
-            seen.contains_key(&format!("10.10.{number}.0/24")) == ((19 + number) % 3 != 0)
-        }));
+        assert!(seen["10.10.0.0/24"][&NEXT_HOP]["nexthop"] == "10.0.0.1");
+    });
+}
+
+#[test]
+fn a_password_is_kept_to() {
+    for v6 in [false, true] {
+        let wire = Arc::new(Wire::new());
+        let gobgp = GoBgp::with_password(&wire, v6, 65002, 65000, "sesame", "");
+        gobgp.announce(&[("10.20.0.0/16", "10.0.0.2"), ("2001:db8:20::/48", "fd00::2")]);
+        let counting = Arc::clone(&wire);
+        wire.run(async move {
+            let mut us = Us::start(speaker(65000));
+            us.announce(&["10.10.0.0/16"]).await;
+            us.peer(peer("gobgp", address(v6, 2), 65002)).await;
+            until("segments are dropped", || counting.md5_drops(), |drops| *drops > 0).await;
+            assert_ne!(us.status("gobgp").await.state, SessionState::Established);
+            let transport = PeerTransport {
+                password: Some(Password::new(b"sesame").unwrap()),
+                ..PeerTransport::default()
+            };
+            us.handle.set_peer(peer("gobgp", address(v6, 2), 65002), transport).await.unwrap();
+            us.until_learned(&["10.20.0.0/16", "2001:db8:20::/48"]).await;
+            until("GoBGP has it", || gobgp.routes(), |routes| routes.contains_key("10.10.0.0/16")).await;
+        });
+    }
+}
+
+#[test]
+fn we_ask_for_everything_again_and_are_asked() {
+    let wire = Wire::new();
+    let gobgp = GoBgp::start(&wire, false, 65002, 65000, "");
+    gobgp.announce(&[("10.20.0.0/16", "10.0.0.2"), ("2001:db8:20::/48", "fd00::2")]);
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.announce(&["10.10.0.0/16"]).await;
+        let mut choosy = peer("gobgp", address(false, 2), 65002);
+        choosy.import.filter = PrefixFilter::only([net("2001:db8::/32")]);
+        us.peer(choosy).await;
+        us.until_learned(&["2001:db8:20::/48"]).await;
+        us.peer(peer("gobgp", address(false, 2), 65002)).await;
+        us.until_learned(&["10.20.0.0/16", "2001:db8:20::/48"]).await;
+        let told = |gobgp: &GoBgp| gobgp.updates_received();
+        until("GoBGP has ours", || gobgp.routes(), |routes| routes.len() == 1).await;
+        let before = told(&gobgp);
+        gobgp.refresh();
+        until("GoBGP is told again", || told(&gobgp), |updates| *updates > before).await;
+        assert_eq!((gobgp.routes().len(), us.status("gobgp").await.established), (1, 1));
     });
 }
 
@@ -140,8 +176,8 @@ fn gobgp_keeps_our_place_when_we_restart() {
         "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 30\nnotification-enabled = true";
     let gobgp = GoBgp::start(&wire, false, 65002, 65000, more);
     gobgp.announce(&[("10.20.0.0/16", "10.0.0.2")]);
-    let gobgp = std::sync::Arc::new(gobgp);
-    let seeing = std::sync::Arc::clone(&gobgp);
+    let gobgp = Arc::new(gobgp);
+    let seeing = Arc::clone(&gobgp);
     wire.run(async move {
         let mut us = Us::start(speaker(65000));
         us.announce(&["10.10.0.0/16", "2001:db8:10::/48"]).await;
@@ -162,5 +198,38 @@ fn gobgp_keeps_our_place_when_we_restart() {
         us.until("all has come again", |us| us.converged).await;
         let left = until("GoBGP sweeps", || gobgp.routes(), |routes| routes.len() == 1).await;
         assert!(left.contains_key("10.10.0.0/16"));
+    });
+}
+
+#[test]
+fn a_gobgp_that_crashes_keeps_its_place() {
+    let wire = Arc::new(Wire::new());
+    let more = "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 30";
+    let mut gobgp = GoBgp::start(&wire, false, 65002, 65000, more);
+    let theirs = [("10.20.0.0/16", "10.0.0.2"), ("2001:db8:20::/48", "fd00::2")];
+    gobgp.announce(&theirs);
+    let end = Arc::clone(&wire);
+    wire.run(async move {
+        let mut us = Us::start(speaker(65000));
+        us.announce(&["10.10.0.0/16"]).await;
+        us.peer(peer("gobgp", address(false, 2), 65002)).await;
+        us.until_learned(&theirs.map(|(prefix, _)| prefix)).await;
+        gobgp.kill();
+        us.down("gobgp").await;
+        us.until("both are stale", |us| us.routes.values().filter(|paths| paths[0].stale).count() == 2).await;
+        let gobgp = tokio::task::spawn_blocking(move || {
+            // It has to be told its routes before it can tell them.
+            end.join(false);
+            gobgp.recover(&end);
+            gobgp.announce(&theirs);
+            end.join(true);
+            gobgp
+        });
+        let gobgp = gobgp.await.unwrap();
+        us.up("gobgp").await;
+        us.until("none is stale", |us| !us.routes.values().any(|paths| paths[0].stale)).await;
+        us.until_learned(&theirs.map(|(prefix, _)| prefix)).await;
+        assert_eq!(us.lost, [], "no route was missing in between");
+        until("GoBGP has ours again", || gobgp.routes(), |routes| routes.len() == 1).await;
     });
 }

@@ -15,7 +15,7 @@ use crate::paths::{self, RunDir};
 /// Remove all that Cambric has made on this node.
 ///
 /// Removes the CNI configuration first, so that no more pods are attached; then, from the kernel, all links, routes,
-/// neighbours, forwarding entries and nftables tables that are marked as Cambric's; then the agent's files. Nothing
+/// neighbours, forwarding entries, nftables tables and BPF programs that are Cambric's; then the agent's files. Nothing
 /// else is touched. Kernel settings such as ip_forward stay, since others may rely on them by now.
 ///
 /// Pods that still run on this node lose their network. The addresses that the CNI plugin has given out are kept
@@ -63,14 +63,15 @@ pub(crate) fn run(options: &CleanupOptions) -> Result<()> {
         Err(error) => errors.push(format!("cannot remove {}: {error}", path.display())),
     };
     forget(paths::conflist(&options.cni_conf_dir));
-    let kernel = remove_from_kernel();
-    for path in [run_dir.node_file(), run_dir.state(), run_dir.status(), run_dir.lock()] {
+    let kernel = remove_from_kernel(&run_dir);
+    let status = [run_dir.status(), run_dir.routes(), run_dir.bgp(), run_dir.bgp_boot()];
+    for path in [run_dir.node_file(), run_dir.state()].into_iter().chain(status).chain([run_dir.lock()]) {
         forget(path);
     }
     match kernel {
         Ok((removed, failures)) => {
             println!(
-                "removed {removed} entries from the kernel: links, routes and tables, with all that was on them"
+                "removed {removed} entries from the kernel: links, routes, tables and programs, with all that was on them"
             );
             errors.extend(failures);
         }

@@ -36,9 +36,9 @@ enum Command {
     InstallCni(install::InstallOptions),
     #[command(subcommand)]
     Lab(lab::cli::LabCommand),
-    /// Print the definition of the ClusterNetwork resource.
+    /// Print the definitions of the resources ClusterNetwork and BgpPeer.
     ///
-    /// Apply it before the first agent starts, and again with every upgrade.
+    /// Apply them before the first agent starts, and again with every upgrade.
     #[command(after_help = "Example:
   cambric crd | kubectl apply -f -")]
     Crd,
@@ -103,9 +103,10 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The definition as YAML.
+/// The definitions as YAML.
 fn crd() -> Result<String> {
-    serde_saphyr::to_string(&kube_source::crd()).context("cannot encode the resource's definition")
+    let yaml = |crd| serde_saphyr::to_string(&crd).context("cannot encode a resource's definition");
+    Ok(kube_source::crds().into_iter().map(yaml).collect::<Result<Vec<_>>>()?.join("---\n"))
 }
 
 /// Prints to standard output; a reader that has gone away is no error.

@@ -31,6 +31,26 @@ impl RunDir {
         self.0.join("status.json")
     }
 
+    /// The BPF file system in which programs and maps are pinned.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.0.join("bpf")
+    }
+
+    /// What `cambric status routes` shows.
+    pub(crate) fn routes(&self) -> PathBuf {
+        self.0.join("routes.json")
+    }
+
+    /// What `cambric status bgp` shows.
+    pub(crate) fn bgp(&self) -> PathBuf {
+        self.0.join("bgp.json")
+    }
+
+    /// The boot in which BGP was last spoken.
+    pub(crate) fn bgp_boot(&self) -> PathBuf {
+        self.0.join("bgp-boot")
+    }
+
     /// Held by the agent while it runs; its process id is in it.
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join("agent.lock")

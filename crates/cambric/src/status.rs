@@ -1,6 +1,9 @@
 //! `cambric status`: the node at a glance.
 
+mod bgp;
+mod routes;
 mod services;
+mod table;
 
 use std::fmt::Write;
 use std::fs;
@@ -26,7 +29,9 @@ use crate::paths::{self, RunDir};
     after_help = "Examples:
   cambric status
   cambric status --json
-  cambric status services"
+  cambric status services
+  cambric status routes
+  cambric status bgp"
 )]
 pub(crate) struct StatusOptions {
     /// The agent's run directory
@@ -43,11 +48,16 @@ pub(crate) struct StatusOptions {
 #[derive(Debug, Subcommand)]
 enum Part {
     Services(services::ServicesOptions),
+    Routes(routes::RoutesOptions),
+    Bgp(bgp::BgpOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
-    if let Some(Part::Services(options)) = &options.part {
-        return services::run(options);
+    match &options.part {
+        Some(Part::Services(options)) => return services::run(options),
+        Some(Part::Routes(options)) => return routes::run(options),
+        Some(Part::Bgp(options)) => return bgp::run(options),
+        None => {}
     }
     let run_dir = RunDir(options.run_dir.clone());
     let holder = AgentLock::holder(&run_dir.lock());
@@ -95,6 +105,8 @@ fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
     line("services", &format!("{} addresses and ports, {} endpoints", status.services, status.endpoints));
     let entries: Vec<String> = status.entries.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     line("planned", &listed(&entries));
+    let packets: Vec<String> = status.tunnel.iter().map(|(fate, count)| format!("{count} {fate}")).collect();
+    line("IP in IP", &listed(&packets));
     match status.compared {
         Some(at) => line("compared", &format!("{} seconds ago", now.saturating_sub(at))),
         None => line("compared", "never"),
@@ -123,6 +135,7 @@ mod tests {
             services: 2,
             endpoints: 5,
             entries: [("route".to_owned(), 4)].into(),
+            tunnel: [("decapsulated".to_owned(), 8), ("refused".to_owned(), 1)].into(),
             problems: vec!["Node b has no InternalIP".to_owned()],
             compared: Some(90),
             ..Status::default()
@@ -135,6 +148,7 @@ mod tests {
             "pod ranges  none",
             "services    2 addresses and ports, 5 endpoints",
             "planned     4 route",
+            "IP in IP    8 decapsulated, 1 refused",
             "compared    10 seconds ago",
             "problem     Node b has no InternalIP",
         ] {

@@ -26,20 +26,30 @@ fn check(lab: &Lab) -> (bool, Vec<(u64, String, String)>, Value) {
     (output.status.success(), rows, report)
 }
 
-/// Proves a lab; how packets between pods of different nodes were carried, as the report has it.
+/// Proves a lab, in the rows that every lab can have; how packets between pods of different nodes were carried, as the
+/// report has it.
 fn assert_proved(topology: &str, families: usize) -> BTreeSet<String> {
+    assert_rows_proved(topology, families, &[])
+}
+
+/// The same with more rows. Of those that are not, a lab without routes from BGP has none.
+fn assert_rows_proved(topology: &str, families: usize, more: &[u64]) -> BTreeSet<String> {
     let lab = Lab::up(topology);
     let (success, rows, report) = check(&lab);
     let text = lab.command("check", &["-v"]).output().unwrap();
     let text = String::from_utf8_lossy(&text.stdout);
     assert!(success, "{text}");
-    for wanted in 1..=7 {
+    for wanted in (1..=7).chain(more.iter().copied()) {
         let verdicts: Vec<_> = rows.iter().filter(|(row, ..)| *row == wanted).collect();
         assert!(verdicts.iter().all(|(_, _, is)| is == "so"), "{verdicts:?}\n{text}");
         assert!(!verdicts.is_empty());
     }
+    for (row, title, is) in rows.iter().filter(|(row, ..)| [8, 9].contains(row) && !more.contains(row)) {
+        assert_eq!(is, "impossible", "{row} {title}");
+    }
     let titles: Vec<&str> = rows.iter().map(|(_, title, _)| title.as_str()).collect();
     assert!(titles.contains(&"VXLAN from a stranger"), "{titles:?}");
+    assert!(titles.contains(&"IP in IP from a stranger"), "{titles:?}");
     assert!(titles.contains(&"another pod's source"), "{titles:?}");
     for title in
         ["a pod to itself", "traffic policy Local", "no endpoint: refusal", "one client, one endpoint"]
@@ -90,6 +100,27 @@ fn a_lab_without_encapsulation_is_proved() {
 #[test]
 fn a_lab_that_encapsulates_across_subnets_only_is_proved() {
     assert_eq!(assert_proved("cross-subnet.yaml", 2), set(&["plain", "vxlan"]));
+}
+
+/// Nodes behind a router are reached in IP in IP, and so are those of the same subnet.
+#[test]
+fn a_lab_with_ip_in_ip_is_proved() {
+    assert_eq!(assert_proved("ipip.yaml", 2), set(&["ipip"]));
+}
+
+#[test]
+fn a_lab_with_ip_in_ip_across_subnets_only_is_proved() {
+    assert_eq!(assert_proved("cross-subnet-ipip.yaml", 2), set(&["ipip", "plain"]));
+}
+
+#[test]
+fn a_lab_whose_routes_come_from_bgp_is_proved() {
+    assert_eq!(assert_rows_proved("bgp.yaml", 2, &[8]), set(&["plain"]));
+}
+
+#[test]
+fn a_lab_that_encapsulates_across_subnets_by_bgp_is_proved() {
+    assert_eq!(assert_rows_proved("cross-subnet-bgp.yaml", 2, &[9]), set(&["plain", "vxlan"]));
 }
 
 /// With an address translation that somebody added, the far end sees another address than the pod's.

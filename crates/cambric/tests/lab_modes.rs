@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Mode {
     Always,
     CrossSubnet,
+    Ipip,
+    IpipCrossSubnet,
     None,
 }
 
@@ -27,6 +29,8 @@ fn set(lab: &Lab, mode: Mode) {
     let encapsulation = match mode {
         Mode::Always => r#"{"protocol": "vxlan", "when": "always"}"#,
         Mode::CrossSubnet => r#"{"protocol": "vxlan", "when": "crossSubnet"}"#,
+        Mode::Ipip => r#"{"protocol": "ipip", "when": "always"}"#,
+        Mode::IpipCrossSubnet => r#"{"protocol": "ipip", "when": "crossSubnet"}"#,
         Mode::None => r#"{"protocol": "none", "when": "always"}"#,
     };
     let patch = format!(r#"{{"spec": {{"encapsulation": {encapsulation}}}}}"#);
@@ -56,6 +60,19 @@ fn settled(lab: &Lab, nodes: &[&str], wanted: &[(&str, usize)]) -> Duration {
             return begin.elapsed();
         }
         assert!(begin.elapsed() < PATIENCE, "{found:?} and not {wanted:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until so many of the routes of each node lead into IP in IP, and so with its MTU.
+fn wraps(lab: &Lab, nodes: &[&str], count: usize) {
+    let begin = Instant::now();
+    let wrapped = |node: &&str| {
+        let texts = ["-4", "-6"].map(|family| lab.inside(node, &format!("ip {family} route show proto 203")));
+        texts.iter().flat_map(|text| text.lines()).filter(|line| line.contains(" mtu ")).count()
+    };
+    while !nodes.iter().all(|node| wrapped(node) == count) {
+        assert!(begin.elapsed() < PATIENCE, "not {count} routes into IP in IP");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -120,7 +137,7 @@ impl Traffic {
 
 #[test]
 fn in_one_subnet_all_modes_follow_each_other_without_a_loss() {
-    use Mode::{Always, CrossSubnet, None};
+    use Mode::{Always, CrossSubnet, Ipip, IpipCrossSubnet, None};
     let nodes = ["node-1", "node-2", "node-3"];
     let lab = Lab::up("vxlan.yaml");
     lab.apply(PODS);
@@ -130,11 +147,15 @@ fn in_one_subnet_all_modes_follow_each_other_without_a_loss() {
     let node = lab.enter("node-1");
     let from_node = [b.v4(), b.v6()].map(|to| Stream::start("node to pod", &node, &b.enter(), to));
     // Every mode after every other, and round again.
-    for mode in [CrossSubnet, None, Always, None, CrossSubnet, Always, CrossSubnet, None, Always] {
+    let modes = [CrossSubnet, None, Always, None, CrossSubnet, Always, CrossSubnet, None, Always];
+    let with_ipip =
+        [Ipip, Always, Ipip, None, Ipip, IpipCrossSubnet, Ipip, CrossSubnet, IpipCrossSubnet, Always];
+    for mode in modes.into_iter().chain(with_ipip) {
         set(&lab, mode);
         let link = if mode == Always { "vxlan.cambric" } else { "eth0" };
         let took = settled(&lab, &nodes, &[(link, 4)]);
         eprintln!("{mode:?} on all nodes within {took:?}");
+        wraps(&lab, &nodes, if mode == Ipip { 4 } else { 0 });
         assert_eq!(tunnels(&lab, "node-1"), mode == Always, "{mode:?}");
     }
     traffic.finish();
@@ -150,9 +171,12 @@ fn a_node_that_does_not_hear_of_the_change_loses_nothing() {
     lab.apply(PODS);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
     let traffic = Traffic::between(&a, &b);
-    for (mode, link, other) in
-        [(Mode::None, "eth0", "vxlan.cambric"), (Mode::Always, "vxlan.cambric", "eth0")]
-    {
+    for (mode, link, other) in [
+        (Mode::None, "eth0", "vxlan.cambric"),
+        (Mode::Always, "vxlan.cambric", "eth0"),
+        (Mode::Ipip, "eth0", "vxlan.cambric"),
+        (Mode::Always, "vxlan.cambric", "eth0"),
+    ] {
         lab.run("kill", &["agent/node-2"]);
         set(&lab, mode);
         settled(&lab, &["node-1", "node-3"], &[(link, 4)]);
@@ -203,6 +227,20 @@ fn across_subnets_the_tunnel_stays_and_nothing_is_lost_on_either_way() {
         settled(&lab, &nodes, &[("vxlan.cambric", 6)]);
         assert!(tunnels(&lab, "a-1") && tunnels(&lab, "a-2"));
     }
+    // From one tunnel into the other and back, and with it from IP in IP to plain in the subnet.
+    for _ in 0..2 {
+        set(&lab, Mode::Ipip);
+        settled(&lab, &nodes, &[("eth0", 6)]);
+        wraps(&lab, &nodes, 6);
+        set(&lab, Mode::IpipCrossSubnet);
+        wraps(&lab, &nodes, 4);
+        set(&lab, Mode::CrossSubnet);
+        settled(&lab, &nodes, &[("eth0", 2), ("vxlan.cambric", 4)]);
+        set(&lab, Mode::Ipip);
+        wraps(&lab, &nodes, 6);
+        set(&lab, Mode::Always);
+        settled(&lab, &nodes, &[("vxlan.cambric", 6)]);
+    }
     traffic.into_iter().for_each(Traffic::finish);
     // Without encapsulation there is no way across, and the nodes say so.
     set(&lab, Mode::None);
@@ -215,7 +253,7 @@ fn across_subnets_the_tunnel_stays_and_nothing_is_lost_on_either_way() {
         "{status}"
     );
     assert!(
-        status.contains("is not in 192.0.2.0/25, the subnet of this node; use protocol vxlan"),
+        status.contains("is not in 192.0.2.0/25, the subnet of this node; use protocol vxlan or ipip"),
         "{status}"
     );
 }

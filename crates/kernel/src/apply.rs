@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::LinkName;
-use plan::{Entry, Key, Link, Origin, Planned};
+use plan::{Entry, Hop, Key, Link, Origin, Planned, Route};
 
 use crate::diff::Op;
 use crate::link::{LinkState, Links};
 use crate::report::{Failure, Report, Verb};
 use crate::rtnl::{Request, RouteSocket};
 use crate::tables::{Tables, Work};
+use crate::tunnel::{Staged, Tunnel};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
 
 /// The names of links that only we have a use for.
@@ -22,6 +23,7 @@ const JOBS: usize = 1024;
 pub(crate) struct Apply<'a> {
     socket: &'a mut RouteSocket,
     tables: &'a mut Tables,
+    tunnel: &'a mut Tunnel,
     links: Links,
     /// Links that could not be made, and those that are not ours: nothing is put on them.
     barred: BTreeSet<LinkName>,
@@ -44,8 +46,13 @@ enum Subject<'a> {
 }
 
 impl<'a> Apply<'a> {
-    pub(crate) fn new(socket: &'a mut RouteSocket, tables: &'a mut Tables, links: Links) -> Apply<'a> {
-        Apply { socket, tables, links, barred: BTreeSet::new(), report: Report::default() }
+    pub(crate) fn new(
+        socket: &'a mut RouteSocket,
+        tables: &'a mut Tables,
+        tunnel: &'a mut Tunnel,
+        links: Links,
+    ) -> Apply<'a> {
+        Apply { socket, tables, tunnel, links, barred: BTreeSet::new(), report: Report::default() }
     }
 
     /// Carries out `ops`, which are in the order of [`diff`](crate::diff()).
@@ -57,8 +64,12 @@ impl<'a> Apply<'a> {
         for op in ops {
             self.setting(op);
         }
-        self.additions(ops);
+        let mut staged = self.tunnel.stage(ops);
+        self.tunnel.before(&mut staged, &mut self.report);
+        self.additions(ops, &staged);
+        self.tunnel.after(&staged, &mut self.report);
         self.removals(ops);
+        self.tunnel.last(&staged, &mut self.report);
         self.tables(ops, true);
         self.report
     }
@@ -132,8 +143,9 @@ impl<'a> Apply<'a> {
         }
     }
 
-    /// What is on links: added or changed where it is, many messages at a time.
-    fn additions(&mut self, ops: &[Op<'_>]) {
+    /// What is on links: added or changed where it is, many messages at a time. No route leads into a tunnel that is
+    /// not there.
+    fn additions(&mut self, ops: &[Op<'_>], staged: &Staged<'_>) {
         let mut jobs = Vec::new();
         let mut held = Vec::new();
         let mut missing: BTreeSet<IpAddr> = BTreeSet::new();
@@ -161,14 +173,21 @@ impl<'a> Apply<'a> {
                 Entry::Neighbour { link, address, mac } => {
                     self.on(planned, link).map(|index| neighbour::add(link, index, address, mac))
                 }
-                Entry::Route(wanted) if wanted.source.is_some_and(|source| missing.contains(&source)) => {
+                Entry::Route(wanted)
+                    if wanted.source.is_some_and(|source| missing.contains(&source))
+                        || self.tunnel.bars(staged, wanted) =>
+                {
                     self.report.blocked += 1;
                     None
                 }
-                Entry::Route(wanted) => self.on(planned, &wanted.link).map(|index| match verb {
-                    Verb::Changed => route::replace(wanted, index),
-                    _ => route::add(wanted, index),
-                }),
+                Entry::Route(wanted) => {
+                    let indices: Option<Vec<u32>> =
+                        wanted.hops.iter().map(|hop| self.on(planned, &hop.link)).collect();
+                    indices.map(|indices| match verb {
+                        Verb::Changed => route::replace(wanted, &indices),
+                        _ => route::add(wanted, &indices),
+                    })
+                }
                 Entry::Port { link, bridge } => {
                     jobs.extend(self.attachment(planned, link, bridge));
                     continue;
@@ -231,6 +250,15 @@ impl<'a> Apply<'a> {
         let mut jobs = Vec::new();
         for op in ops {
             let (request, key) = match op {
+                Op::Remove(key @ Key::Route(destination)) => {
+                    let job = |request| Job {
+                        request,
+                        subject: Subject::Gone((*key).clone()),
+                        verb: Some(Verb::Removed),
+                    };
+                    jobs.extend(route::removals(destination).map(job));
+                    continue;
+                }
                 Op::Remove(key) => match self.removal(key) {
                     Some(request) => (request, (*key).clone()),
                     None => continue,
@@ -255,9 +283,17 @@ impl<'a> Apply<'a> {
         match key {
             Key::Address(link, net) => Some(address::remove(link, index(link)?, net)),
             Key::Forwarding(link, mac) => Some(neighbour::stop_forwarding(link, index(link)?, mac)),
-            Key::Neighbour(link, address) => Some(neighbour::remove(link, index(link)?, address)),
-            Key::Route(destination) => Some(route::remove(destination)),
-            Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => None,
+            Key::Neighbour(link, address) if LINKS.contains(&link.as_str()) => {
+                Some(neighbour::remove(link, index(link)?, address))
+            }
+            // One with our mark.
+            Key::Neighbour(link, address) => {
+                Some(neighbour::remove(link, self.links.named(link)?.index, address))
+            }
+            Key::TunnelLocal(_) | Key::TunnelNode(_) | Key::TunnelRoute(_) | Key::TunnelUplink(_) => None,
+            Key::Route(_) | Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => {
+                None
+            }
         }
     }
 
@@ -297,30 +333,48 @@ impl<'a> Apply<'a> {
         let mut jobs = Vec::new();
         for (planned, error) in held {
             let Entry::Route(wanted) = &planned.entry else { continue };
-            let Some(index) = self.links.named(&wanted.link).map(|link| link.index) else { continue };
-            let exists = error.errno() == Some(libc::EEXIST);
-            let disputed = if exists { wanted.destination.network() } else { wanted.via };
-            let job = |request, verb| Job { request, subject: Subject::Planned(planned), verb };
-            match route::holder(self.socket, wanted, disputed, &self.links) {
-                Ok(holder) if exists && holder.ours => {
-                    jobs.push(job(route::replace(wanted, index), Some(Verb::Changed)));
-                }
-                // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. A route
-                // to the next hop alone says otherwise for as long as it takes, and there is no gap.
-                Ok(holder) if holder.ours && holder.elsewhere => jobs.extend([
-                    job(route::lead(&wanted.via, &wanted.link, index), None),
-                    job(route::replace(wanted, index), Some(Verb::Changed)),
-                    job(route::remove(&wanted.via.into()), None),
-                ]),
-                Ok(holder) if exists || (holder.elsewhere && wanted.via.is_ipv6()) => {
-                    self.fail(planned.entry.key(), Some(&planned.origin), holder.error);
-                }
-                _ => self.fail(planned.entry.key(), Some(&planned.origin), error),
+            match self.settled(wanted, error) {
+                Ok(requests) => jobs.extend(requests.into_iter().map(|(request, verb)| Job {
+                    request,
+                    subject: Subject::Planned(planned),
+                    verb,
+                })),
+                Err(error) => self.fail(planned.entry.key(), Some(&planned.origin), error),
             }
         }
         for (planned, error) in self.send(jobs) {
             self.fail(planned.entry.key(), Some(&planned.origin), error);
         }
+    }
+
+    /// What it takes to have a route that was refused.
+    fn settled(&mut self, wanted: &Route, error: Error) -> Result<Vec<(Request, Option<Verb>)>> {
+        let index = |hop: &Hop| self.links.named(&hop.link).map(|link| link.index);
+        let Some(indices) = wanted.hops.iter().map(index).collect::<Option<Vec<u32>>>() else {
+            return Err(error);
+        };
+        let exists = error.errno() == Some(libc::EEXIST);
+        let again = match route::route_at(self.socket, &wanted.destination, &self.links) {
+            Some(holder) if holder.ours => (route::replace(wanted, &indices), Some(Verb::Changed)),
+            Some(holder) => return Err(holder.obstructs(wanted)),
+            None if exists => return Err(error),
+            None => (route::add(wanted, &indices), Some(Verb::Made)),
+        };
+        // IPv6 takes no next hop on one link that a route, be it the one to replace, puts on another. A route to the
+        // next hop alone says otherwise for as long as it takes, and there is no gap.
+        let mut led = Vec::new();
+        for (hop, index) in wanted.hops.iter().zip(indices).filter(|(hop, _)| hop.via.is_ipv6() && !exists) {
+            match route::route_to(self.socket, hop.via, &self.links) {
+                Ok(holder) if !holder.leads_elsewhere(&hop.link) => {}
+                Ok(holder) if holder.ours => led.push((hop, index)),
+                Ok(holder) => return Err(holder.obstructs(wanted)),
+                // Nothing leads there, so nothing leads elsewhere.
+                Err(_) => {}
+            }
+        }
+        let lead = led.iter().map(|(hop, index)| (route::lead(&hop.via, &hop.link, *index), None));
+        let no_more = led.iter().map(|(hop, _)| (route::lead_no_more(&hop.via), None));
+        Ok(lead.chain([again]).chain(no_more).collect())
     }
 
     fn fail(&mut self, key: Key, origin: Option<&Origin>, error: Error) {
@@ -335,11 +389,9 @@ fn describe(entry: &Entry) -> String {
         Entry::Address { net, .. } => format!("address {net}"),
         Entry::Forwarding { mac, node, .. } => format!("forwarding entry {mac} to {node}"),
         Entry::Neighbour { address, mac, .. } => format!("neighbour {address} with {mac}"),
-        Entry::Route(route) => format!("route {} via {}", route.destination, route.via),
+        Entry::Route(route) => route::describe(route),
         Entry::Port { link, .. } => format!("port {link}"),
-        Entry::Table(_) | Entry::Member(_) | Entry::Link(_) | Entry::Sysctl { .. } => {
-            format!("{:?}", entry.key())
-        }
+        entry => format!("{:?}", entry.key()),
     }
 }
 

@@ -6,11 +6,12 @@ use plan::Key;
 use crate::link::{self, Links};
 use crate::report::{Failure, Report, Verb};
 use crate::rtnl::Request;
-use crate::{Kernel, Result, route};
+use crate::{Kernel, Result, neighbour, route};
 
 impl Kernel {
-    /// Removes all that is ours, and nothing else: routes, links with those of pods, tables. Kernel settings stay as
-    /// they are, because nobody knows what they were before.
+    /// Removes all that is ours, and nothing else: routes, links with those of pods, neighbours with our mark, tables, and
+    /// programs, if it is known where they are pinned ([`Kernel::pin_in`]). Kernel settings stay as they are, because nobody
+    /// knows what they were before.
     ///
     /// # Errors
     /// If the kernel cannot be read. What cannot be removed is in the report.
@@ -31,6 +32,10 @@ impl Kernel {
                 .filter(|link| link.ours || link.pods)
                 .map(|link| (Key::Link(link.name.clone()), link::delete(link.index, &link.name))),
         );
+        for family in Family::BOTH {
+            let marked = neighbour::all(&mut self.socket, family)?;
+            jobs.extend(marked.iter().filter_map(|message| neighbour::removal(message, &links)));
+        }
         let (keys, requests): (Vec<Key>, Vec<Request>) = jobs.into_iter().unzip();
         for (result, key) in self.socket.batch(&requests).into_iter().zip(keys) {
             match result {
@@ -40,6 +45,7 @@ impl Kernel {
                 Err(error) => report.failures.push(Failure { key, origin: None, error }),
             }
         }
+        report.tunnel = self.tunnel.remove().err();
         self.tables.remove_all(&mut report)?;
         self.services.remove_all(&mut self.tables.socket, &mut report)?;
         Ok(report)

@@ -226,6 +226,27 @@ impl Conntrack {
         refused.map(|()| removed)
     }
 
+    /// Removes all flows of all families and protocols.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with what the kernel says.
+    pub fn flush(&mut self) -> Result<()> {
+        let what = "remove all flows";
+        let failed = |source| Error::System { what: what.to_owned(), source };
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = Writer::default();
+        // Without a tuple all flows are meant, and by a message of version 0 those of all families.
+        request.message(DELETE, REQUEST | ACK, self.sequence, Family::V4, |_| {});
+        self.socket.send(&request.0).map_err(failed)?;
+        loop {
+            let received = self.socket.receive(&mut self.received, 0).map_err(failed)?;
+            let mut ours = frames(received).filter(|frame| frame.sequence == self.sequence);
+            if let Some(frame) = ours.find(|frame| frame.kind == NLMSG_ERROR) {
+                return acknowledged(&frame, what);
+            }
+        }
+    }
+
     fn remove_window(&mut self, flows: &[Flow], refused: &mut Result<()>) -> Result<usize> {
         let what = "remove a flow";
         let failed = |source| Error::System { what: what.to_owned(), source };

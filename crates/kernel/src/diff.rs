@@ -2,13 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use model::LinkName;
+use model::{LinkName, RouteSource};
 use netlink_packet_route::route::RouteMessage;
 use plan::{Entries, Entry, Key, Planned, TableFamily};
 
 use crate::link::LinkState;
 use crate::observed::{Found, LinkNeed, Observed};
 use crate::tables::Condition;
+
+/// What is left alone of what is ours and in no plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unplanned {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Routes that are known from BGP peers, with what leads them into a tunnel: peers have told an earlier run of them,
+    /// and this one has not heard all yet.
+    Learned,
+}
 
 /// One step. Carrying out all of them in order leads to the plan.
 #[derive(Debug)]
@@ -32,7 +43,9 @@ pub enum Op<'a> {
 
 /// Says what is to be done, in the order in which it can be done: first what is made and changed, by key; then what
 /// goes, in the reverse order. So at no time is something missing that was there before and is wanted after.
-pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed) -> Vec<Op<'a>> {
+///
+/// With [`Unplanned::Learned`] routes that are known from BGP peers stay though the plan does not have them.
+pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed, unplanned: Unplanned) -> Vec<Op<'a>> {
     let mut ops = Vec::new();
     let mut gone = Gone::default();
     for (key, planned) in plan {
@@ -62,6 +75,11 @@ pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed) -> Vec<Op<'a>> {
                     ops.push(Op::Rebuild(planned));
                 }
             },
+            Entry::TunnelLocal(_)
+            | Entry::TunnelNode(_)
+            | Entry::TunnelRoute { .. }
+            | Entry::TunnelUplink(_)
+                if observed.no_tunnel => {}
             // Only the CNI plugin makes pods' links.
             Entry::Port { link, .. } if observed.links.named(link).is_none() => {}
             entry => match observed.entries.get(key).filter(|found| gone.spares(key, found)) {
@@ -71,7 +89,7 @@ pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed) -> Vec<Op<'a>> {
             },
         }
     }
-    ops.extend(removals(plan, observed, &gone));
+    ops.extend(removals(plan, observed, &gone, unplanned));
     ops
 }
 
@@ -91,13 +109,20 @@ impl Gone<'_> {
                 !self.links.contains(link)
             }
             (Key::Port(_), Found::Entry(Entry::Port { bridge, .. })) => !self.links.contains(bridge),
-            (Key::Route(_), Found::Entry(Entry::Route(route))) => !self.links.contains(&route.link),
+            (Key::Route(_), Found::Entry(Entry::Route(route))) => {
+                !route.hops.iter().any(|hop| self.links.contains(&hop.link))
+            }
             _ => true,
         }
     }
 }
 
-fn removals<'a>(plan: &Entries, observed: &'a Observed, gone: &Gone<'_>) -> Vec<Op<'a>> {
+fn removals<'a>(
+    plan: &Entries,
+    observed: &'a Observed,
+    gone: &Gone<'_>,
+    unplanned: Unplanned,
+) -> Vec<Op<'a>> {
     let mut ops: Vec<Op<'a>> = observed.strays.iter().map(Op::RemoveRoute).collect();
     // What stands on a link or in a table that goes as well goes with it.
     let leaves = |link: &LinkState| link.ours && !plan.contains_key(&Key::Link(link.name.clone()));
@@ -112,11 +137,17 @@ fn removals<'a>(plan: &Entries, observed: &'a Observed, gone: &Gone<'_>) -> Vec<
         Key::Port(_) | Key::Sysctl(_) => false,
         _ => true,
     };
-    let unwanted = observed
-        .entries
-        .iter()
-        .rev()
-        .filter(|(key, found)| !plan.contains_key(*key) && apart(key) && gone.spares(key, found));
+    let stays = |key: &Key| match key {
+        Key::Route(destination) | Key::TunnelRoute(destination) if unplanned == Unplanned::Learned => {
+            let route = Key::Route(*destination);
+            let learned = |found: &Found| matches!(found, Found::Entry(Entry::Route(route)) if route.learned == RouteSource::Bgp);
+            !plan.contains_key(&route) && observed.entries.get(&route).is_some_and(learned)
+        }
+        _ => false,
+    };
+    let unwanted = observed.entries.iter().rev().filter(|(key, found)| {
+        !plan.contains_key(*key) && apart(key) && gone.spares(key, found) && !stays(key)
+    });
     ops.extend(unwanted.map(|(key, _)| Op::Remove(key)));
     ops.extend(observed.links.iter().filter(|link| leaves(link)).map(Op::RemoveLink));
     let tables = observed.tables.keys().filter(|family| !plan.contains_key(&Key::Table(**family)));

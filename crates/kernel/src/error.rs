@@ -50,6 +50,15 @@ pub enum Error {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There can be no IP in IP, or not all of it.
+    #[error(
+        "IP in IP cannot be used: {source}; it needs Linux 6.6 or newer with BPF, and an agent that may load programs and \
+         mount a BPF file system"
+    )]
+    Tunnel {
+        /// Why.
+        source: Box<Error>,
+    },
     /// An answer of the kernel that does not follow the protocol.
     #[error("cannot {what}: the kernel's answer is not understood: {why}")]
     Answer {
@@ -98,6 +107,7 @@ impl Error {
             }
             Error::Tables { source, .. } => source.errno(),
             Error::Bpf { source, .. } => errno(source.as_ref()),
+            Error::Tunnel { source } => source.errno(),
             Error::Answer { .. } | Error::Unstable { .. } | Error::Foreign { .. } | Error::Missing { .. } => {
                 None
             }

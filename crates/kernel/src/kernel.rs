@@ -1,14 +1,18 @@
 //! One namespace's network, seen and changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
 
-use model::LinkName;
+use model::{LinkName, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 use crate::Result;
 use crate::apply::Apply;
-use crate::diff::{Op, diff};
+use crate::diff::{Op, Unplanned, diff};
+use crate::ipip::Counters;
 use crate::link::{self, Links};
 use crate::monitor::Hush;
 use crate::observed::Observed;
@@ -16,6 +20,7 @@ use crate::report::Report;
 use crate::rtnl::RouteSocket;
 use crate::services::Services;
 use crate::tables::Tables;
+use crate::tunnel::Tunnel;
 
 /// How often a plan is compared with what is there, if carrying it out had side effects.
 const ROUNDS: usize = 3;
@@ -28,6 +33,7 @@ pub struct Kernel {
     pub(crate) socket: RouteSocket,
     pub(crate) tables: Tables,
     pub(crate) services: Services,
+    pub(crate) tunnel: Tunnel,
 }
 
 impl Kernel {
@@ -36,7 +42,35 @@ impl Kernel {
     /// # Errors
     /// [`Error::System`](crate::Error::System) if the kernel has no rtnetlink or no nftables.
     pub fn open() -> Result<Kernel> {
-        Ok(Kernel { socket: RouteSocket::open()?, tables: Tables::open()?, services: Services::open()? })
+        Ok(Kernel {
+            socket: RouteSocket::open()?,
+            tables: Tables::open()?,
+            services: Services::open()?,
+            tunnel: Tunnel::default(),
+        })
+    }
+
+    /// Says where the programs of IP in IP are to be pinned, and with that, that they are to be: without it the tunnel's
+    /// entries of a plan are left alone. A BPF file system is mounted on the directory if it has none.
+    pub fn pin_in(&mut self, directory: &Path) {
+        self.tunnel.pin_in(directory);
+    }
+
+    /// How many packets met which fate in the programs of IP in IP; `None` if there are none.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn tunnel_counters(&self) -> Option<Result<Counters>> {
+        self.tunnel.counters()
+    }
+
+    /// For how long nothing was heard of each node in IP in IP, by the family of what it sent; `None` if there are no
+    /// programs.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn tunnel_heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+        self.tunnel.heard()
     }
 
     /// The netlink port that changes of tables come from, for [`Monitor::ignore_port`](crate::Monitor::ignore_port).
@@ -62,18 +96,27 @@ impl Kernel {
     /// # Errors
     /// If the kernel cannot be read, or changes during each attempt.
     pub fn observe(&mut self, plan: &Entries) -> Result<Observed> {
-        Observed::read(&mut self.socket, &mut self.tables, plan)
+        Observed::read(&mut self.socket, &mut self.tables, &mut self.tunnel, plan)
     }
 
-    /// Makes the kernel hold what the plan says. If it does already, nothing is written.
+    /// Makes the kernel hold what the plan says, and nothing else of ours. If it does already, nothing is written.
     ///
     /// # Errors
     /// If the kernel cannot be read. What cannot be written is in the report.
     pub fn reconcile(&mut self, plan: &Entries) -> Result<Report> {
+        self.reconcile_but(Unplanned::Nothing, plan)
+    }
+
+    /// Makes the kernel hold what the plan says, and leaves some of what the plan does not have alone.
+    ///
+    /// # Errors
+    /// As [`Kernel::reconcile`].
+    pub fn reconcile_but(&mut self, unplanned: Unplanned, plan: &Entries) -> Result<Report> {
         let mut report = Report::default();
+        self.tunnel.plan(plan);
         for _ in 0..ROUNDS {
             let observed = self.observe(plan)?;
-            let ops = diff(plan, &observed);
+            let ops = diff(plan, &observed, unplanned);
             // A link that changes loses neighbours, an address that goes takes routes with it, and what goes may
             // make room for what failed.
             let side_effects = ops.iter().any(|op| match op {
@@ -82,11 +125,13 @@ impl Kernel {
                 Op::Rebuild(_) | Op::RemoveLink(_) => true,
                 Op::RemoveRoute(_) | Op::RemoveTable(_) => false,
             });
-            report.then(Apply::new(&mut self.socket, &mut self.tables, observed.links.clone()).run(&ops));
+            let links = observed.links.clone();
+            report.then(Apply::new(&mut self.socket, &mut self.tables, &mut self.tunnel, links).run(&ops));
             if !side_effects && !report.reconcile_needed {
                 break;
             }
         }
+        self.tunnel.tidy(plan, &mut report);
         Ok(report)
     }
 
@@ -122,7 +167,8 @@ impl Kernel {
         let makes = change.keys.values().flatten().map(Op::Make);
         let removals = change.keys.iter().rev().filter(|(_, planned)| planned.is_none());
         let ops: Vec<Op<'_>> = makes.chain(removals.map(|(key, _)| Op::Remove(key))).collect();
-        let mut report = Apply::new(&mut self.socket, &mut self.tables, links).run(&ops);
+        self.tunnel.change(change);
+        let mut report = Apply::new(&mut self.socket, &mut self.tables, &mut self.tunnel, links).run(&ops);
         self.services.apply(&mut self.tables.socket, &change.services, &mut report);
         Ok(report)
     }
@@ -136,9 +182,7 @@ fn links_of(change: &Change) -> BTreeSet<&LinkName> {
             (Key::Address(link, _) | Key::Forwarding(link, _) | Key::Neighbour(link, _), _) => {
                 names.insert(link);
             }
-            (_, Some(Entry::Route(route))) => {
-                names.insert(&route.link);
-            }
+            (_, Some(Entry::Route(route))) => names.extend(route.hops.iter().map(|hop| &hop.link)),
             (_, Some(Entry::Port { link, bridge })) => names.extend([link, bridge]),
             _ => {}
         }

@@ -28,9 +28,10 @@ mod seen;
 mod services;
 mod sysctl;
 mod tables;
+mod tunnel;
 mod underlay;
 
-pub use diff::{Op, diff};
+pub use diff::{Op, Unplanned, diff};
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};

@@ -81,7 +81,9 @@ impl Event {
     pub fn contradicts(&self, planned: impl Fn(&Key) -> Option<Entry>) -> bool {
         match self {
             Event::Entry { key, found: Some(Found::Entry(entry)) } => planned(key).as_ref() != Some(entry),
-            Event::Entry { key, found: Some(Found::Other(_)) } => planned(key).is_some(),
+            // Another kind of route of ours: nobody else makes them.
+            Event::Entry { key: Key::Route(_), found: Some(Found::Other(_)) } => true,
+            Event::Entry { key, found: Some(Found::Other(_) | Found::Foreign) } => planned(key).is_some(),
             Event::Entry { key, found: None } => planned(key).is_some(),
             Event::Link { name, state } => match (planned(&Key::Link(name.clone())), state) {
                 (Some(Entry::Link(wanted)), Some(state)) => {
@@ -391,8 +393,6 @@ fn route_news(message: &RouteMessage, replaces: bool, links: &Links) -> Option<E
     }
     // Another's route is of interest only if it may have taken the place of ours.
     let destination = route::destination(message)?;
-    (replaces && message.header.table == RouteHeader::RT_TABLE_MAIN).then(|| Event::Entry {
-        key: Key::Route(destination),
-        found: Some(Found::Other("a route of another protocol".to_owned())),
-    })
+    (replaces && message.header.table == RouteHeader::RT_TABLE_MAIN)
+        .then_some(Event::Entry { key: Key::Route(destination), found: Some(Found::Foreign) })
 }

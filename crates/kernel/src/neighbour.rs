@@ -1,35 +1,48 @@
-//! Permanent neighbours and forwarding entries of our VXLAN devices.
+//! Permanent neighbours and forwarding entries: all those of our VXLAN devices, and neighbours on links of others that
+//! are marked as ours.
 
 use std::net::IpAddr;
 
-use model::{LinkName, MacAddr};
+use model::{Family, LinkName, MacAddr, RouteSource};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use plan::{Entry, Key};
+use plan::{Entry, Key, route_protocol};
 
 use crate::Result;
-use crate::link::{LinkKind, Links};
+use crate::link::{LinkKind, LinkState, Links};
 use crate::observed::Found;
 use crate::rtnl::{Request, RouteSocket};
 
 /// `NUD_PERMANENT`, linux/neighbour.h.
 const PERMANENT: u16 = 0x80;
 
-/// The neighbours of a link in one family; with `AddressFamily::Bridge` its forwarding entries.
-pub(crate) fn dump(
+/// The forwarding entries of a link.
+pub(crate) fn forwarding_of(
     socket: &mut RouteSocket,
-    family: AddressFamily,
     link: &LinkName,
     index: u32,
 ) -> Result<Vec<NeighbourMessage>> {
     let mut filter = NeighbourMessage::default();
-    filter.header.family = family;
+    filter.header.family = AddressFamily::Bridge;
     filter.attributes = vec![NeighbourAttribute::IfIndex(index)];
-    let kind = if family == AddressFamily::Bridge { "forwarding entries" } else { "neighbours" };
-    let messages =
-        socket.dump(&RouteNetlinkMessage::GetNeighbour(filter), &format!("list the {kind} of {link}"))?;
+    dump(socket, filter, &format!("list the forwarding entries of {link}"))
+}
+
+/// The neighbours of all links in one family: those that are ours can be on any.
+pub(crate) fn all(socket: &mut RouteSocket, family: Family) -> Result<Vec<NeighbourMessage>> {
+    let mut filter = NeighbourMessage::default();
+    filter.header.family = match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    };
+    dump(socket, filter, &format!("list the {family} neighbours"))
+}
+
+fn dump(socket: &mut RouteSocket, filter: NeighbourMessage, what: &str) -> Result<Vec<NeighbourMessage>> {
+    let messages = socket.dump(&RouteNetlinkMessage::GetNeighbour(filter), what)?;
     Ok(messages
         .into_iter()
         .filter_map(|message| match message {
@@ -39,10 +52,11 @@ pub(crate) fn dump(
         .collect())
 }
 
-/// The key of an entry on a VXLAN device of ours, and what it holds; `None` for what the kernel resolves by itself.
+/// The key of an entry that is ours, and what it holds; `None` for what the kernel resolves by itself and what others
+/// have made.
 pub(crate) fn decode(message: &NeighbourMessage, links: &Links) -> Option<(Key, Found)> {
     let state = links.at(message.header.ifindex)?;
-    if !state.ours || !matches!(state.kind, LinkKind::Vxlan { .. }) {
+    if !is_ours(message, state) {
         return None;
     }
     let link = state.name.clone();
@@ -60,23 +74,43 @@ pub(crate) fn decode(message: &NeighbourMessage, links: &Links) -> Option<(Key, 
         };
         return Some((Key::Forwarding(link, mac), found));
     }
-    if !permanent || message.header.flags.contains(NeighbourFlags::Proxy) {
+    if message.header.flags.contains(NeighbourFlags::Proxy) || !(permanent || is_marked(message)) {
         return None;
     }
     let address = parts.address?;
     let found = match parts.mac {
-        Some(mac) => Found::Entry(Entry::Neighbour { link: link.clone(), address, mac }),
+        Some(mac) if permanent => Found::Entry(Entry::Neighbour { link: link.clone(), address, mac }),
+        Some(_) => Found::Other(format!("neighbour {address} on {link} that is not permanent")),
         None => Found::Other(format!("neighbour {address} on {link} without an Ethernet address")),
     };
     Some((Key::Neighbour(link, address), found))
 }
 
-/// The key of an entry on a VXLAN device of ours, whatever it holds.
+/// Whether an entry is on a VXLAN device of ours, or has our mark.
+fn is_ours(message: &NeighbourMessage, link: &LinkState) -> bool {
+    (link.ours && matches!(link.kind, LinkKind::Vxlan { .. })) || is_marked(message)
+}
+
+/// Whether a neighbour has the routing protocol of ours (`NDA_PROTOCOL`, linux/neighbour.h). Forwarding entries have none.
+fn is_marked(message: &NeighbourMessage) -> bool {
+    message.header.family != AddressFamily::Bridge && message.attributes.contains(&mark())
+}
+
+fn mark() -> NeighbourAttribute {
+    NeighbourAttribute::Protocol(RouteProtocol::Other(route_protocol(RouteSource::Kubernetes)))
+}
+
+/// The message with which the kernel takes a neighbour away, if it is one of ours on a link of others.
+pub(crate) fn removal(message: &NeighbourMessage, links: &Links) -> Option<(Key, Request)> {
+    let state = links.at(message.header.ifindex).filter(|state| !state.ours && is_marked(message))?;
+    let address = Parts::of(message).address?;
+    let key = Key::Neighbour(state.name.clone(), address);
+    Some((key, remove(&state.name, state.index, &address)))
+}
+
+/// The key of an entry that is ours, whatever it holds.
 pub(crate) fn key(message: &NeighbourMessage, links: &Links) -> Option<Key> {
-    let link = links.at(message.header.ifindex).filter(|link| link.ours)?;
-    if !matches!(link.kind, LinkKind::Vxlan { .. }) {
-        return None;
-    }
+    let link = links.at(message.header.ifindex).filter(|link| is_ours(message, link))?;
     let parts = Parts::of(message);
     if message.header.family == AddressFamily::Bridge {
         Some(Key::Forwarding(link.name.clone(), parts.mac?))
@@ -172,7 +206,7 @@ fn neighbour(index: u32, address: &IpAddr, mac: Option<&MacAddr>) -> NeighbourMe
     message.header.family = AddressFamily::from(*address);
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![NeighbourAttribute::Destination((*address).into())];
+    message.attributes = vec![NeighbourAttribute::Destination((*address).into()), mark()];
     message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
     message
 }

@@ -1,15 +1,16 @@
 //! What a namespace holds of ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use model::Family;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
+use plan::ipip::Table;
 use plan::{Entries, Entry, Key, Link, TableFamily};
 
 use crate::link::{LinkKind, LinkState, Links, Way};
 use crate::rtnl::RouteSocket;
 use crate::tables::{Condition, Tables};
+use crate::tunnel::Tunnel;
 use crate::{Result, address, neighbour, route, sysctl};
 
 /// What stands under a key.
@@ -19,6 +20,8 @@ pub enum Found {
     Entry(Entry),
     /// Something of ours that no plan makes, in words.
     Other(String),
+    /// Something that is not ours and has taken the place.
+    Foreign,
 }
 
 /// All that is ours in a namespace, and the links it stands on.
@@ -30,13 +33,20 @@ pub struct Observed {
     pub links: Links,
     /// Our tables, and whether they are as they should be.
     pub tables: BTreeMap<TableFamily, Condition>,
+    /// Whether the tunnel's entries of a plan are none of our business.
+    pub(crate) no_tunnel: bool,
     /// Routes of ours that no key of a plan can name.
     pub(crate) strays: Vec<RouteMessage>,
 }
 
 impl Observed {
     /// Reads it. The plan says which settings are of interest and what the tables should hold.
-    pub(crate) fn read(socket: &mut RouteSocket, tables: &mut Tables, plan: &Entries) -> Result<Observed> {
+    pub(crate) fn read(
+        socket: &mut RouteSocket,
+        tables: &mut Tables,
+        tunnel: &mut Tunnel,
+        plan: &Entries,
+    ) -> Result<Observed> {
         let mut observed = Observed { links: Links::read(socket)?, ..Observed::default() };
         tables.observe(plan, &mut observed)?;
         for key in plan.keys() {
@@ -58,23 +68,30 @@ impl Observed {
             .cloned()
             .collect();
         for link in &tunnels {
-            for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
-                for message in neighbour::dump(socket, family, &link.name, link.index)? {
-                    observed.take_neighbour(neighbour::decode(&message, &observed.links));
-                }
+            for message in neighbour::forwarding_of(socket, &link.name, link.index)? {
+                observed.take_neighbour(neighbour::decode(&message, &observed.links));
             }
+        }
+        observed.no_tunnel = tunnel.is_left_alone();
+        if !observed.no_tunnel {
+            observed.take_tunnel(tunnel.observe());
         }
         for family in Family::BOTH {
-            for message in route::dump(socket, family)? {
-                match route::decode(&message, &observed.links) {
-                    Some((key, found)) => {
-                        observed.entries.insert(key, found);
-                    }
-                    None => observed.strays.push(message),
-                }
+            for message in neighbour::all(socket, family)? {
+                observed.take_neighbour(neighbour::decode(&message, &observed.links));
             }
+            observed.take_routes(route::dump(socket, family)?, plan);
         }
         Ok(observed)
+    }
+
+    fn take_tunnel(&mut self, table: Table) {
+        let routes =
+            table.routes.into_iter().map(|(destination, route)| Entry::TunnelRoute { destination, route });
+        let entries = table.locals.into_iter().map(Entry::TunnelLocal);
+        let entries = entries.chain(table.nodes.into_iter().map(Entry::TunnelNode));
+        let entries = entries.chain(routes).chain(table.uplinks.into_iter().map(Entry::TunnelUplink));
+        self.entries.extend(entries.map(|entry| (entry.key(), Found::Entry(entry))));
     }
 
     fn take_ports(&mut self) {
@@ -89,6 +106,32 @@ impl Observed {
             };
             self.entries.insert(Key::Port(name), found);
         }
+    }
+
+    fn take_routes(&mut self, messages: Vec<RouteMessage>, plan: &Entries) {
+        let mut several = BTreeSet::new();
+        for message in &messages {
+            if let Some((key, found)) = route::decode(message, &self.links) {
+                match self.entries.entry(key) {
+                    btree_map::Entry::Vacant(vacant) => drop(vacant.insert(found)),
+                    // IPv4 can have several routes to one destination; then the planned one counts, if it is there.
+                    btree_map::Entry::Occupied(mut occupied) => {
+                        several.insert(occupied.key().clone());
+                        if is_planned(&found, occupied.key(), plan) {
+                            occupied.insert(found);
+                        }
+                    }
+                }
+            }
+        }
+        let mut kept = BTreeSet::new();
+        let mut left_out = |message: &RouteMessage| match route::decode(message, &self.links) {
+            None => true,
+            Some((key, found)) => {
+                several.contains(&key) && (self.entries.get(&key) != Some(&found) || !kept.insert(key))
+            }
+        };
+        self.strays.extend(messages.into_iter().filter(|message| left_out(message)));
     }
 
     /// One Ethernet address can have several forwarding entries; then none of them is the planned one.
@@ -112,6 +155,10 @@ impl Observed {
             },
         }
     }
+}
+
+fn is_planned(found: &Found, key: &Key, plan: &Entries) -> bool {
+    matches!(found, Found::Entry(entry) if plan.get(key).is_some_and(|planned| planned.entry == *entry))
 }
 
 /// What it takes to have a link of the plan.

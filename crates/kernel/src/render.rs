@@ -78,12 +78,15 @@ fn chain(table: &nft::Table, name: &str, hook: Option<Hook>) -> nft::Chain {
         Some(Hook::ServiceSourceNat) => {
             base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 1)
         }
+        Some(Hook::TunnelSourceNat) => {
+            base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 2)
+        }
         Some(Hook::DestinationNat) => base(nft::ChainType::Nat, nft::Hook::Prerouting, nft::priority::DSTNAT),
         Some(Hook::OutputNat) => base(nft::ChainType::Nat, nft::Hook::Output, nft::priority::DSTNAT),
         Some(Hook::Forward) => base(nft::ChainType::Filter, nft::Hook::Forward, nft::priority::FILTER),
         Some(Hook::Output) => base(nft::ChainType::Filter, nft::Hook::Output, nft::priority::FILTER),
-        Some(Hook::FirstOut) => base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 2),
-        Some(Hook::FirstIn) => base(nft::ChainType::Nat, nft::Hook::Input, nft::priority::SRCNAT - 2),
+        Some(Hook::FirstOut) => base(nft::ChainType::Nat, nft::Hook::Postrouting, nft::priority::SRCNAT - 3),
+        Some(Hook::FirstIn) => base(nft::ChainType::Nat, nft::Hook::Input, nft::priority::SRCNAT - 3),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Why the services could not be programmed. They come into force together or not at all.
     pub services: Option<Error>,
+    /// Why there is no IP in IP, where nothing is sent by it. If something is, it is among the failures.
+    pub tunnel: Option<Error>,
     /// What was done.
     pub steps: Steps,
     /// Whether something under the entries was gone or has to change, so that only
@@ -120,6 +122,7 @@ impl Report {
             && self.flows_removed == 0
             && self.failures.is_empty()
             && self.services.is_none()
+            && self.tunnel.is_none()
             && self.blocked == 0
     }
 
@@ -138,6 +141,7 @@ impl Report {
         self.blocked = later.blocked;
         self.failures = later.failures;
         self.services = later.services;
+        self.tunnel = later.tunnel;
         self.reconcile_needed = later.reconcile_needed;
     }
 }

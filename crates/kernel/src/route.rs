@@ -3,17 +3,27 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use model::{Family, LinkName};
+use model::{Family, LinkName, RouteSource};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+    RouteNextHopFlags, RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use plan::{Entry, Key, ROUTE_PROTOCOL, Route};
+use plan::{Entry, Hop, Key, Route, route_protocol, route_source};
 
 use crate::link::Links;
 use crate::observed::Found;
 use crate::rtnl::{Request, RouteSocket};
 use crate::{Error, Result};
+
+/// Where routes of ours are known from, each with a protocol number.
+const SOURCES: [RouteSource; 2] = [RouteSource::Kubernetes, RouteSource::Bgp];
+
+/// The metric of routes that are there for a moment only: they go before planned ones, and are never taken for one.
+const LEAD_METRIC: u32 = 1;
+
+/// About how many addresses the kernel is asked to find the route of a destination.
+const PROBES: usize = 16;
 
 /// The metric of a route for which none was asked (`IP6_RT_PRIO_USER`, net/ip6_fib.h; IPv4 has 0).
 fn default_metric(family: Family) -> u32 {
@@ -23,31 +33,37 @@ fn default_metric(family: Family) -> u32 {
     }
 }
 
-/// The routes of ours in the main table. The kernel does the filtering.
+/// The routes of ours in the main table. The kernel does the filtering, by one protocol number at a time.
 pub(crate) fn dump(socket: &mut RouteSocket, family: Family) -> Result<Vec<RouteMessage>> {
-    let mut filter = RouteMessage::default();
-    filter.header.address_family = address_family(family);
-    filter.header.table = RouteHeader::RT_TABLE_MAIN;
-    filter.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
-    let what = format!("list the {family} routes");
-    let messages = match socket.dump(&RouteNetlinkMessage::GetRoute(filter), &what) {
-        // In a namespace that never had a route there is no table either.
-        Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(Vec::new()),
-        result => result?,
-    };
-    Ok(messages
-        .into_iter()
-        .filter_map(|message| match message {
+    let mut found = Vec::new();
+    for source in SOURCES {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = address_family(family);
+        filter.header.table = RouteHeader::RT_TABLE_MAIN;
+        filter.header.protocol = RouteProtocol::Other(route_protocol(source));
+        let what = format!("list the {family} routes");
+        let messages = match socket.dump(&RouteNetlinkMessage::GetRoute(filter), &what) {
+            // In a namespace that never had a route there is no table either.
+            Err(error) if error.errno() == Some(libc::ENOENT) => continue,
+            result => result?,
+        };
+        found.extend(messages.into_iter().filter_map(|message| match message {
             RouteNetlinkMessage::NewRoute(route) if is_ours(&route) => Some(route),
             _ => None,
-        })
-        .collect())
+        }));
+    }
+    Ok(found)
 }
 
 pub(crate) fn is_ours(message: &RouteMessage) -> bool {
-    message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+    source(message).is_some()
         && message.header.table == RouteHeader::RT_TABLE_MAIN
         && !message.header.flags.contains(RouteFlags::Cloned)
+}
+
+/// Where a route is known from, if its protocol is one of ours.
+fn source(message: &RouteMessage) -> Option<RouteSource> {
+    route_source(u8::from(message.header.protocol))
 }
 
 /// The key of a route of ours and what it holds; `None` if the route cannot stand under the key, because it has
@@ -58,19 +74,19 @@ pub(crate) fn decode(message: &RouteMessage, links: &Links) -> Option<(Key, Foun
     if parts.metric != default_metric(family) || message.header.tos != 0 {
         return None;
     }
-    let link = parts.link.and_then(|index| links.at(index)).map(|link| link.name.clone());
+    let key = Key::Route(parts.destination);
     let plain = parts.plain && message.header.kind == RouteType::Unicast;
-    let found = match (parts.via, link) {
-        (Some(via), Some(link)) if plain => Found::Entry(Entry::Route(Route {
+    let found = match (parts.hops(links), source(message)) {
+        (Some(hops), Some(learned)) if plain => Found::Entry(Entry::Route(Route {
             destination: parts.destination,
-            via,
-            link,
+            hops,
             source: parts.source,
-            onlink: message.header.flags.contains(RouteFlags::Onlink),
+            mtu: parts.mtu,
+            learned,
         })),
         _ => Found::Other(format!("route {} with other settings", parts.destination)),
     };
-    Some((Key::Route(parts.destination), found))
+    Some((key, found))
 }
 
 /// Which destination a message is about.
@@ -80,10 +96,11 @@ pub(crate) fn destination(message: &RouteMessage) -> Option<IpNet> {
 
 struct Parts {
     destination: IpNet,
-    via: Option<IpAddr>,
     source: Option<IpAddr>,
-    link: Option<u32>,
     metric: u32,
+    mtu: Option<u32>,
+    /// The index of the link and the next hop of each of its ways.
+    ways: Vec<(Option<u32>, Option<IpAddr>)>,
     /// Whether it has nothing that planned routes do not have.
     plain: bool,
 }
@@ -95,28 +112,71 @@ impl Parts {
             AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             _ => return None,
         };
-        let mut parts =
-            Parts { destination: any.into(), via: None, source: None, link: None, metric: 0, plain: true };
+        let mut parts = Parts {
+            destination: any.into(),
+            source: None,
+            metric: 0,
+            mtu: None,
+            ways: Vec::new(),
+            plain: true,
+        };
         let mut address = any;
+        let mut link = None;
+        let mut several = None;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Destination(destination) => address = ip(destination)?,
-                RouteAttribute::Gateway(gateway) => parts.via = ip(gateway),
                 RouteAttribute::PrefSource(source) => parts.source = ip(source),
-                RouteAttribute::Oif(index) => parts.link = Some(*index),
+                RouteAttribute::Oif(index) => link = Some(*index),
                 RouteAttribute::Priority(metric) => parts.metric = *metric,
-                RouteAttribute::Metrics(metrics) => parts.plain &= metrics.is_empty(),
-                // The next hop of an IPv4 route is of the other family (RFC 8950).
-                RouteAttribute::Via(RouteVia::Inet6(via)) => parts.via = Some(IpAddr::V6(*via)),
-                RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) | RouteAttribute::Via(_) => {
-                    parts.plain = false;
-                }
+                RouteAttribute::Metrics(metrics) => match metrics.as_slice() {
+                    [] => {}
+                    [RouteMetric::Mtu(mtu)] => parts.mtu = Some(*mtu),
+                    _ => parts.plain = false,
+                },
+                RouteAttribute::MultiPath(hops) => several = Some(hops),
+                RouteAttribute::Encap(_) => parts.plain = false,
                 _ => {}
             }
         }
         parts.destination = IpNet::new(address, message.header.destination_prefix_length).ok()?;
+        match several {
+            None => {
+                parts.plain &= message.header.flags.contains(RouteFlags::Onlink);
+                parts.ways.push((link, via(&message.attributes)));
+            }
+            Some(hops) => {
+                for hop in hops {
+                    // A weight of one is written as zero. Whether the link is up is another question.
+                    parts.plain &= hop.hops == 0 && hop.flags.contains(RouteNextHopFlags::Onlink);
+                    parts.plain &=
+                        !hop.attributes.iter().any(|each| matches!(each, RouteAttribute::Encap(_)));
+                    parts.ways.push((Some(hop.interface_index), via(&hop.attributes)));
+                }
+            }
+        }
         Some(parts)
     }
+
+    /// The ways as planned routes have them; `None` if a link is not known or there is no next hop.
+    fn hops(&self, links: &Links) -> Option<Vec<Hop>> {
+        let hop = |(index, via): &(Option<u32>, Option<IpAddr>)| {
+            Some(Hop { via: (*via)?, link: links.at((*index)?)?.name.clone() })
+        };
+        let mut hops: Vec<Hop> = self.ways.iter().map(hop).collect::<Option<_>>()?;
+        hops.sort();
+        (!hops.is_empty()).then_some(hops)
+    }
+}
+
+fn via(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(gateway) => ip(gateway),
+        // The next hop of an IPv4 route is of the other family (RFC 8950).
+        RouteAttribute::Via(RouteVia::Inet6(via)) => Some(IpAddr::V6(*via)),
+        RouteAttribute::Via(RouteVia::Inet(via)) => Some(IpAddr::V4(*via)),
+        _ => None,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -134,30 +194,43 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// Adds a route where there is none.
-pub(crate) fn add(route: &Route, index: u32) -> Request {
-    Request::create(RouteNetlinkMessage::NewRoute(message(route, index)), format!("add {}", describe(route)))
+/// Adds a route where there is none. `indices` are those of its hops' links.
+pub(crate) fn add(route: &Route, indices: &[u32]) -> Request {
+    Request::create(
+        RouteNetlinkMessage::NewRoute(message(route, indices)),
+        format!("add {}", describe(route)),
+    )
 }
 
 /// Puts a route in the place of the one of ours that is there.
-pub(crate) fn replace(route: &Route, index: u32) -> Request {
+pub(crate) fn replace(route: &Route, indices: &[u32]) -> Request {
     let what = format!("change to {}", describe(route));
-    Request::replace(RouteNetlinkMessage::NewRoute(message(route, index)), what)
+    Request::replace(RouteNetlinkMessage::NewRoute(message(route, indices)), what)
 }
 
 /// Has packets to one address leave by a link, without a next hop.
 pub(crate) fn lead(address: &IpAddr, link: &LinkName, index: u32) -> Request {
-    let mut message = header(&IpNet::from(*address));
+    let mut message = header(&IpNet::from(*address), RouteSource::Kubernetes);
     message.header.kind = RouteType::Unicast;
-    message.attributes.push(RouteAttribute::Oif(index));
+    message.attributes.extend([RouteAttribute::Oif(index), RouteAttribute::Priority(LEAD_METRIC)]);
     let what = format!("lead packets to {address} to {link}");
     Request::replace(RouteNetlinkMessage::NewRoute(message), what)
 }
 
-/// Removes the route of ours to a destination.
-pub(crate) fn remove(destination: &IpNet) -> Request {
-    let mut message = header(destination);
-    message.attributes.push(RouteAttribute::Priority(default_metric(Family::of_net(destination))));
+/// Takes back what [`lead`] has made.
+pub(crate) fn lead_no_more(address: &IpAddr) -> Request {
+    remove(&IpNet::from(*address), RouteSource::Kubernetes, LEAD_METRIC)
+}
+
+/// Removes the route of ours to a destination, wherever it is known from: what is not there is an error.
+pub(crate) fn removals(destination: &IpNet) -> [Request; 2] {
+    let metric = default_metric(Family::of_net(destination));
+    SOURCES.map(|source| remove(destination, source, metric))
+}
+
+fn remove(destination: &IpNet, source: RouteSource, metric: u32) -> Request {
+    let mut message = header(destination, source);
+    message.attributes.push(RouteAttribute::Priority(metric));
     message.header.kind = RouteType::Unspec;
     Request::new(RouteNetlinkMessage::DelRoute(message), format!("remove route {destination}"))
 }
@@ -171,52 +244,81 @@ pub(crate) fn remove_exactly(mut message: RouteMessage) -> Request {
     Request::new(RouteNetlinkMessage::DelRoute(message), what)
 }
 
-fn message(route: &Route, index: u32) -> RouteMessage {
-    let mut message = header(&route.destination);
+fn message(route: &Route, indices: &[u32]) -> RouteMessage {
+    let mut message = header(&route.destination, route.learned);
     message.header.kind = RouteType::Unicast;
-    if route.onlink {
-        message.header.flags = RouteFlags::Onlink;
-    }
-    message.attributes.push(match (&route.destination, route.via) {
+    let gateway = |via: IpAddr| match (&route.destination, via) {
         (IpNet::V4(_), IpAddr::V6(via)) => RouteAttribute::Via(RouteVia::Inet6(via)),
         (_, via) => RouteAttribute::Gateway(via.into()),
-    });
-    message.attributes.push(RouteAttribute::Oif(index));
+    };
+    match (route.hops.as_slice(), indices) {
+        ([hop], [index]) => {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.extend([gateway(hop.via), RouteAttribute::Oif(*index)]);
+        }
+        (hops, indices) => {
+            let hops = hops.iter().zip(indices).map(|(hop, index)| {
+                let mut one = RouteNextHop::default();
+                one.flags = RouteNextHopFlags::Onlink;
+                one.interface_index = *index;
+                one.attributes = vec![gateway(hop.via)];
+                one
+            });
+            message.attributes.push(RouteAttribute::MultiPath(hops.collect()));
+        }
+    }
     message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    message.attributes.extend(route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
     message
 }
 
-fn header(destination: &IpNet) -> RouteMessage {
+fn header(destination: &IpNet, source: RouteSource) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(Family::of_net(destination));
     message.header.destination_prefix_length = destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.protocol = RouteProtocol::Other(route_protocol(source));
     message.attributes = vec![RouteAttribute::Destination(destination.network().into())];
     message
 }
 
-fn describe(route: &Route) -> String {
-    format!("route {} via {} dev {}", route.destination, route.via, route.link)
+/// What to call a route in a report.
+pub(crate) fn describe(route: &Route) -> String {
+    let hops: Vec<String> = route.hops.iter().map(Hop::to_string).collect();
+    format!("route {} {}", route.destination, hops.join(" and "))
 }
 
-/// The route that packets to an address take, where a planned route was refused.
+/// A route that is in the way of a planned one.
 pub(crate) struct Holder {
-    /// Whether it is the route of ours that is to be replaced.
+    /// Whether it is ours.
     pub(crate) ours: bool,
-    /// Whether it leads to another link. The default route does not count, because IPv6 next hops may be in it.
-    pub(crate) elsewhere: bool,
-    /// What to tell of it.
-    pub(crate) error: Error,
+    /// Its destination.
+    destination: IpNet,
+    /// The links by which it leads; `None` for one that is not known.
+    links: Vec<Option<LinkName>>,
+    protocol: u8,
 }
 
-/// Asks which route has the place of `route`, or its next hop: the one for `address`.
-pub(crate) fn holder(
-    socket: &mut RouteSocket,
-    route: &Route,
-    address: IpAddr,
-    links: &Links,
-) -> Result<Holder> {
+impl Holder {
+    /// Whether it leads by another link. The default route does not count, because IPv6 next hops may be in it.
+    pub(crate) fn leads_elsewhere(&self, link: &LinkName) -> bool {
+        self.destination.prefix_len() > 0 && self.links.iter().any(|each| each.as_ref() != Some(link))
+    }
+
+    /// That it keeps `route` from being made.
+    pub(crate) fn obstructs(&self, route: &Route) -> Error {
+        let Holder { destination, protocol, .. } = self;
+        let through: String = self.links.iter().flatten().map(|link| format!(" dev {link}")).collect();
+        Error::Foreign {
+            what: format!("add {}", describe(route)),
+            obstacle: format!("a route {destination}{through} of protocol {protocol}"),
+            remedy: format!("see \"ip route show {destination}\" and remove it, or stop what makes it"),
+        }
+    }
+}
+
+/// Asks which route packets to an address take.
+pub(crate) fn route_to(socket: &mut RouteSocket, address: IpAddr, links: &Links) -> Result<Holder> {
     let family = Family::of(&address);
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
@@ -231,17 +333,38 @@ pub(crate) fn holder(
     let Some(parts) = Parts::of(&found) else {
         return Err(Error::Answer { what, why: format!("{found:?}") });
     };
-    let link = parts.link.and_then(|index| links.at(index));
-    let exact = parts.destination == route.destination;
-    let (destination, protocol) = (parts.destination, u8::from(found.header.protocol));
-    let through = link.map(|link| format!(" dev {}", link.name)).unwrap_or_default();
+    let name = |(index, _): &(Option<u32>, _)| Some(links.at((*index)?)?.name.clone());
     Ok(Holder {
-        ours: exact && is_ours(&found),
-        elsewhere: parts.destination.prefix_len() > 0 && link.is_none_or(|link| link.name != route.link),
-        error: Error::Foreign {
-            what: format!("add {}", describe(route)),
-            obstacle: format!("a route {destination}{through} of protocol {protocol}"),
-            remedy: format!("see \"ip route show {destination}\" and remove it, or stop what makes it"),
-        },
+        ours: is_ours(&found),
+        destination: parts.destination,
+        links: parts.ways.iter().map(name).collect(),
+        protocol: u8::from(found.header.protocol),
     })
+}
+
+/// Asks which route has exactly this destination; `None` if it cannot be told.
+///
+/// The kernel can only be asked about addresses, and the first of them may be in a longer prefix. Then the first after
+/// that one is asked about, and so on, for a while.
+pub(crate) fn route_at(socket: &mut RouteSocket, destination: &IpNet, links: &Links) -> Option<Holder> {
+    let mut address = destination.network();
+    for _ in 0..PROBES {
+        let found = route_to(socket, address, links).ok()?;
+        if found.destination == *destination {
+            return Some(found);
+        }
+        if !destination.contains(&found.destination) {
+            return None;
+        }
+        address = after(&found.destination).filter(|next| destination.contains(next))?;
+    }
+    None
+}
+
+/// The address that follows a prefix.
+fn after(net: &IpNet) -> Option<IpAddr> {
+    match net.broadcast() {
+        IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(last) => u128::from(last).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    }
 }

@@ -10,11 +10,11 @@ use std::thread;
 use aya::programs::{SchedClassifier, TcAttachType};
 use common::TestNs;
 use common::pods::socket;
-use common::sites::{self, Sites, node, pod};
+use common::sites::{self, Changes, Reconcile, Sites, node, pod};
 use common::transfer::{fragments, transfer};
 use common::wire::{self, Wire};
 use etherparse::{NetHeaders, PacketHeaders};
-use kernel::ipip::{self, Changes, Counters};
+use kernel::ipip::{self, Counters};
 use model::{Family, MacAddr};
 use plan::ipip::{NextHop, Outer};
 
@@ -232,11 +232,12 @@ fn programs_are_replaced_without_losing_a_packet() {
             for site in &sites.sites {
                 let mut ipip = sites.open(site.number);
                 let _guard = site.node.enter();
-                assert!(!ipip.observe().unwrap().attached);
+                assert!(ipip.observe().unwrap().uplinks.is_empty());
                 let changes = ipip.reconcile(&sites.table(site.number, Family::V4)).unwrap();
-                assert_eq!(changes, Changes { attached: 2, ..Changes::default() }, "maps stay");
-                assert!(ipip.observe().unwrap().attached);
-                assert!(ipip.reconcile(&sites.table(site.number, Family::V4)).unwrap().is_quiet());
+                assert_eq!(changes, Changes { attached: 1, ..Changes::default() }, "maps stay");
+                assert_eq!(ipip.observe().unwrap().uplinks.len(), 1);
+                let again = ipip.reconcile(&sites.table(site.number, Family::V4)).unwrap();
+                assert_eq!(again, Changes::default());
             }
             let now = programs(&sites.site(1).node);
             assert!(now.iter().all(|hook| hook.len() == 1), "each is there once");
@@ -423,9 +424,9 @@ fn nothing_stays() {
         let at_router = &sites.router.name;
         one.node.run(&format!("ip link add eth0 index {index} type veth peer name r1 netns {at_router}"));
         one.node.run("ip link set eth0 up");
-        assert!(!programs[0].observe().unwrap().attached);
+        assert!(programs[0].observe().unwrap().uplinks.is_empty());
         let changes = programs[0].reconcile(&sites.table(1, Family::V6)).unwrap();
-        assert_eq!(changes, Changes { attached: 2, ..Changes::default() });
+        assert_eq!(changes, Changes { attached: 1, ..Changes::default() });
         let links: Vec<_> =
             sites.pinned().into_iter().filter(|path| path.to_string_lossy().contains("gress-")).collect();
         assert_eq!(links.len(), 4, "{links:?}");

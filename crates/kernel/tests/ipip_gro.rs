@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::sites::{Sites, node, pod, range};
+use common::sites::{Reconcile, Sites, node, pod, range};
 use common::transfer::{put_together, transfer};
 use kernel::ipip::Ipip;
 use model::Family;

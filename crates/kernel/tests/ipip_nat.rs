@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::sites::{Sites, heard, node, pod, range, router};
+use common::sites::{Reconcile, Sites, heard, node, pod, range, router};
 use kernel::ipip::{self, Ipip};
 use model::Family;
 use plan::ipip::{Outer, Table};

@@ -8,7 +8,7 @@ use std::{env, fs, process};
 
 use aya::maps::MapData;
 use common::TestNs;
-use common::sites::{Bpffs, Sites, pod};
+use common::sites::{Bpffs, Reconcile, Sites, pod};
 use kernel::Error;
 use kernel::ipip::{self, Ipip};
 use model::{Family, LinkName};
@@ -20,16 +20,21 @@ fn what_is_missing_is_named() {
     let bpffs = Bpffs::mount();
     let elsewhere = env::temp_dir().join(format!("cambric-no-bpf-{}", process::id()));
     let _guard = test.enter();
-    for (uplink, directory, missing) in [
-        ("eth9", bpffs.path.join("x"), "the link eth9 is not there"),
-        ("tun0", bpffs.path.join("x"), "its Ethernet header is not there"),
-        ("eth0", elsewhere.join("x"), "a BPF file system (mount -t bpf) is not there"),
-    ] {
-        let error = Ipip::open(&LinkName::new(uplink).unwrap(), &directory).unwrap_err();
+    let error = Ipip::open(&elsewhere.join("x")).unwrap_err();
+    assert!(matches!(error, Error::Missing { .. }), "{error}");
+    assert!(error.to_string().ends_with("a BPF file system (mount -t bpf) is not there"), "{error}");
+    assert!(!elsewhere.exists());
+    let directory = bpffs.path.join("x");
+    let mut ipip = Ipip::open(&directory).unwrap();
+    for (uplink, missing) in
+        [("eth9", "the link eth9 is not there"), ("tun0", "its Ethernet header is not there")]
+    {
+        let error = ipip.set_uplink(&LinkName::new(uplink).unwrap(), true).unwrap_err();
         assert!(matches!(error, Error::Missing { .. }), "{error}");
         assert!(error.to_string().ends_with(missing), "{error}");
     }
-    assert!(bpffs.pinned().is_empty() && !elsewhere.exists());
+    ipip.remove().unwrap();
+    assert!(bpffs.pinned().is_empty(), "{:?}", bpffs.pinned());
     // There may be nothing to remove.
     ipip::remove(&elsewhere).unwrap();
 }

@@ -5,6 +5,8 @@ use kube::{CustomResource, CustomResourceExt};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::bgp_peer::BgpPeer;
+
 /// The name of the one `ClusterNetwork` that is in force.
 pub const SINGLETON: &str = "default";
 
@@ -18,6 +20,7 @@ pub const SINGLETON: &str = "default";
     doc = "The pod network of the cluster. Only the object named \"default\" is in force.",
     printcolumn = r#"{"name": "Pods", "type": "string", "jsonPath": ".spec.podRanges"}"#,
     printcolumn = r#"{"name": "Encapsulation", "type": "string", "jsonPath": ".spec.encapsulation.protocol"}"#,
+    printcolumn = r#"{"name": "Routes", "type": "string", "jsonPath": ".spec.routeSource"}"#,
     printcolumn = r#"{"name": "MTU", "type": "string", "jsonPath": ".spec.mtu"}"#,
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.message", "priority": 1}"#,
@@ -45,6 +48,81 @@ pub struct ClusterNetworkSpec {
     /// number of bytes.
     #[serde(default, deserialize_with = "null_is_auto")]
     pub mtu: MtuSpec,
+    /// Where routes to the pods of other nodes come from: "kubernetes" (the Node objects), or "bgp" (sessions between
+    /// the nodes, each with each or with the route reflectors).
+    #[serde(default)]
+    pub route_source: RouteSource,
+    /// What nodes say in BGP, to each other with routeSource "bgp", and to every BgpPeer.
+    #[serde(default)]
+    pub bgp: BgpSpec,
+}
+
+/// Where routes to the pods of other nodes come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum RouteSource {
+    // The Node objects.
+    #[default]
+    #[allow(missing_docs)]
+    Kubernetes,
+    // Sessions of BGP.
+    #[allow(missing_docs)]
+    Bgp,
+}
+
+/// What nodes say in BGP.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BgpSpec {
+    /// The AS of the nodes; 64512 if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_294_u32))]
+    pub asn: Option<u64>,
+    /// The addresses of services that BgpPeers are told, beside the nodes' pod ranges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub announce: Vec<AddressKind>,
+    /// After how many seconds of silence nodes take each other to be gone: 0 (never), or at least 3; 90 if it is left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65_535))]
+    pub hold_time_seconds: Option<u64>,
+    /// With it, nodes of one subnet notice by BFD (RFC 5880) that another is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdSpec>,
+}
+
+/// A kind of address of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum AddressKind {
+    // spec.clusterIPs.
+    #[serde(rename = "ClusterIP")]
+    #[allow(missing_docs)]
+    Cluster,
+    // spec.externalIPs.
+    #[serde(rename = "ExternalIP")]
+    #[allow(missing_docs)]
+    External,
+    // status.loadBalancer.ingress.
+    #[serde(rename = "LoadBalancerIP")]
+    #[allow(missing_docs)]
+    Balancer,
+}
+
+/// How fast BFD notices that a neighbour is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BfdSpec {
+    /// The time between two packets; 300 if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 60_000))]
+    pub interval_milliseconds: Option<u64>,
+    /// After so many missing packets the neighbour is gone; 3 if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 255))]
+    pub multiplier: Option<u64>,
 }
 
 /// How packets between nodes are carried.
@@ -77,6 +155,9 @@ pub enum Protocol {
     #[default]
     #[allow(missing_docs)]
     Vxlan,
+    // IP in IP (RFC 2003, RFC 2473).
+    #[allow(missing_docs)]
+    Ipip,
     #[allow(missing_docs)]
     None,
 }
@@ -182,9 +263,9 @@ fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// The definition of the resource, as it is applied to a cluster.
-pub fn crd() -> CustomResourceDefinition {
-    ClusterNetwork::crd()
+/// The definitions of the resources, as they are applied to a cluster.
+pub fn crds() -> [CustomResourceDefinition; 2] {
+    [ClusterNetwork::crd(), BgpPeer::crd()]
 }
 
 #[cfg(test)]
@@ -193,7 +274,11 @@ mod tests {
 
     /// The schema of a field of the spec, as JSON.
     fn spec_field(pointer: &str) -> serde_json::Value {
-        let crd = serde_json::to_value(crd()).unwrap();
+        field_of(0, pointer)
+    }
+
+    fn field_of(kind: usize, pointer: &str) -> serde_json::Value {
+        let crd = serde_json::to_value(&crds()[kind]).unwrap();
         let version =
             crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap();
         version.pointer(pointer).unwrap_or_else(|| panic!("{pointer} in {version:#}")).clone()
@@ -201,7 +286,9 @@ mod tests {
 
     #[test]
     fn it_is_cluster_scoped_with_a_status() {
-        let crd = crd();
+        let [crd, peers] = crds();
+        assert_eq!(peers.metadata.name.as_deref(), Some("bgppeers.cambric.io"));
+        assert_eq!(peers.spec.scope, "Cluster");
         assert_eq!(crd.metadata.name.as_deref(), Some("clusternetworks.cambric.io"));
         assert_eq!(crd.spec.scope, "Cluster");
         assert!(crd.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
@@ -210,7 +297,7 @@ mod tests {
     #[test]
     fn the_schema_refuses_what_cannot_be() {
         let values = |field: &str| spec_field(&format!("/encapsulation/properties/{field}/enum"));
-        assert_eq!(values("protocol"), serde_json::json!(["vxlan", "none"]));
+        assert_eq!(values("protocol"), serde_json::json!(["vxlan", "ipip", "none"]));
         assert_eq!(values("when"), serde_json::json!(["always", "crossSubnet"]));
         assert_eq!(spec_field("/encapsulation/properties/vni/maximum").as_f64(), Some(16_777_215.0));
         assert_eq!(spec_field("/encapsulation/properties/port/minimum").as_f64(), Some(1.0));
@@ -218,6 +305,26 @@ mod tests {
         assert!(spec_field("/podRanges/items/pattern").is_string());
         assert_eq!(spec_field("/mtu/x-kubernetes-int-or-string"), serde_json::json!(true));
         assert_eq!(spec_field("/mtu/minimum").as_f64(), Some(576.0));
+        assert_eq!(spec_field("/routeSource/enum"), serde_json::json!(["kubernetes", "bgp"]));
+        let bgp = |field: &str| spec_field(&format!("/bgp/properties/{field}"));
+        assert_eq!(bgp("asn/maximum").as_f64(), Some(4_294_967_294.0));
+        assert_eq!(
+            bgp("announce/items/enum"),
+            serde_json::json!(["ClusterIP", "ExternalIP", "LoadBalancerIP"])
+        );
+        assert_eq!(bgp("bfd/properties/intervalMilliseconds/minimum").as_f64(), Some(10.0));
+    }
+
+    #[test]
+    fn the_schema_of_peers_refuses_what_cannot_be() {
+        let peer = |field: &str| field_of(1, &format!("/{field}"));
+        assert_eq!(peer("port/maximum").as_f64(), Some(65_535.0));
+        assert_eq!(peer("asn/minimum").as_f64(), Some(1.0));
+        let rule = "importFilter/items/properties";
+        assert_eq!(peer(&format!("{rule}/action/enum")), serde_json::json!(["accept", "reject"]));
+        assert_eq!(peer(&format!("{rule}/maxLength/maximum")).as_f64(), Some(128.0));
+        assert!(peer(&format!("{rule}/prefix/pattern")).is_string());
+        assert_eq!(peer("passwordSecret/required"), serde_json::json!(["key", "name", "namespace"]));
     }
 
     /// "Structural" (Kubernetes, CustomResourceDefinition): no type inside anyOf and the like, except for
@@ -240,7 +347,9 @@ mod tests {
                 walk(items, &format!("{path}[]"));
             }
         }
-        let crd = serde_json::to_value(crd()).unwrap();
-        walk(crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), "");
+        for crd in crds() {
+            let crd = serde_json::to_value(crd).unwrap();
+            walk(crd.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap(), "");
+        }
     }
 }

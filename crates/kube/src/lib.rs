@@ -1,15 +1,18 @@
 //! Kubernetes watches into the model, the `ClusterNetwork` resource, and the little that is written back.
 //!
 //! Objects are read as slim types that keep a name and the fields in use, so 5,000 nodes cost what they say about
-//! the network and nothing more. A [`Source`] turns four watches into [`Event`]s; what a lost connection means is
+//! the network and nothing more. A [`Source`] turns five watches, and one for each Secret that is needed, into [`Event`]s; what a lost connection means is
 //! decided there: nothing. Objects are removed only when the API says that they are gone.
 
+mod bgp_peer;
 mod cluster_network;
 mod conversion;
 mod error;
 mod namespaced;
 mod objects;
+mod peer_conversion;
 mod pod;
+mod secrets;
 mod service;
 mod slice;
 mod snapshot;
@@ -18,12 +21,14 @@ mod status;
 mod track;
 mod write;
 
+pub use bgp_peer::{Action, BgpPeer, BgpPeerSpec, FilterRule, NodeSelector, PasswordSecret};
 pub use cluster_network::{
-    ClusterNetwork, ClusterNetworkSpec, ClusterNetworkStatus, Condition, EncapsulationSpec, MtuSpec,
-    Protocol, SINGLETON, When, crd,
+    AddressKind, BfdSpec, BgpSpec, ClusterNetwork, ClusterNetworkSpec, ClusterNetworkStatus, Condition,
+    EncapsulationSpec, MtuSpec, Protocol, RouteSource, SINGLETON, When, crds,
 };
-pub use error::{ConnectError, SpecError, WriteError};
 pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
+pub use error::{ConnectError, PeerError, SpecError, WriteError};
+pub use peer_conversion::peer;
 pub use source::{Source, client};
 pub use status::verdict;
 pub use track::{Event, Object, Watched};

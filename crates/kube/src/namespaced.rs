@@ -1,4 +1,4 @@
-//! What the watches say of services and endpoint slices. No I/O: watch events go in, events come out.
+//! What the watches say of services, endpoint slices and BGP peers. No I/O: watch events go in, events come out.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -6,14 +6,15 @@ use std::marker::PhantomData;
 
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
-use model::{EndpointSlice, ObjectName, Service, SharedNames};
+use model::{BgpPeer, EndpointSlice, ObjectName, Service, SharedNames};
 
-use crate::objects::{EndpointSliceLite, ServiceLite};
+use crate::objects::{BgpPeerLite, EndpointSliceLite, ServiceLite};
+use crate::peer_conversion::read_peer;
 use crate::service::read_service;
 use crate::slice::read_slice;
 use crate::track::{Event, Listing, Object, Refusals};
 
-/// A kind of object that lives in a namespace.
+/// A kind of object of which only a hash is kept. One that lives in no namespace has an empty one.
 pub(crate) trait Namespaced: Resource<DynamicType = ()> {
     /// What becomes of it.
     type Model: Hash;
@@ -65,6 +66,23 @@ impl Namespaced for EndpointSliceLite {
     }
 }
 
+impl Namespaced for BgpPeerLite {
+    type Model = BgpPeer;
+    const NAME: &'static str = "BgpPeer";
+
+    fn read(&self, name: &ObjectName) -> Result<Option<BgpPeer>, String> {
+        read_peer(&name.name, &self.spec).map(Some).map_err(|error| error.to_string())
+    }
+
+    fn changed(peer: BgpPeer, _: &mut SharedNames) -> Event {
+        Event::Peer(peer)
+    }
+
+    fn gone(name: ObjectName) -> Event {
+        Event::PeerGone(name.name)
+    }
+}
+
 /// The objects of one kind as last seen.
 ///
 /// Of an object is kept what tells whether it is another now: a hash, since the planner has the object itself. Two
@@ -100,13 +118,13 @@ impl<K: Namespaced> Tracker<K> {
             watcher::Event::Init => self.listing = Listing::default(),
             watcher::Event::InitApply(object) => {
                 let name = name(&object);
-                self.listing.0.insert(name.to_string());
+                self.listing.0.insert(text(&name));
                 self.apply(name, &object, out);
             }
             watcher::Event::Apply(object) => self.apply(name(&object), &object, out),
             watcher::Event::Delete(object) => self.delete(name(&object), out),
             watcher::Event::InitDone => {
-                let known: Vec<String> = self.known.keys().map(ObjectName::to_string).collect();
+                let known: Vec<String> = self.known.keys().map(text).collect();
                 let refused = self.refusals.0.keys().map(String::as_str);
                 for gone in self.listing.gone(known.iter().map(String::as_str).chain(refused)) {
                     // Neither part can have a slash in it.
@@ -148,7 +166,11 @@ fn name(object: &impl Resource) -> ObjectName {
 }
 
 fn object<K: Namespaced>(name: &ObjectName) -> Object {
-    Object { kind: K::NAME, name: name.to_string() }
+    Object { kind: K::NAME, name: text(name) }
+}
+
+fn text(name: &ObjectName) -> String {
+    if name.namespace.is_empty() { name.name.to_string() } else { name.to_string() }
 }
 
 #[cfg(test)]
@@ -268,6 +290,27 @@ mod tests {
         assert_eq!(object.to_string(), "EndpointSlice shop/web-1");
         assert!(reason.starts_with("EndpointSlice shop/web-1: endpoints[0].addresses is empty"), "{reason}");
         assert_eq!(feed(&mut tracker, vec![Delete(bad)]), [Event::Accepted(object.clone())]);
+    }
+
+    #[test]
+    fn peers_come_and_go_and_keep_their_last_good_state() {
+        let peer = |address: &str| -> BgpPeerLite {
+            let spec = json!({"address": address, "asn": 65001});
+            serde_json::from_value(json!({"metadata": {"name": "tor"}, "spec": spec})).unwrap()
+        };
+        let mut tracker = Tracker::default();
+        let good = peer("192.0.2.1");
+        let events = feed(&mut tracker, vec![Init, InitApply(good.clone()), InitDone]);
+        assert!(matches!(&events[..], [Event::Peer(peer)] if &*peer.name == "tor"), "{events:?}");
+        assert_eq!(feed(&mut tracker, vec![Init, InitApply(good.clone()), InitDone]), []);
+        let events = feed(&mut tracker, vec![Apply(peer("192.0.2.300"))]);
+        let [Event::Refused { object, reason }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(object.to_string(), "BgpPeer tor");
+        assert!(reason.starts_with("spec.address: \"192.0.2.300\" is not an IP address"), "{reason}");
+        assert_eq!(feed(&mut tracker, vec![Apply(good.clone())]), [Event::Accepted(object.clone())]);
+        assert_eq!(feed(&mut tracker, vec![Init, InitDone]), [Event::PeerGone("tor".into())]);
+        feed(&mut tracker, vec![Apply(good.clone())]);
+        assert_eq!(feed(&mut tracker, vec![Delete(good)]), [Event::PeerGone("tor".into())]);
     }
 
     #[test]

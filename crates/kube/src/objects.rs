@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
-use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
+use k8s_openapi::{ByteString, ClusterResourceScope, NamespaceResourceScope};
 use kube::Resource;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Deserializer};
@@ -16,7 +17,7 @@ pub(crate) const SERVICE: &str = "kubernetes.io/service-name";
 /// A Node, without what does not concern the network.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct NodeLite {
-    #[serde(deserialize_with = "slim_meta")]
+    #[serde(deserialize_with = "labelled_meta")]
     pub(crate) metadata: ObjectMeta,
     #[serde(default)]
     pub(crate) spec: NodeSpecLite,
@@ -68,6 +69,30 @@ pub(crate) struct ClusterNetworkLite {
     pub(crate) spec: serde_json::Value,
     #[serde(default)]
     pub(crate) status: serde_json::Value,
+}
+
+/// A `BgpPeer`, likewise.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct BgpPeerLite {
+    #[serde(deserialize_with = "slim_meta")]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) spec: serde_json::Value,
+}
+
+/// A Secret. It shows itself in no log.
+#[derive(Clone, Deserialize)]
+pub(crate) struct SecretLite {
+    #[serde(deserialize_with = "slim_meta")]
+    pub(crate) metadata: ObjectMeta,
+    #[serde(default)]
+    pub(crate) data: BTreeMap<String, ByteString>,
+}
+
+impl fmt::Debug for SecretLite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretLite").field("metadata", &self.metadata).finish_non_exhaustive()
+    }
 }
 
 /// A Service, without what does not concern connections to it. Values are as wide as JSON has them: one that is wrong
@@ -231,19 +256,27 @@ pub(crate) fn slim_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ob
     }
     #[derive(Deserialize)]
     struct Labels {
-        #[serde(rename = "topology.kubernetes.io/zone")]
-        zone: Option<String>,
         #[serde(rename = "kubernetes.io/service-name")]
         service: Option<String>,
     }
     let Slim { name, namespace, resource_version, generation, labels } = Slim::deserialize(deserializer)?;
-    let labels = labels.map(|Labels { zone, service }| {
-        let kept = [(ZONE, zone), (SERVICE, service)].into_iter();
-        kept.filter_map(|(key, value)| Some((key.to_owned(), value?))).collect::<BTreeMap<_, _>>()
-    });
-    let labels = labels.filter(|labels| !labels.is_empty());
+    let service = labels.and_then(|Labels { service }| service);
+    let labels = service.map(|service| BTreeMap::from([(SERVICE.to_owned(), service)]));
     let name = Some(name);
     Ok(ObjectMeta { name, namespace, resource_version, generation, labels, ..ObjectMeta::default() })
+}
+
+/// The same with all labels: some of them say what concerns the network, and a `BgpPeer` may choose by any.
+fn labelled_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Slim {
+        name: String,
+        resource_version: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+    let Slim { name, resource_version, labels } = Slim::deserialize(deserializer)?;
+    Ok(ObjectMeta { name: Some(name), resource_version, labels, ..ObjectMeta::default() })
 }
 
 macro_rules! resource {
@@ -288,6 +321,8 @@ resource!(
     "ClusterNetwork",
     "clusternetworks"
 );
+resource!(BgpPeerLite, ClusterResourceScope, "cambric.io", "v1alpha1", "BgpPeer", "bgppeers");
+resource!(SecretLite, NamespaceResourceScope, "", "v1", "Secret", "secrets");
 resource!(ServiceLite, NamespaceResourceScope, "", "v1", "Service", "services");
 resource!(
     EndpointSliceLite,
@@ -301,13 +336,27 @@ resource!(
 impl NodeLite {
     /// The addresses that other nodes reach it by, in the order of the object.
     pub(crate) fn internal_ips(&self) -> impl Iterator<Item = &str> {
-        let internal = self.status.addresses.iter().filter(|address| address.kind == "InternalIP");
-        internal.map(|address| address.address.as_str())
+        self.addresses("InternalIP")
+    }
+
+    /// The addresses that others reach it by, in the order of the object.
+    pub(crate) fn external_ips(&self) -> impl Iterator<Item = &str> {
+        self.addresses("ExternalIP")
+    }
+
+    fn addresses(&self, kind: &'static str) -> impl Iterator<Item = &str> {
+        let of_kind = self.status.addresses.iter().filter(move |address| address.kind == kind);
+        of_kind.map(|address| address.address.as_str())
     }
 
     /// Where it stands, if that is known.
     pub(crate) fn zone(&self) -> Option<&str> {
-        self.metadata.labels.as_ref()?.get(ZONE).map(String::as_str)
+        self.label(ZONE)
+    }
+
+    /// The value of a label.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
     }
 
     /// Whether the condition `NetworkUnavailable` already says what we would say.
@@ -349,7 +398,8 @@ mod tests {
         .unwrap();
         assert_eq!(node.metadata.name.as_deref(), Some("a"));
         assert_eq!(node.metadata.resource_version.as_deref(), Some("7"));
-        assert_eq!(node.metadata.labels.as_ref().map(BTreeMap::len), Some(1));
+        assert_eq!((node.label("x"), node.label("y")), (Some("y"), None));
+        assert_eq!(node.external_ips().collect::<Vec<_>>(), ["198.51.100.1"]);
         assert!(node.metadata.managed_fields.is_none());
         assert_eq!(node.zone(), Some("east"));
         assert_eq!(node.internal_ips().collect::<Vec<_>>(), ["192.0.2.1", "2001:db8::1"]);

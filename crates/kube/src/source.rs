@@ -5,17 +5,19 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
-use model::NodeName;
+use model::{NodeName, ObjectName};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::ConnectError;
 use crate::namespaced::{Namespaced, Tracker};
-use crate::objects::{ClusterNetworkLite, EndpointSliceLite, NodeLite, ServiceLite};
+use crate::objects::{BgpPeerLite, ClusterNetworkLite, EndpointSliceLite, NodeLite, SecretLite, ServiceLite};
+use crate::secrets::{Secrets, Wanted};
 use crate::track::{Event, NetworkTracker, NodeTracker, Unjudged, Watched};
 use crate::write::{delay, write_verdict};
 
@@ -64,6 +66,9 @@ pub struct Source {
     networks: NetworkTracker,
     services: Tracker<ServiceLite>,
     slices: Tracker<EndpointSliceLite>,
+    peers: Tracker<BgpPeerLite>,
+    wanted: Wanted,
+    secrets: Secrets,
     listed: BTreeSet<Watched>,
     synced: bool,
     broken: BTreeMap<Watched, String>,
@@ -79,6 +84,9 @@ impl Source {
             networks: NetworkTracker::default(),
             services: Tracker::default(),
             slices: Tracker::default(),
+            peers: Tracker::default(),
+            wanted: Wanted::default(),
+            secrets: Secrets::default(),
             listed: BTreeSet::new(),
             synced: false,
             broken: BTreeMap::new(),
@@ -97,6 +105,7 @@ impl Source {
         let mut networks = pin!(watch::<ClusterNetworkLite>(&client, config(PAGE)));
         let mut services = pin!(watch::<ServiceLite>(&client, ours(PAGE_OF_SERVICES)));
         let mut slices = pin!(watch::<EndpointSliceLite>(&client, ours(PAGE_OF_SLICES)));
+        let mut peers = pin!(watch::<BgpPeerLite>(&client, config(PAGE)));
         let mut out = Vec::new();
         loop {
             let due =
@@ -110,7 +119,17 @@ impl Source {
                 Some(event) = slices.next() => {
                     self.take_namespaced(Watched::EndpointSlices, |source| &mut source.slices, event, &mut out);
                 }
+                Some(event) = peers.next() => self.take_peers(event, &mut out),
+                (secret, event) = self.secrets.next() => {
+                    if let Some(event) = self.heard(Watched::Secrets, event, &mut out) {
+                        self.secrets.take(&secret, event, &mut out);
+                    }
+                }
                 Some(name) = until(due) => self.write(&client, name).await,
+            }
+            let news = out.iter().filter(|event| self.wanted.note(event)).count();
+            if news > 0 {
+                self.secrets.want(self.wanted.keys(), |secret| watch_secret(&client, secret), &mut out);
             }
             out.drain(..).for_each(&mut sink);
         }
@@ -134,6 +153,16 @@ impl Source {
             let complete = tracker(self).take(event, out);
             self.note_listed(watched, complete, out);
         }
+    }
+
+    fn take_peers(&mut self, event: watcher::Result<watcher::Event<BgpPeerLite>>, out: &mut Vec<Event>) {
+        // A cluster whose definitions are older than this agent has no peers, and waits for nothing.
+        let undefined = matches!(
+            &event,
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404
+        );
+        self.take_namespaced(Watched::BgpPeers, |source| &mut source.peers, event, out);
+        self.note_listed(Watched::BgpPeers, undefined, out);
     }
 
     fn take_networks(
@@ -232,6 +261,17 @@ where
         + 'static,
 {
     watcher(Api::<K>::all(client.clone()), config).default_backoff()
+}
+
+/// Watches one Secret. Whoever may read that one alone can do it (the field selector of a list or a watch names it, as
+/// RBAC wants it for `resourceNames`).
+fn watch_secret(
+    client: &Client,
+    secret: &ObjectName,
+) -> BoxStream<'static, watcher::Result<watcher::Event<SecretLite>>> {
+    let api = Api::<SecretLite>::namespaced(client.clone(), &secret.namespace);
+    let config = config(PAGE).fields(&format!("metadata.name={}", secret.name));
+    watcher(api, config).default_backoff().boxed()
 }
 
 /// An error with its causes, which the API's client keeps apart.

@@ -1,7 +1,7 @@
 //! What is said about a `ClusterNetwork` in its status.
 
 use ipnet::IpNet;
-use model::{NetworkConfig, PodRange};
+use model::{NetworkConfig, PodRange, RouteSource};
 
 use crate::cluster_network::{ClusterNetworkStatus, Condition, SINGLETON};
 use crate::error::SpecError;
@@ -42,10 +42,14 @@ fn in_force(network: &NetworkConfig) -> String {
         ranges => format!("services {ranges}"),
     };
     format!(
-        "In force: pods {}; {services}; {}; MTU {}.",
+        "In force: pods {}; {services}; {}; MTU {}{}.",
         list(&network.pod_ranges.iter().map(PodRange::net).collect::<Vec<_>>()),
         network.encapsulation,
         network.mtu,
+        match network.route_source {
+            RouteSource::Kubernetes => String::new(),
+            RouteSource::Bgp => format!("; routes from BGP in AS {}", network.bgp.asn),
+        },
     )
 }
 
@@ -97,6 +101,9 @@ mod tests {
             "In force: pods 10.244.0.0/16, fd00:10:244::/56; services 10.96.0.0/12; VXLAN between all nodes, \
              identifier 4096, UDP port 4789; MTU 1400."
         );
+        let network = read_spec(&serde_json::json!({"podRanges": ["10.244.0.0/16"], "routeSource": "bgp"}));
+        let message = verdict("default", network.as_ref()).message;
+        assert!(message.ends_with("; MTU auto; routes from BGP in AS 64512."), "{message}");
     }
 
     #[test]

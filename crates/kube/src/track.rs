@@ -5,7 +5,10 @@ use std::fmt;
 
 use kube::ResourceExt;
 use kube::runtime::watcher;
-use model::{EndpointSlice, NetworkConfig, Node, NodeName, ObjectName, Service};
+use model::{
+    BgpPeer, EndpointSlice, NetworkConfig, Node, NodeError, NodeName, ObjectName, PasswordState,
+    REFLECTOR_LABEL, SITE_LABEL, SecretKey, Service,
+};
 
 use crate::cluster_network::SINGLETON;
 use crate::conversion::read_spec;
@@ -33,6 +36,14 @@ pub enum Event {
     Slice(EndpointSlice),
     /// An endpoint slice was deleted, or is none of ours any more.
     SliceGone(ObjectName),
+    /// A BGP peer is new or changed.
+    Peer(BgpPeer),
+    /// A BGP peer was deleted.
+    PeerGone(Box<str>),
+    /// The passwords of the peers that this node is to speak with, as far as they are known.
+    Passwords(BTreeMap<SecretKey, PasswordState>),
+    /// All labels of this node are others.
+    LocalLabels(BTreeMap<String, String>),
     /// The Node object of this node was seen.
     LocalNode {
         /// Whether its condition `NetworkUnavailable` is `False` and written by us.
@@ -69,12 +80,21 @@ pub enum Watched {
     Services,
     /// Endpoint slices.
     EndpointSlices,
+    /// `BgpPeer`s.
+    BgpPeers,
+    /// The Secrets that the passwords of BGP peers are in.
+    Secrets,
 }
 
 impl Watched {
-    /// All of them.
-    pub(crate) const ALL: [Watched; 4] =
-        [Watched::Nodes, Watched::ClusterNetworks, Watched::Services, Watched::EndpointSlices];
+    /// All that have to be listed before anything is done.
+    pub(crate) const ALL: [Watched; 5] = [
+        Watched::Nodes,
+        Watched::ClusterNetworks,
+        Watched::Services,
+        Watched::EndpointSlices,
+        Watched::BgpPeers,
+    ];
 }
 
 impl fmt::Display for Watched {
@@ -84,6 +104,8 @@ impl fmt::Display for Watched {
             Watched::ClusterNetworks => "clusternetworks",
             Watched::Services => "services",
             Watched::EndpointSlices => "endpointslices",
+            Watched::BgpPeers => "bgppeers",
+            Watched::Secrets => "secrets",
         })
     }
 }
@@ -141,6 +163,7 @@ pub(crate) struct NodeTracker {
     refusals: Refusals,
     listing: Listing,
     local_says_available: Option<bool>,
+    local_labels: Option<BTreeMap<String, String>>,
 }
 
 impl NodeTracker {
@@ -151,6 +174,7 @@ impl NodeTracker {
             refusals: Refusals::default(),
             listing: Listing::default(),
             local_says_available: None,
+            local_labels: None,
         }
     }
 
@@ -184,9 +208,8 @@ impl NodeTracker {
             Err(error) => return self.refusals.refuse(object, error.to_string(), out),
         };
         let local = name == self.local;
-        match Node::parse(name, lite.internal_ips(), lite.spec.pod_cidrs.iter().map(String::as_str)) {
+        match read_node(name, lite) {
             Ok(node) => {
-                let node = Node { zone: lite.zone().map(Box::from), ..node };
                 self.refusals.accept(object, out);
                 // Most changes of a Node are heartbeats and images, which do not concern the network.
                 if self.known.get(&node.name) != Some(&node) {
@@ -197,6 +220,11 @@ impl NodeTracker {
             Err(error) => self.refusals.refuse(object, error.to_string(), out),
         }
         if local {
+            let labels = lite.metadata.labels.clone().unwrap_or_default();
+            if self.local_labels.as_ref() != Some(&labels) {
+                self.local_labels = Some(labels.clone());
+                out.push(Event::LocalLabels(labels));
+            }
             let says_available = lite.says_network_available();
             if self.local_says_available.replace(says_available) != Some(says_available) {
                 out.push(Event::LocalNode { says_available });
@@ -215,6 +243,13 @@ impl NodeTracker {
         }
         self.refusals.accept(Object { kind: "Node", name }, out);
     }
+}
+
+fn read_node(name: NodeName, lite: &NodeLite) -> Result<Node, NodeError> {
+    let node = Node::parse(name, lite.internal_ips(), lite.spec.pod_cidrs.iter().map(String::as_str))?
+        .with_external(lite.external_ips())?
+        .with_labels(lite.label(SITE_LABEL), lite.label(REFLECTOR_LABEL))?;
+    Ok(Node { zone: lite.zone().map(Box::from), ..node })
 }
 
 /// A `ClusterNetwork` whose status says nothing about its generation yet.
@@ -375,6 +410,52 @@ mod tests {
     }
 
     #[test]
+    fn what_labels_and_outer_addresses_say_of_a_node_is_followed() {
+        let mut tracker = nodes();
+        let label = |key: &str, value: &str| Some([(key.to_owned(), value.to_owned())].into());
+        let mut b = node("b", "10.0.0.2", "10.244.2.0/24");
+        b.metadata.labels = label("cambric.io/site", "east");
+        b.status.addresses.extend(
+            serde_json::from_value::<Vec<_>>(json!([{"type": "ExternalIP", "address": "198.51.100.1"}]))
+                .unwrap(),
+        );
+        let events = feed(&mut tracker, vec![Apply(b.clone())]);
+        let [Event::Node(read)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(read.site.as_deref(), Some("east"));
+        assert_eq!(read.external.v4, Some("198.51.100.1".parse().unwrap()));
+        b.metadata.labels = label("cambric.io/route-reflector", "1.0.0.1");
+        let events = feed(&mut tracker, vec![Apply(b.clone())]);
+        assert!(
+            matches!(&events[..], [Event::Node(b)] if b.site.is_none() && b.reflector.is_some()),
+            "{events:?}"
+        );
+        b.metadata.labels = label("cambric.io/route-reflector", "no");
+        let events = feed(&mut tracker, vec![Apply(b)]);
+        let [Event::Refused { reason, .. }] = &events[..] else { panic!("{events:?}") };
+        assert!(
+            reason.starts_with("Node b: label cambric.io/route-reflector: \"no\" is no cluster id"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn the_labels_of_the_own_node_are_followed() {
+        let mut tracker = nodes();
+        let mut own = node("a", "192.0.2.1", "10.244.1.0/24");
+        own.metadata.labels = Some([("rack".to_owned(), "1".to_owned())].into());
+        let events = feed(&mut tracker, vec![Apply(own.clone())]);
+        assert!(
+            events.contains(&Event::LocalLabels([("rack".to_owned(), "1".to_owned())].into())),
+            "{events:?}"
+        );
+        own.metadata.labels = None;
+        assert_eq!(
+            feed(&mut tracker, vec![Apply(own.clone()), Apply(own)]),
+            [Event::LocalLabels(BTreeMap::new())]
+        );
+    }
+
+    #[test]
     fn a_bad_node_keeps_its_last_good_state() {
         let mut tracker = nodes();
         feed(&mut tracker, vec![Apply(node("b", "192.0.2.2", "10.244.2.0/24"))]);
@@ -404,7 +485,8 @@ mod tests {
         let mut tracker = nodes();
         let mut own = node("a", "192.0.2.1", "10.244.1.0/24");
         let events = feed(&mut tracker, vec![Apply(own.clone())]);
-        assert_eq!(events[1], Event::LocalNode { says_available: false });
+        assert_eq!(events[1], Event::LocalLabels(BTreeMap::new()));
+        assert_eq!(events[2], Event::LocalNode { says_available: false });
         own.status.conditions = serde_json::from_value(json!([
             {"type": "NetworkUnavailable", "status": "False", "reason": "CambricReady"},
         ]))

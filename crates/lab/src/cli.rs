@@ -12,7 +12,10 @@ use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
 use crate::state::{self, Lab, ProcessRole};
-use crate::{Error, Result, capture, check, control, demo, down, echo, enter, kubelet, list, process, up};
+use crate::{
+    Error, Result, capture, check, control, demo, down, echo, enter, gateway, kubelet, list, process,
+    speaker, up,
+};
 
 /// A whole cluster network on this machine: nodes, routers and hosts as network namespaces.
 #[derive(Debug, Subcommand)]
@@ -77,7 +80,7 @@ pub enum LabCommand {
         #[command(flatten)]
         options: capture::Options,
     },
-    /// Restart a process of the lab; returns when the API server or the kubelet is ready, at once for an agent
+    /// Restart a process of the lab; returns when it is ready, for an agent at once
     #[command(after_help = TARGET_HELP)]
     Restart {
         /// Which lab
@@ -86,7 +89,7 @@ pub enum LabCommand {
         /// End it with SIGKILL instead of SIGTERM
         #[arg(long)]
         kill: bool,
-        /// api, agent/NODE or kubelet/NODE
+        /// api, agent/NODE, kubelet/NODE or bgp/ROUTER
         target: Target,
     },
     /// Kill a process of the lab (SIGKILL) and leave it so, to see what the others do
@@ -95,9 +98,12 @@ pub enum LabCommand {
         /// Which lab
         #[command(flatten)]
         lab: Name,
-        /// api, agent/NODE or kubelet/NODE
+        /// api, agent/NODE, kubelet/NODE or bgp/ROUTER
         target: Target,
     },
+    /// Do to a NAT gateway what its owner or provider does
+    #[command(subcommand)]
+    Gateway(gateway::GatewayCommand),
     /// Serve who answers and whom it sees, over HTTP, TCP and UDP, as pods do that have no program of their own
     Echo(echo::Options),
     /// The API server and the controllers of a lab
@@ -116,6 +122,16 @@ pub enum LabCommand {
         /// The node
         #[arg(long)]
         node: String,
+    },
+    /// The BGP speaker of a router, in the router's namespace
+    #[command(hide = true)]
+    Speaker {
+        /// Which lab
+        #[command(flatten)]
+        lab: Name,
+        /// The router
+        #[arg(long)]
+        router: String,
     },
 }
 
@@ -141,7 +157,8 @@ const TARGET_HELP: &str = "\
 Examples:
   api             the API server and the controllers
   agent/node-1    the agent of a node
-  kubelet/node-1  the kubelet of a node";
+  kubelet/node-1  the kubelet of a node
+  bgp/router      the BGP speaker of a router";
 
 /// Which lab.
 #[derive(Debug, Args)]
@@ -243,6 +260,7 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
             components::stop(&lab, &target.0, libc::SIGKILL)?;
             lab.release()?;
         }
+        LabCommand::Gateway(command) => gateway::run(&command)?,
         LabCommand::Echo(options) => echo::run(&options).map_err(|error| Error::Other(error.to_string()))?,
         LabCommand::Serve { lab } => {
             log();
@@ -251,6 +269,10 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
         LabCommand::Kubelet { lab, node } => {
             log();
             kubelet::run(&lab.name, &node)?;
+        }
+        LabCommand::Speaker { lab, router } => {
+            log();
+            speaker::run(&lab.name, &router)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -24,7 +24,7 @@ pub(crate) const KILL_TIME: Duration = Duration::from_secs(30);
 /// How much of a log is shown with an error, in lines.
 const LOG_LINES: usize = 20;
 
-/// A process as it is named on the command line: `api`, `agent/NODE` or `kubelet/NODE`.
+/// A process as it is named on the command line: `api`, `agent/NODE`, `kubelet/NODE` or `bgp/ROUTER`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(pub ProcessRole);
 
@@ -36,7 +36,10 @@ impl FromStr for Target {
             None if text == "api" => Ok(Target(ProcessRole::Api)),
             Some(("agent", node)) if !node.is_empty() => Ok(Target(ProcessRole::Agent(node.to_owned()))),
             Some(("kubelet", node)) if !node.is_empty() => Ok(Target(ProcessRole::Kubelet(node.to_owned()))),
-            _ => Err("use api, agent/NODE or kubelet/NODE".to_owned()),
+            Some(("bgp", router)) if !router.is_empty() => {
+                Ok(Target(ProcessRole::Speaker(router.to_owned())))
+            }
+            _ => Err("use api, agent/NODE, kubelet/NODE or bgp/ROUTER".to_owned()),
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for Target {
             ProcessRole::Api => f.write_str("api"),
             ProcessRole::Agent(node) => write!(f, "agent/{node}"),
             ProcessRole::Kubelet(node) => write!(f, "kubelet/{node}"),
+            ProcessRole::Speaker(router) => write!(f, "bgp/{router}"),
         }
     }
 }
@@ -54,10 +58,10 @@ impl fmt::Display for Target {
 /// Starts a process of the lab. The record has it before it runs.
 ///
 /// # Errors
-/// [`Error::Run`] if it cannot be started, [`Error::Kernel`] if its node's namespace is gone.
+/// [`Error::Run`] if it cannot be started, [`Error::Kernel`] if its machine's namespace is gone.
 pub fn start(lab: &mut Lab, role: &ProcessRole) -> Result<Launched> {
     let executable = lab.state().executable.clone();
-    let (arguments, node, log) = match role {
+    let (arguments, machine, log) = match role {
         ProcessRole::Api => (texts(["lab", "serve", "--name", lab.name.as_str()]), None, lab.paths.api_log()),
         ProcessRole::Agent(node) => {
             (agent_arguments(lab, node), Some(node), lab.paths.node(node).agent_log())
@@ -66,11 +70,15 @@ pub fn start(lab: &mut Lab, role: &ProcessRole) -> Result<Launched> {
             let arguments = texts(["lab", "kubelet", "--name", lab.name.as_str(), "--node", node]);
             (arguments, Some(node), lab.paths.node(node).kubelet_log())
         }
+        ProcessRole::Speaker(router) => {
+            let arguments = texts(["lab", "speaker", "--name", lab.name.as_str(), "--router", router]);
+            (arguments, Some(router), lab.paths.speaker_log(router))
+        }
     };
-    let namespace = match node {
-        Some(node) => {
-            let path = namespace_path(&lab.name.namespace(node));
-            Some(NetNs::open(path).map_err(Error::kernel(node))?)
+    let namespace = match machine {
+        Some(machine) => {
+            let path = namespace_path(&lab.name.namespace(machine));
+            Some(NetNs::open(path).map_err(Error::kernel(machine))?)
         }
         None => None,
     };

@@ -13,7 +13,7 @@
 //!   nodes/<node>/cni-data/           address allocation, written by the plugin
 //!   nodes/<node>/pods/               the kubelet's pods
 //!   nodes/<node>/log/                agent.log, kubelet.log and what the pods print
-//!   log/                             up.log, api.log
+//!   log/                             up.log, api.log, and bgp-<router>.log of routers that speak BGP
 //! ```
 
 use std::fmt;
@@ -184,6 +184,11 @@ impl LabPaths {
     /// The API's log.
     pub fn api_log(&self) -> PathBuf {
         self.log().join("api.log")
+    }
+
+    /// The log of a router's BGP speaker.
+    pub fn speaker_log(&self, router: &str) -> PathBuf {
+        self.log().join(format!("bgp-{router}.log"))
     }
 
     /// The files of one node.

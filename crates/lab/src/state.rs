@@ -54,6 +54,8 @@ pub enum ProcessRole {
     Agent(String),
     /// The kubelet of a node.
     Kubelet(String),
+    /// The BGP speaker of a router.
+    Speaker(String),
 }
 
 impl std::fmt::Display for ProcessRole {
@@ -62,6 +64,7 @@ impl std::fmt::Display for ProcessRole {
             ProcessRole::Api => f.write_str("API server"),
             ProcessRole::Agent(node) => write!(f, "agent of {node}"),
             ProcessRole::Kubelet(node) => write!(f, "kubelet of {node}"),
+            ProcessRole::Speaker(router) => write!(f, "BGP speaker of {router}"),
         }
     }
 }

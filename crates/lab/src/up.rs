@@ -136,6 +136,14 @@ fn make(
     // The API server is ready first: it writes the kubeconfig files of the others.
     wait_ready(vec![api], &others, interrupts, |_| {})?;
 
+    let speakers: Vec<_> = topology.bgp_routers().filter(|(_, bgp)| bgp.speaker).collect();
+    if !speakers.is_empty() {
+        progress.step("starting the routers' BGP speakers");
+        let started =
+            speakers.iter().map(|(router, _)| start(lab, &ProcessRole::Speaker(router.name.clone())));
+        wait_ready(started.collect::<Result<_>>()?, &others, interrupts, |_| {})?;
+    }
+
     progress.step("starting agents and kubelets");
     let mut kubelets = Vec::new();
     for node in topology.nodes() {

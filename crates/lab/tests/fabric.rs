@@ -128,6 +128,36 @@ fn a_nat_gateway_hides_the_inside() {
     }
 }
 
+/// A gateway that forgets, or gets another address, breaks what went through it.
+#[test]
+fn a_nat_gateway_forgets_flows_and_changes_its_address() {
+    let fabric = Fabric::new(&BEHIND_NAT.replace("outside: world}", "outside: world, genericTimeout: 7}"));
+    let timeout = fabric.text("gw", &["cat", "/proc/sys/net/netfilter/nf_conntrack_generic_timeout"]);
+    assert_eq!(timeout.trim(), "7");
+    let gateway = fabric.topology.machine("gw").unwrap();
+    let flows = || fabric.text("gw", &["conntrack", "-L"]).lines().count();
+    for address in fabric.addresses("outer") {
+        fabric.connect("inner", "outer", address).unwrap();
+        assert!(flows() > 0);
+        fabric::flush(&fabric.name, gateway).unwrap();
+        assert_eq!(flows(), 0);
+    }
+    for new in ["198.51.100.77/24", "2001:db8:2::77/64", "198.51.100.78/24"] {
+        let new: ipnet::IpNet = new.parse().unwrap();
+        fabric::readdress(&fabric.name, gateway, new).unwrap();
+        assert_eq!(flows(), 0);
+        let outer =
+            fabric.addresses("outer").into_iter().find(|to| to.is_ipv4() == new.addr().is_ipv4()).unwrap();
+        assert_eq!(fabric.connect("inner", "outer", outer).unwrap(), new.addr());
+        let family = if outer.is_ipv4() { "-4" } else { "-6" };
+        let listed =
+            fabric.json("gw", &["ip", family, "-j", "address", "show", "dev", "eth1", "scope", "global"]);
+        let infos = listed[0]["addr_info"].as_array().unwrap().iter();
+        let held: Vec<&str> = infos.filter_map(|info| info["local"].as_str()).collect();
+        assert_eq!(held, [new.addr().to_string()]);
+    }
+}
+
 #[test]
 fn interfaces_are_as_the_topology_says() {
     let fabric = Fabric::new(TWO_SUBNETS);

@@ -65,7 +65,7 @@ fn derived(first: u8, address: &IpAddr) -> MacAddr {
 }
 
 /// FNV-1a, 64 bits (draft-eastlake-fnv): the same on every node and in every release.
-pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

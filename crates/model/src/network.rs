@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::{BgpSettings, Family, PodRange, RangeError, RouteSource};
+use crate::{AsnError, BgpSettings, Family, PodRange, RangeError, RouteSource, TimerError};
 
 /// The smallest MTU that every IPv6 link must have, in bytes (RFC 8200, section 5).
 pub const MIN_MTU: u32 = 1280;
@@ -30,7 +30,7 @@ pub struct NetworkConfig {
 
 /// How packets between nodes are carried.
 ///
-/// It binds senders only. Every node accepts VXLAN and plain packets at any time, so a change loses none.
+/// It binds senders only. Every node accepts VXLAN, IP in IP and plain packets at any time, so a change loses none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Encapsulation {
     /// How packets are sent.
@@ -44,6 +44,8 @@ pub struct Encapsulation {
 pub enum Sending {
     /// In VXLAN (RFC 7348).
     Vxlan(When),
+    /// In IP in IP (RFC 2003 and RFC 2473), by programs on the uplink.
+    Ipip(When),
     /// As they are, by routes over the underlay.
     Plain,
 }
@@ -57,6 +59,15 @@ pub enum When {
     CrossSubnet,
 }
 
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            When::Always => "all nodes",
+            When::CrossSubnet => "nodes of different subnets",
+        })
+    }
+}
+
 impl Default for Sending {
     fn default() -> Self {
         Sending::Vxlan(When::Always)
@@ -65,13 +76,14 @@ impl Default for Sending {
 
 impl fmt::Display for Encapsulation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let between = match self.sending {
-            Sending::Vxlan(When::Always) => "all nodes",
-            Sending::Vxlan(When::CrossSubnet) => "nodes of different subnets",
-            Sending::Plain => return f.write_str("no encapsulation, routes between the nodes of a subnet"),
-        };
         let VxlanSettings { vni, port } = self.vxlan;
-        write!(f, "VXLAN between {between}, identifier {}, UDP port {}", vni.0, port.0)
+        match self.sending {
+            Sending::Vxlan(when) => {
+                write!(f, "VXLAN between {when}, identifier {}, UDP port {}", vni.0, port.0)
+            }
+            Sending::Ipip(when) => write!(f, "IP in IP between {when}"),
+            Sending::Plain => f.write_str("no encapsulation, routes between the nodes of a subnet"),
+        }
     }
 }
 
@@ -177,7 +189,7 @@ pub enum NetworkError {
     /// A condition for an encapsulation that there is none of.
     #[error(
         "spec.encapsulation.when: \"crossSubnet\" makes no sense with protocol none, which encapsulates nothing between \
-         any nodes; leave it out, or use protocol vxlan to encapsulate between subnets only"
+         any nodes; leave it out, or use protocol vxlan or ipip to encapsulate between subnets only"
     )]
     NothingToEncapsulate,
     /// A VXLAN identifier out of range.
@@ -194,6 +206,12 @@ pub enum NetworkError {
         /// The smallest that would do, in bytes.
         least: u32,
     },
+    /// A number that no autonomous system can have.
+    #[error("spec.bgp.asn: {0}")]
+    Asn(#[from] AsnError),
+    /// A time of BGP or BFD.
+    #[error("spec.bgp.{0}")]
+    Timer(#[from] TimerError),
 }
 
 impl Vni {

@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::{Family, NodeName, PerFamily, PodRange, RangeError, Reflector};
+use crate::{Family, NodeName, PerFamily, PodRange, RangeError, Reflector, ReflectorError};
+
+/// The label that says in which site a node is.
+pub const SITE_LABEL: &str = "cambric.io/site";
+/// The label that makes a node a route reflector.
+pub const REFLECTOR_LABEL: &str = "cambric.io/route-reflector";
 
 /// What the network needs to know of a Kubernetes Node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,12 +56,22 @@ pub enum NodeError {
         second: PodRange,
     },
     /// A bad entry in `status.addresses`.
-    #[error("Node {node}: status.addresses: InternalIP \"{value}\" is not an IP address")]
+    #[error("Node {node}: status.addresses: {kind} \"{value}\" is not an IP address")]
     Address {
         /// The node.
         node: NodeName,
+        /// Its type.
+        kind: &'static str,
         /// What stands there.
         value: String,
+    },
+    /// A label that cannot be understood.
+    #[error("Node {node}: label {REFLECTOR_LABEL}: {source}")]
+    Reflector {
+        /// The node.
+        node: NodeName,
+        /// What is wrong with its value.
+        source: ReflectorError,
     },
 }
 
@@ -73,15 +88,7 @@ impl Node {
         internal_ips: impl IntoIterator<Item = &'a str>,
         pod_cidrs: impl IntoIterator<Item = &'a str>,
     ) -> Result<Node, NodeError> {
-        let mut addresses = PerFamily::default();
-        for text in internal_ips {
-            let address: IpAddr = text
-                .parse()
-                .map_err(|_| NodeError::Address { node: name.clone(), value: text.to_owned() })?;
-            if addresses.of(Family::of(&address)).is_none() {
-                addresses.insert(Family::of(&address), address);
-            }
-        }
+        let addresses = first_of_each(&name, "InternalIP", internal_ips)?;
         let mut pod_ranges = PerFamily::default();
         for text in pod_cidrs {
             let range: PodRange =
@@ -101,6 +108,49 @@ impl Node {
             reflector: None,
         })
     }
+
+    /// The node with these `ExternalIP` entries of `status.addresses`, of which the first of each family counts.
+    ///
+    /// # Errors
+    /// [`NodeError::Address`] for the first that is no address.
+    pub fn with_external<'a>(
+        self,
+        external_ips: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Node, NodeError> {
+        let external = first_of_each(&self.name, "ExternalIP", external_ips)?;
+        Ok(Node { external, ..self })
+    }
+
+    /// The node with these values of the labels [`SITE_LABEL`] and [`REFLECTOR_LABEL`]. An empty site is none.
+    ///
+    /// # Errors
+    /// [`NodeError::Reflector`] for one that cannot be understood.
+    pub fn with_labels(self, site: Option<&str>, reflector: Option<&str>) -> Result<Node, NodeError> {
+        let reflector = reflector
+            .map(str::parse)
+            .transpose()
+            .map_err(|source| NodeError::Reflector { node: self.name.clone(), source })?;
+        Ok(Node { site: site.filter(|site| !site.is_empty()).map(Box::from), reflector, ..self })
+    }
+}
+
+fn first_of_each<'a>(
+    node: &NodeName,
+    kind: &'static str,
+    texts: impl IntoIterator<Item = &'a str>,
+) -> Result<PerFamily<IpAddr>, NodeError> {
+    let mut addresses = PerFamily::default();
+    for text in texts {
+        let address: IpAddr = text.parse().map_err(|_| NodeError::Address {
+            node: node.clone(),
+            kind,
+            value: text.to_owned(),
+        })?;
+        if addresses.of(Family::of(&address)).is_none() {
+            addresses.insert(Family::of(&address), address);
+        }
+    }
+    Ok(addresses)
 }
 
 #[cfg(test)]
@@ -119,6 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_outer_addresses_are_taken_over() {
+        let node = parse(&["10.0.0.1"], &[]).unwrap();
+        let node = node.with_external(["198.51.100.1", "198.51.100.2", "2001:db8::1"]).unwrap();
+        assert_eq!(node.external.v4, Some("198.51.100.1".parse().unwrap()));
+        assert_eq!(node.external.v6, Some("2001:db8::1".parse().unwrap()));
+        let node = node.with_labels(Some("east"), Some("1.0.0.1")).unwrap();
+        assert_eq!(node.site.as_deref(), Some("east"));
+        assert_eq!(node.reflector, Some(Reflector { cluster_id: Some([1, 0, 0, 1].into()) }));
+        let node = node.with_labels(Some(""), None).unwrap();
+        assert_eq!((node.site, node.reflector), (None, None));
+    }
+
+    #[test]
     fn errors_name_node_field_and_value() {
         let error = parse(&["192.0.2.256"], &[]).unwrap_err().to_string();
         assert_eq!(error, "Node a: status.addresses: InternalIP \"192.0.2.256\" is not an IP address");
@@ -126,5 +189,10 @@ mod tests {
         assert!(error.contains("two IPv4 ranges, 10.0.0.0/24 and 10.0.1.0/24"), "{error}");
         let error = parse(&[], &["10.0.0.0/33"]).unwrap_err().to_string();
         assert!(error.starts_with("Node a: spec.podCIDRs: pod range \"10.0.0.0/33\""), "{error}");
+        let node = parse(&["192.0.2.1"], &[]).unwrap();
+        let error = node.clone().with_external(["gateway"]).unwrap_err().to_string();
+        assert_eq!(error, "Node a: status.addresses: ExternalIP \"gateway\" is not an IP address");
+        let error = node.with_labels(None, Some("yes")).unwrap_err().to_string();
+        assert!(error.starts_with("Node a: label cambric.io/route-reflector: \"yes\" is no"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether nothing changed.
+    /// Whether nothing changed for the kernel.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.services.is_empty()
     }

@@ -1,6 +1,6 @@
 //! The entries of a plan: what one node's kernel should hold, each under a key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,11 +9,8 @@ use ipnet::IpNet;
 use model::{AttachmentId, LinkName, MacAddr, NodeName, Vni, VxlanPort};
 
 use crate::services::{ServicePlan, ServicePortName};
-use crate::{Problem, SetName, Table, TableFamily, Value};
-
-/// The routing protocol number that marks routes as ours (`rtm_protocol`, linux/rtnetlink.h; numbers from 5 up are
-/// free for daemons, and this one is in neither the kernel's list nor iproute2's).
-pub const ROUTE_PROTOCOL: u8 = 203;
+use crate::site::Keepalive;
+use crate::{Problem, Route, SetName, Table, TableFamily, Value, ipip};
 
 /// Entries by key. The order of keys is the order in which entries can be made.
 pub type Entries = BTreeMap<Key, Planned>;
@@ -27,6 +24,8 @@ pub struct NodePlan {
     pub services: ServicePlan,
     /// What could not be planned, and why.
     pub problems: Vec<Problem>,
+    /// What is to be sent every [`crate::site::KEEPALIVE_INTERVAL`].
+    pub keepalives: BTreeSet<Keepalive>,
 }
 
 /// An entry and the object it comes from.
@@ -43,6 +42,10 @@ pub struct Planned {
 pub enum Origin {
     /// The `ClusterNetwork`, or the node itself.
     ClusterNetwork,
+    /// What BGP peers have told of a prefix.
+    Learned(IpNet),
+    /// The nodes behind one NAT gateway.
+    Site(Box<str>),
     /// A node of the cluster.
     Node(NodeName),
     /// A port of a service.
@@ -55,6 +58,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::ClusterNetwork => f.write_str("ClusterNetwork"),
+            Origin::Learned(prefix) => write!(f, "BGP route {prefix}"),
+            Origin::Site(site) => write!(f, "site {site}"),
             Origin::Node(name) => write!(f, "Node {name}"),
             Origin::Service(name) => write!(f, "Service {name}"),
             Origin::Attachment(id) => write!(f, "Pod interface {id}"),
@@ -82,6 +87,14 @@ pub enum Key {
     Forwarding(LinkName, MacAddr),
     /// A permanent neighbour entry.
     Neighbour(LinkName, IpAddr),
+    /// An outer address at which this node takes IP in IP. What the programs go by comes before the programs.
+    TunnelLocal(IpAddr),
+    /// An outer address from which IP in IP is taken.
+    TunnelNode(IpAddr),
+    /// What the programs do with packets that leave by an uplink, by destination.
+    TunnelRoute(IpNet),
+    /// An uplink with the programs of IP in IP.
+    TunnelUplink(LinkName),
     /// A route in the main table, by destination.
     Route(IpNet),
 }
@@ -98,6 +111,10 @@ impl Key {
             Key::Address(..) => "address",
             Key::Forwarding(..) => "forwarding",
             Key::Neighbour(..) => "neighbour",
+            Key::TunnelLocal(_) => "tunnel-local",
+            Key::TunnelNode(_) => "tunnel-node",
+            Key::TunnelUplink(_) => "tunnel-uplink",
+            Key::TunnelRoute(_) => "tunnel-route",
             Key::Route(_) => "route",
         }
     }
@@ -147,6 +164,9 @@ pub enum Entry {
         node: IpAddr,
     },
     /// A neighbour that needs no resolution.
+    ///
+    /// It has the protocol number of our routes (`NDA_PROTOCOL`, linux/neighbour.h), which is what marks it on a link of
+    /// others.
     Neighbour {
         /// The link.
         link: LinkName,
@@ -154,6 +174,21 @@ pub enum Entry {
         address: IpAddr,
         /// The Ethernet address.
         mac: MacAddr,
+    },
+    /// An outer address of this node: IP in IP that is sent to it is unpacked.
+    TunnelLocal(IpAddr),
+    /// An outer address of another node: IP in IP from it is taken, whatever this node sends. All else is dropped.
+    TunnelNode(IpAddr),
+    /// A link to the underlay with the programs of IP in IP.
+    TunnelUplink(LinkName),
+    /// Packets to a destination that leave by such a link go in IP in IP.
+    ///
+    /// They leave by it only if a route leads them there: the [`Entry::Route`] to the same destination.
+    TunnelRoute {
+        /// The destination.
+        destination: IpNet,
+        /// How they go.
+        route: ipip::Route,
     },
     /// A route.
     Route(Route),
@@ -197,21 +232,6 @@ impl Link {
     }
 }
 
-/// A unicast route in the main table, with [`ROUTE_PROTOCOL`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The destination.
-    pub destination: IpNet,
-    /// The next hop.
-    pub via: IpAddr,
-    /// The outgoing link.
-    pub link: LinkName,
-    /// The source address that the node itself uses to get there.
-    pub source: Option<IpAddr>,
-    /// Whether the next hop is taken as reachable on the link without a route to it (`RTNH_F_ONLINK`).
-    pub onlink: bool,
-}
-
 /// An element of a set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
@@ -235,6 +255,10 @@ impl Entry {
             Entry::Address { link, net } => Key::Address(link.clone(), *net),
             Entry::Forwarding { link, mac, .. } => Key::Forwarding(link.clone(), *mac),
             Entry::Neighbour { link, address, .. } => Key::Neighbour(link.clone(), *address),
+            Entry::TunnelLocal(address) => Key::TunnelLocal(*address),
+            Entry::TunnelNode(address) => Key::TunnelNode(*address),
+            Entry::TunnelUplink(link) => Key::TunnelUplink(link.clone()),
+            Entry::TunnelRoute { destination, .. } => Key::TunnelRoute(*destination),
             Entry::Route(route) => Key::Route(route.destination),
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use model::Family;
+use model::{Family, LinkName};
 
 /// Everything the programs know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Table {
     pub nodes: BTreeSet<IpAddr>,
     /// The outer addresses at which this node takes packets. Those to other addresses are let through unopened.
     pub locals: BTreeSet<IpAddr>,
+    /// The links that carry the programs.
+    pub uplinks: BTreeSet<LinkName>,
 }
 
 /// How packets get to another node.
@@ -105,9 +107,14 @@ impl Outer {
 
     /// The length of the outer header in bytes: what the MTU of a route is less than the uplink's.
     pub fn overhead(&self) -> u32 {
-        match self {
-            Outer::V4 { .. } => 20,
-            Outer::V6 { .. } => 40,
+        Outer::overhead_of(self.family())
+    }
+
+    /// The length of an outer header of a family in bytes (RFC 791, section 3.1; RFC 8200, section 3).
+    pub fn overhead_of(family: Family) -> u32 {
+        match family {
+            Family::V4 => 20,
+            Family::V6 => 40,
         }
     }
 }

@@ -7,8 +7,10 @@ use model::{
     Family, LinkName, MIN_MTU, MacAddr, Mtu, NetworkConfig, Node, NodeFile, PerFamily, PodRange, Sending,
 };
 
+use crate::ipip::Outer;
 use crate::rules::{SetName, Value};
 use crate::tables::{self, CLUSTER_PODS, LOCAL_PODS};
+use crate::underlay::known;
 use crate::{Entry, Link, Member, Problem, Underlay};
 
 /// What VXLAN over IPv4 adds to a packet, in bytes: IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
@@ -39,6 +41,7 @@ pub(crate) fn local(
     entries.extend(bridge(network, node, underlay, problems));
     entries.extend(tunnels(network, node, underlay));
     entries.extend(acceptance(node));
+    entries.extend(ipip(node, underlay));
     entries.extend(firewall(network, node));
     entries
 }
@@ -55,6 +58,7 @@ pub fn pod_mtu(
     let mut links = node.addresses.iter().map(|address| (*address, link_mtu(underlay, address)));
     let found = match network.encapsulation.sending {
         Sending::Vxlan(_) => links.next().map(|(address, mtu)| (address, mtu, tunnel_mtu(mtu, &address))),
+        Sending::Ipip(_) => links.next().map(|(address, mtu)| (address, mtu, ipip_mtu(mtu, &address))),
         Sending::Plain => links.min_by_key(|(_, mtu)| *mtu).map(|(address, mtu)| (address, mtu, mtu)),
     };
     let Some((address, underlay, most)) = found else {
@@ -94,6 +98,10 @@ fn tunnel_mtu(underlay: u32, address: &IpAddr) -> u32 {
         Family::V4 => ENCAPSULATION_OVERHEAD_V4,
         Family::V6 => ENCAPSULATION_OVERHEAD_V6,
     })
+}
+
+fn ipip_mtu(underlay: u32, address: &IpAddr) -> u32 {
+    underlay.saturating_sub(Outer::overhead_of(Family::of(address)))
 }
 
 fn settings(node: &Node) -> Vec<Entry> {
@@ -164,6 +172,17 @@ fn acceptance(node: &Node) -> Vec<Entry> {
     node.addresses.iter().flat_map(on_link).collect()
 }
 
+/// What makes the node take IP in IP, whatever it sends itself.
+fn ipip<'a>(node: &'a Node, underlay: &'a PerFamily<Underlay>) -> impl Iterator<Item = Entry> + use<'a> {
+    let uplink = |address: &IpAddr| {
+        known(underlay, Family::of(address), *address).ok().map(|on| Entry::TunnelUplink(on.link.clone()))
+    };
+    node.addresses
+        .iter()
+        .flat_map(move |address| [Some(Entry::TunnelLocal(*address)), uplink(address)])
+        .flatten()
+}
+
 /// The VXLAN device of an underlay family.
 pub(crate) fn tunnel_link(family: Family) -> LinkName {
     match family {
@@ -174,11 +193,11 @@ pub(crate) fn tunnel_link(family: Family) -> LinkName {
 
 fn firewall(network: &NetworkConfig, node: &Node) -> Vec<Entry> {
     let vxlan = network.encapsulation.vxlan;
-    let mut entries = vec![
-        Entry::Table(tables::bridged()),
-        Entry::Table(tables::routed(Family::V4, &vxlan)),
-        Entry::Table(tables::routed(Family::V6, &vxlan)),
-    ];
+    let table = |family| {
+        let gateway = node.pod_ranges.of(family).map(PodRange::gateway);
+        Entry::Table(tables::routed(family, &vxlan, gateway))
+    };
+    let mut entries = vec![Entry::Table(tables::bridged()), table(Family::V4), table(Family::V6)];
     entries.extend(node.pod_ranges.iter().map(|range| prefix(LOCAL_PODS, range)));
     entries.extend(network.pod_ranges.iter().map(|range| prefix(CLUSTER_PODS, range)));
     entries.extend(node.pod_ranges.iter().filter_map(|range| stray(network, range)));
@@ -204,7 +223,8 @@ pub(crate) fn stray(network: &NetworkConfig, range: &PodRange) -> Option<Entry> 
     (!network.pod_ranges.iter().any(known)).then(|| prefix(CLUSTER_PODS, range))
 }
 
-fn prefix(set: SetName, range: &PodRange) -> Entry {
+/// The element for a pod range in a set of the node's table.
+pub(crate) fn prefix(set: SetName, range: &PodRange) -> Entry {
     let net: IpNet = range.net();
     Entry::Member(Member { family: range.family().into(), set, key: [Value::Prefix(net)].into() })
 }

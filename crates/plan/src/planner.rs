@@ -1,18 +1,26 @@
 //! The plan of one node, kept and changed object by object.
 
+mod beyond;
+
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use model::{
     Attachment, AttachmentId, Cluster, EndpointSlice, Family, NetworkConfig, Node, NodeName, ObjectName,
-    PerFamily, Service,
+    PerFamily, RouteSource, Service,
 };
 
 use crate::attachments::attachment;
+use crate::learned::{Learned, LearnedPath, Places};
 use crate::services::{ServicePlan, ServicePlanner, node_port_addresses, strays};
-use crate::{Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, Underlay, local, remote};
+use crate::site::{Contact, Contacts, Keepalive, Sites};
+use crate::way::Ground;
+use crate::{
+    Change, Entries, Entry, Key, NodePlan, Origin, Planned, Problem, Underlay, across, local, remote,
+};
 
 /// What the node's kernel says of itself and the plan depends on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +31,8 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// The pods' interfaces on the node.
     pub attachments: Vec<Attachment>,
+    /// What is known of others beyond their Node objects.
+    pub contacts: Contacts,
 }
 
 /// A change of what a plan is made from.
@@ -48,6 +58,16 @@ pub enum Input {
     Slice(EndpointSlice),
     /// An endpoint slice that is gone.
     SliceGone(ObjectName),
+    /// What is known of another node that is there; none when it is there no more.
+    Contact(NodeName, Option<Contact>),
+    /// The outer addresses that this node has heard within [`crate::site::HOLD`], by inner family.
+    Heard(BTreeSet<(IpAddr, Family)>),
+    /// The paths to a prefix that BGP peers have told, the best first; none if it is gone.
+    Learned(IpNet, Vec<LearnedPath>),
+    /// Every peer has told all that it has, or has had its time: after a start, and again after routes have begun to
+    /// come from BGP instead of the Node objects. What of an earlier run has not been told by now is gone, so the whole
+    /// plan is to be compared with the kernel.
+    Converged,
 }
 
 /// Makes the whole plan of one node.
@@ -55,6 +75,11 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     let mut planner = Planner::new(node.clone());
     planner.facts = facts.clone();
     planner.nodes.clone_from(&cluster.nodes);
+    for node in cluster.nodes.values() {
+        planner.sites.replace(None, Some(node));
+        planner.places.insert(node);
+        planner.services.node(node, true, &mut Default::default());
+    }
     planner.update(Input::Network(cluster.network.clone()));
     for service in cluster.services.values() {
         planner.update(Input::Service(service.clone()));
@@ -64,6 +89,7 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
     }
     NodePlan {
         problems: planner.problems(),
+        keepalives: planner.keepalives(),
         services: planner.services.into_plan(),
         entries: planner.entries,
     }
@@ -72,23 +98,28 @@ pub fn plan(cluster: &Cluster, node: &NodeName, facts: &Facts) -> NodePlan {
 /// Keeps the plan of one node. A change of one node, or of one pod's interface, costs that one and not the cluster.
 #[derive(Debug)]
 pub struct Planner {
-    local: NodeName,
-    network: Option<NetworkConfig>,
-    nodes: BTreeMap<NodeName, Node>,
-    facts: Facts,
+    pub(crate) local: NodeName,
+    pub(crate) network: Option<NetworkConfig>,
+    pub(crate) nodes: BTreeMap<NodeName, Node>,
+    pub(crate) sites: Sites,
+    pub(crate) places: Places,
+    pub(crate) learned: Learned,
+    pub(crate) facts: Facts,
     /// What the kernel should hold. Of several claims to one key the first by origin counts, on every node the same.
-    entries: Entries,
+    pub(crate) entries: Entries,
     /// The other claims, in the order of their origins. Nearly every key has one claimant.
     losers: BTreeMap<Key, Vec<Planned>>,
     /// What each object claims, and what is wrong with it.
     parts: BTreeMap<Origin, Part>,
     services: ServicePlanner,
+    pub(crate) routes_revision: u64,
 }
 
 #[derive(Debug, Default)]
 struct Part {
     keys: Box<[Key]>,
     problems: Box<[Problem]>,
+    keepalives: Box<[Keepalive]>,
 }
 
 impl Planner {
@@ -98,49 +129,86 @@ impl Planner {
             local,
             network: None,
             nodes: BTreeMap::new(),
+            sites: Sites::default(),
+            places: Places::default(),
+            learned: Learned::default(),
             facts: Facts::default(),
             entries: Entries::new(),
             losers: BTreeMap::new(),
             parts: BTreeMap::new(),
             services: ServicePlanner::default(),
+            routes_revision: 0,
+        }
+    }
+
+    /// An empty plan for the same node, to be made from other objects of the cluster. What the kernel and peers have said
+    /// is no object, and goes on to be known.
+    pub fn start_over(&mut self) -> Planner {
+        Planner {
+            facts: mem::take(&mut self.facts),
+            learned: mem::take(&mut self.learned),
+            routes_revision: self.routes_revision + 1,
+            ..Planner::new(self.local.clone())
         }
     }
 
     /// Takes in a change and says what changes in the plan.
     pub fn update(&mut self, input: Input) -> Change {
         let mut change = Change::default();
+        let may_change_reasons = matches!(input, Input::Network(_) | Input::Learned(..));
         match input {
             Input::Network(network) => {
-                self.network = Some(network);
+                let source = network.route_source;
+                let before = self.network.replace(network).map(|network| network.route_source);
+                if before.is_some_and(|before| before != source) && source == RouteSource::Bgp {
+                    // Nodes have not spoken with each other until now.
+                    self.learned.converged = false;
+                }
                 self.replan_all(&mut change);
                 self.replan_services(&mut change);
             }
             Input::Underlay(underlay) => {
-                let settled = same_subnets(&self.facts.underlay, &underlay);
+                let settled = self.facts.underlay == underlay;
                 self.facts.underlay = underlay;
                 self.replan_local(&mut change);
                 if !settled {
+                    self.replan_all_learned(&mut change);
                     self.replan_remotes(&mut change);
                 }
             }
             Input::Node(node) => {
                 let name = node.name.clone();
                 let strays = self.is_stray(&node);
-                let before = self.nodes.insert(name.clone(), node);
-                self.replan_node(&name, &mut change);
+                self.services.node(&node, true, &mut change.services);
+                let before = self.nodes.insert(name.clone(), node.clone());
+                self.sites.replace(before.as_ref(), Some(&node));
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
+                self.replan_node(&name, before.as_ref(), &mut change);
+                self.replan_beyond(before.as_ref(), Some(&node), &mut change);
                 if name == self.local || strays || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
                 }
             }
             Input::NodeGone(name) => {
                 let before = self.nodes.remove(&name);
-                self.replan_node(&name, &mut change);
+                self.sites.replace(before.as_ref(), None);
+                if let Some(before) = &before {
+                    self.services.node(before, false, &mut change.services);
+                }
+                self.replan_node(&name, before.as_ref(), &mut change);
+                self.replan_beyond(before.as_ref(), None, &mut change);
                 if name == self.local || before.is_some_and(|node| self.is_stray(&node)) {
                     self.replan_services(&mut change);
                 }
             }
+            Input::Contact(name, contact) => self.take_contact(name, contact, &mut change),
+            Input::Heard(heard) => self.take_heard(heard, &mut change),
             Input::Addresses(addresses) => {
-                self.facts.addresses = addresses;
+                let before = mem::replace(&mut self.facts.addresses, addresses);
+                let either = [before, self.facts.addresses.clone()].concat();
+                self.replan_learned_at(&either, &mut change);
                 self.replan_services(&mut change);
             }
             Input::Service(service) => self.services.service(service, &mut change.services),
@@ -151,7 +219,12 @@ impl Planner {
                 self.facts.attachments = attachments;
                 self.replan_attachments(&mut change);
             }
+            Input::Learned(prefix, paths) => self.learn(prefix, paths, &mut change),
+            Input::Converged => self.converged(&mut change),
         }
+        // Routes are the last of all kinds of keys.
+        let changes_routes = matches!(change.keys.last_key_value(), Some((Key::Route(_), _)));
+        self.routes_revision += u64::from(changes_routes || may_change_reasons);
         change
     }
 
@@ -166,6 +239,7 @@ impl Planner {
             entries: self.entries.clone(),
             services: self.services.plan().clone(),
             problems: self.problems(),
+            keepalives: self.keepalives(),
         }
     }
 
@@ -185,7 +259,7 @@ impl Planner {
             let winner = self.entries.get(key).map(|planned| &planned.origin);
             winner.into_iter().flat_map(move |winner| {
                 losers.iter().map(move |loser| Problem::Conflict {
-                    key: key.clone(),
+                    key: Box::new(key.clone()),
                     winner: winner.clone(),
                     loser: loser.origin.clone(),
                 })
@@ -195,6 +269,11 @@ impl Planner {
             .values()
             .flat_map(|part| part.problems.iter().cloned())
             .chain(conflicts)
+            .chain(self.learned.refused().map(|(refusal, first, count)| Problem::Learned {
+                prefix: first,
+                others: count - 1,
+                refusal: refusal.clone(),
+            }))
             .chain(self.services.problems())
             .collect()
     }
@@ -236,21 +315,31 @@ impl Planner {
 
     fn replan_all(&mut self, change: &mut Change) {
         self.replan_local(change);
+        self.replan_all_learned(change);
         self.replan_remotes(change);
+        self.replan_sites(change);
         self.replan_attachments(change);
     }
 
-    fn replan_remotes(&mut self, change: &mut Change) {
+    pub(crate) fn replan_remotes(&mut self, change: &mut Change) {
         for name in self.nodes.keys().filter(|name| **name != self.local).cloned().collect::<Vec<_>>() {
             self.replan_remote(&name, change);
         }
     }
 
-    fn replan_node(&mut self, name: &NodeName, change: &mut Change) {
+    fn replan_node(&mut self, name: &NodeName, before: Option<&Node>, change: &mut Change) {
+        let now = self.nodes.get(name).cloned();
+        if let Some(before) = before {
+            self.places.remove(before);
+        }
+        if let Some(now) = &now {
+            self.places.insert(now);
+        }
         if *name == self.local {
             // Every way to another node begins here.
             self.replan_all(change);
         } else {
+            self.replan_learned_by([before, now.as_ref()], change);
             self.replan_remote(name, change);
         }
     }
@@ -280,15 +369,24 @@ impl Planner {
         self.replace(Origin::ClusterNetwork, entries, problems, change);
     }
 
-    fn replan_remote(&mut self, name: &NodeName, change: &mut Change) {
-        let mut problems = Vec::new();
-        let entries = match (&self.network, self.nodes.get(&self.local), self.nodes.get(name)) {
-            (Some(network), Some(local), Some(node)) => {
-                remote::remote(network, local, &self.facts.underlay, node, &mut problems)
+    pub(crate) fn replan_remote(&mut self, name: &NodeName, change: &mut Change) {
+        let (mut problems, mut keepalives) = (Vec::new(), Vec::new());
+        let entries = match (&self.network, self.view(), self.nodes.get(name)) {
+            (Some(network), Some(view), Some(node)) => {
+                let ground = Ground { network, local: view.local, subnets: &self.facts.underlay };
+                if view.is_across(node) {
+                    keepalives = view.keepalives(node);
+                    let routed = self.falls_back() || self.may_be_there(name);
+                    across::across(&ground, view, node, routed, &mut problems)
+                } else {
+                    remote::remote(&ground, node, |range| self.is_routed_by_node(range), &mut problems)
+                }
             }
             _ => Vec::new(),
         };
-        self.replace(Origin::Node(name.clone()), entries, problems, change);
+        let origin = Origin::Node(name.clone());
+        self.replace(origin.clone(), entries, problems, change);
+        self.keep_alive(&origin, keepalives.into());
     }
 
     fn replan_attachments(&mut self, change: &mut Change) {
@@ -311,7 +409,8 @@ impl Planner {
     fn replace(&mut self, origin: Origin, entries: Vec<Entry>, problems: Vec<Problem>, change: &mut Change) {
         let old = self.parts.remove(&origin).unwrap_or_default();
         let mut new: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (entry.key(), entry)).collect();
-        let part = Part { keys: new.keys().cloned().collect(), problems: problems.into() };
+        let keys = new.keys().cloned().collect();
+        let part = Part { keys, problems: problems.into(), keepalives: Box::default() };
         for key in old.keys {
             match new.remove(&key) {
                 Some(entry) => self.claim(key, Planned { entry, origin: origin.clone() }, change),
@@ -326,7 +425,7 @@ impl Planner {
         }
     }
 
-    fn claim(&mut self, key: Key, mut planned: Planned, change: &mut Change) {
+    pub(crate) fn claim(&mut self, key: Key, mut planned: Planned, change: &mut Change) {
         match self.entries.entry(key) {
             btree_map::Entry::Vacant(vacant) => {
                 change.keys.insert(vacant.key().clone(), Some(planned.clone()));
@@ -355,7 +454,7 @@ impl Planner {
         }
     }
 
-    fn release(&mut self, key: &Key, origin: &Origin, change: &mut Change) {
+    pub(crate) fn release(&mut self, key: &Key, origin: &Origin, change: &mut Change) {
         let Some(winner) = self.entries.get_mut(key) else { return };
         let mut losers = self.losers.remove(key).unwrap_or_default();
         if winner.origin != *origin {
@@ -371,10 +470,4 @@ impl Planner {
             self.losers.insert(key.clone(), losers);
         }
     }
-}
-
-/// Whether the underlay addresses are on the same links with the same prefixes, whatever the MTU.
-fn same_subnets(one: &PerFamily<Underlay>, other: &PerFamily<Underlay>) -> bool {
-    let place = |underlay: &Underlay| (underlay.link.clone(), underlay.net);
-    Family::BOTH.into_iter().all(|family| one.of(family).map(place) == other.of(family).map(place))
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{Family, NodeName, ObjectName, PodRange};
 
 use crate::services::Frontend;
-use crate::{Key, Obstacle, Origin};
+use crate::{Key, Obstacle, Origin, Refusal};
 
 /// Something in the cluster's state that keeps a part of the plan from being made. The rest is planned all the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -41,11 +41,75 @@ pub enum Problem {
         /// What is in the way.
         obstacle: Obstacle,
     },
+    /// A pod range to which nothing can be sent in IP in IP.
+    #[error("Node {remote}: nothing can be sent to its pod range {range} in IP in IP, because {obstacle}")]
+    NoTunnel {
+        /// The other node.
+        remote: NodeName,
+        /// Its range.
+        range: PodRange,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
+    /// What BGP peers have told and is not planned as they did, or not at all.
+    #[error("BGP: {prefix}{} {refusal}", beside(*.others))]
+    Learned {
+        /// One of the prefixes.
+        prefix: IpNet,
+        /// How many there are beside it.
+        others: usize,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// VXLAN to a node beyond a NAT gateway.
+    #[error(
+        "{behind}, and cannot be reached in VXLAN: that is sent from any UDP port to port {port} of an address, and the \
+         gateway passes on only what the inside has asked for; use protocol ipip in spec.encapsulation"
+    )]
+    VxlanThroughGateway {
+        /// Who is behind which gateway.
+        behind: String,
+        /// The port of VXLAN, host byte order.
+        port: u16,
+    },
+    /// No encapsulation to a node beyond a NAT gateway.
+    #[error(
+        "{behind}, and cannot be reached without encapsulation: the gateway knows no way to pods; use protocol ipip in \
+         spec.encapsulation"
+    )]
+    PlainThroughGateway {
+        /// Who is behind which gateway.
+        behind: String,
+    },
+    /// Two sites, and nobody outside.
+    #[error(
+        "Node {remote} of site {other} cannot be reached from site {own}: neither gateway lets in what the other sends \
+         first, and there is no node outside of all sites that both have a session with; add one"
+    )]
+    NoRelay {
+        /// The other node.
+        remote: NodeName,
+        /// The site of this node.
+        own: Box<str>,
+        /// The other one.
+        other: Box<str>,
+    },
+    /// A gateway that is nowhere.
+    #[error(
+        "Node {remote} cannot be reached: nobody knows the outer address of the NAT gateway of site {site}, as none of its \
+         nodes has a BGP session with this node; give them the address as ExternalIP, or see what keeps the sessions down"
+    )]
+    NoGateway {
+        /// The node behind it.
+        remote: NodeName,
+        /// Its site.
+        site: Box<str>,
+    },
     /// Two objects that claim the same entry.
     #[error("{loser} and {winner} both claim {}; {winner} keeps it until one of them changes", claim(.key))]
     Conflict {
         /// What both claim.
-        key: Key,
+        key: Box<Key>,
         /// Who has it.
         winner: Origin,
         /// Who has not.
@@ -75,6 +139,44 @@ pub enum Problem {
         winner: ObjectName,
         /// Whose are not.
         loser: ObjectName,
+    },
+    /// A `BgpPeer` whose password is not known.
+    #[error(
+        "BgpPeer {peer}: there is no session, because the password of spec.passwordSecret is unknown: {reason}"
+    )]
+    NoPassword {
+        /// The peer.
+        peer: Box<str>,
+        /// Why.
+        reason: String,
+    },
+    /// A `BgpPeer` of a family that this node does not have.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is {family} and Node {node} has no {family} \
+         InternalIP to speak from; give it one, or leave it out with spec.nodeSelector"
+    )]
+    NoAddressForPeer {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// This node.
+        node: NodeName,
+        /// The family of both.
+        family: Family,
+    },
+    /// A `BgpPeer` with the address of another peer.
+    #[error(
+        "BgpPeer {peer}: there is no session, because spec.address {address} is that of {holder}; use an address that \
+         only this peer has"
+    )]
+    PeerAddressTaken {
+        /// The peer.
+        peer: Box<str>,
+        /// Its address.
+        address: IpAddr,
+        /// Whose it is.
+        holder: String,
     },
     /// A remote node's range overlaps this node's own.
     #[error("Node {remote}: pod range {range} overlaps {own}, a range of this node, and is left out")]
@@ -127,11 +229,21 @@ pub enum Problem {
     },
 }
 
+fn beside(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => ", like another prefix,".to_owned(),
+        count => format!(", like {count} others,"),
+    }
+}
+
 fn claim(key: &Key) -> String {
     match key {
         Key::Route(net) => format!("the pod range {net}"),
         Key::Forwarding(_, mac) => format!("the tunnel address {mac}"),
         Key::Neighbour(_, address) => format!("the gateway address {address}"),
+        Key::TunnelNode(address) => format!("the underlay address {address}"),
+        Key::TunnelRoute(net) => format!("packets to the pod range {net}"),
         Key::Member(member) => format!("the entry {} of set {}", member.key_text(), member.set),
         other => format!("{other:?}"),
     }

@@ -2,26 +2,32 @@
 
 use std::net::IpAddr;
 
-use model::{Family, LinkName, MacAddr, NetworkConfig, Node, PerFamily, PodRange, Sending, When};
+use model::{Family, MacAddr, Node, PodRange, RouteSource, Sending};
 
-use crate::local::{among_services, stray, tunnel_link};
+use crate::local::{among_services, prefix, stray, tunnel_link};
 use crate::rules::Value;
-use crate::tables::NODES;
+use crate::tables::{NODES, TUNNELLED};
 use crate::underlay::next_hop;
-use crate::{Entry, Member, Problem, Route, Underlay};
+use crate::way::{self, Carrier, Ground};
+use crate::{Entry, Member, Problem};
 
-/// The entries that lead from `local` to the pods of `remote`, and that let its packets in.
+/// The entries that lead from the local node to the pods of `remote`, and that let its packets in. There are routes to
+/// the pod ranges that are `routed`; others have to be told of.
 ///
 /// The way through the tunnel is there even if no route leads into it: when one does, nothing is missing.
 pub(crate) fn remote(
-    network: &NetworkConfig,
-    local: &Node,
-    subnets: &PerFamily<Underlay>,
+    ground: &Ground<'_>,
     remote: &Node,
+    routed: impl Fn(&PodRange) -> bool,
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
+    let Ground { network, local, subnets } = *ground;
     // A node's packets are accepted from all of its addresses, whichever of them it prefers to send from.
-    let mut entries: Vec<Entry> = remote.addresses.iter().map(node_member).collect();
+    let mut entries: Vec<Entry> = remote
+        .addresses
+        .iter()
+        .flat_map(|address| [node_member(address), Entry::TunnelNode(*address)])
+        .collect();
     among_services(network, remote, problems);
     if remote.addresses.is_empty() {
         problems.push(Problem::NoAddress(remote.name.clone()));
@@ -31,7 +37,7 @@ pub(crate) fn remote(
         problems.push(Problem::NoRange(remote.name.clone()));
         return entries;
     }
-    let Some(underlay) = tunnel_family(local, remote) else {
+    let Some(underlay) = way::tunnel_family(local, remote) else {
         problems.push(Problem::NoCommonFamily { local: local.name.clone(), remote: remote.name.clone() });
         return entries;
     };
@@ -46,42 +52,29 @@ pub(crate) fn remote(
     for range in ranges {
         entries.extend(stray(network, range));
         entries.push(Entry::Neighbour { link: link.clone(), address: range.gateway(), mac });
-        let plain = || next_hop(subnets, local, remote, range).map(|hop| direct(range, hop));
-        let route = match network.encapsulation.sending {
-            Sending::Vxlan(When::Always) => Ok(tunnelled(local, range, &link)),
-            Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| Ok(tunnelled(local, range, &link))),
-            Sending::Plain => plain(),
-        };
-        match route {
-            Ok(route) => entries.push(Entry::Route(route)),
-            Err(obstacle) => {
-                problems.push(Problem::NoPlainRoute { remote: remote.name.clone(), range: *range, obstacle });
+        let plain = || next_hop(subnets, local, remote, range.family());
+        match way::to_node(ground, remote, range.family(), plain) {
+            Ok(way) => {
+                entries.extend(way::neighbour(&way));
+                if matches!(way.carrier, Carrier::Ipip { .. }) {
+                    entries.push(prefix(TUNNELLED, range));
+                }
+                if routed(range) {
+                    entries.extend(way::entries(local, range.net(), RouteSource::Kubernetes, vec![way]));
+                }
             }
+            Err(obstacle) if routed(range) => {
+                let (remote, range) = (remote.name.clone(), *range);
+                problems.push(match network.encapsulation.sending {
+                    Sending::Ipip(_) => Problem::NoTunnel { remote, range, obstacle },
+                    _ => Problem::NoPlainRoute { remote, range, obstacle },
+                });
+            }
+            // Who tells of the range says how it is reached.
+            Err(_) => {}
         }
     }
     entries
-}
-
-fn tunnelled(local: &Node, range: &PodRange, link: &LinkName) -> Route {
-    Route {
-        destination: range.net(),
-        via: range.gateway(),
-        link: link.clone(),
-        source: local.pod_ranges.of(range.family()).map(PodRange::gateway),
-        onlink: true,
-    }
-}
-
-/// The node itself takes its underlay address to get there: the other node's pods answer to that as well.
-fn direct(range: &PodRange, (link, via): (LinkName, IpAddr)) -> Route {
-    Route { destination: range.net(), via, link, source: None, onlink: true }
-}
-
-/// The underlay family between two nodes: IPv4 if both have it.
-fn tunnel_family(local: &Node, remote: &Node) -> Option<Family> {
-    let both =
-        |family: &Family| local.addresses.of(*family).is_some() && remote.addresses.of(*family).is_some();
-    Family::BOTH.into_iter().find(both)
 }
 
 fn node_member(address: &IpAddr) -> Entry {
@@ -92,11 +85,12 @@ fn node_member(address: &IpAddr) -> Entry {
     })
 }
 
-fn apart(local: &Node, remote: &Node, range: &PodRange, problems: &mut Vec<Problem>) -> bool {
-    let Some(own) = local.pod_ranges.of(range.family()) else { return true };
-    let overlap = own.net().contains(&range.net()) || range.net().contains(&own.net());
-    if overlap {
-        problems.push(Problem::OverlapsLocal { remote: remote.name.clone(), range: *range, own: *own });
-    }
-    !overlap
+pub(crate) fn apart(local: &Node, remote: &Node, range: &PodRange, problems: &mut Vec<Problem>) -> bool {
+    let overlap = way::is_apart(local, range).err();
+    problems.extend(overlap.map(|own| Problem::OverlapsLocal {
+        remote: remote.name.clone(),
+        range: *range,
+        own,
+    }));
+    overlap.is_none()
 }

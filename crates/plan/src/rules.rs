@@ -148,13 +148,15 @@ pub enum Hook {
     /// Packets of this node, after destination address translation (`NF_INET_LOCAL_OUT`, priority 0).
     Output,
     /// The first packet of each connection that leaves this node (`NF_INET_POST_ROUTING`, source address translation,
-    /// priority 98). A chain of another type would see all packets of a connection that nobody answers.
+    /// priority 97). A chain of another type would see all packets of a connection that nobody answers.
     FirstOut,
     /// The first packet of each connection to this node itself (`NF_INET_LOCAL_IN`, source address translation, priority
-    /// 98).
+    /// 97).
     FirstIn,
-    /// Packets that leave this node, source address translation before [`Hook::SourceNat`] (priority 99): the first of
-    /// the two that translates a connection is the one that does.
+    /// Packets that leave this node, source address translation before [`Hook::ServiceSourceNat`] (priority 98): of the
+    /// three the first that translates a connection is the one that does.
+    TunnelSourceNat,
+    /// Packets that leave this node, source address translation before [`Hook::SourceNat`] (priority 99).
     ServiceSourceNat,
 }
 

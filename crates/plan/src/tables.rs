@@ -1,5 +1,7 @@
 //! The nftables tables: who may send into a tunnel, who is masqueraded, and what a pod may send.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use model::{Family, LinkName, VxlanSettings};
 
@@ -13,6 +15,8 @@ pub(crate) const NODES: SetName = SetName("nodes");
 pub(crate) const LOCAL_PODS: SetName = SetName("local-pods");
 /// Pod ranges of the cluster.
 pub(crate) const CLUSTER_PODS: SetName = SetName("cluster-pods");
+/// Pod ranges to which packets go in IP in IP.
+pub(crate) const TUNNELLED: SetName = SetName("tunnelled");
 /// Ethernet addresses that pods send from.
 pub(crate) const POD_MACS: SetName = SetName("pod-macs");
 /// IPv4 addresses that pods send from.
@@ -34,8 +38,9 @@ const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
-/// The table of one IP family: tunnels accept only nodes, and what leaves the cluster is masqueraded.
-pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
+/// The table of one IP family: tunnels accept only nodes, and what leaves the cluster is masqueraded. The gateway is
+/// the node's address to its pods, if it has any of the family.
+pub(crate) fn routed(family: Family, vxlan: &VxlanSettings, gateway: Option<IpAddr>) -> Table {
     let (source, destination, multicast) = match family {
         Family::V4 => (Field::Ip4Source, Field::Ip4Destination, [224, 0, 0, 0].into()),
         Family::V6 => (Field::Ip6Source, Field::Ip6Destination, [0xff00, 0, 0, 0, 0, 0, 0, 0].into()),
@@ -45,7 +50,12 @@ pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
     Table {
         name: Table::NODE,
         family: family.into(),
-        sets: vec![set(NODES, false), set(LOCAL_PODS, true), set(CLUSTER_PODS, true)],
+        sets: vec![
+            set(NODES, false),
+            set(LOCAL_PODS, true),
+            set(CLUSTER_PODS, true),
+            Set { fields: vec![destination], ..set(TUNNELLED, true) },
+        ],
         chains: vec![
             Chain {
                 name: ChainName::fixed("input"),
@@ -59,6 +69,11 @@ pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
                     ],
                     action: Action::Drop,
                 }],
+            },
+            Chain {
+                name: ChainName::fixed("into-tunnel"),
+                hook: Some(Hook::TunnelSourceNat),
+                rules: gateway.map(|gateway| into_tunnel(source, destination, gateway)).into_iter().collect(),
             },
             Chain {
                 name: ChainName::fixed("postrouting"),
@@ -87,6 +102,20 @@ pub(crate) fn routed(family: Family, vxlan: &VxlanSettings) -> Table {
                 ],
             },
         ],
+    }
+}
+
+/// IP in IP has no device whose address a service's client could get, and with that of the uplink the answer would come
+/// back beside the tunnel.
+fn into_tunnel(source: Field, destination: Field, gateway: IpAddr) -> Rule {
+    Rule {
+        comment: "to an endpoint in a tunnel, not from a pod",
+        matches: vec![
+            Match::Translated,
+            Match::NotIn(vec![source], CLUSTER_PODS),
+            Match::In(vec![destination], TUNNELLED),
+        ],
+        action: Action::SourceTo(gateway),
     }
 }
 

@@ -8,7 +8,13 @@ use model::{
 };
 use plan::{Change, Entry, Facts, Input, Key, NodePlan, Planner, Problem, Underlay, plan};
 
-const MODES: [Sending; 3] = [Sending::Vxlan(When::Always), Sending::Vxlan(When::CrossSubnet), Sending::Plain];
+const MODES: [Sending; 5] = [
+    Sending::Vxlan(When::Always),
+    Sending::Vxlan(When::CrossSubnet),
+    Sending::Ipip(When::Always),
+    Sending::Ipip(When::CrossSubnet),
+    Sending::Plain,
+];
 
 fn network(sending: Sending) -> NetworkConfig {
     let ranges = ["10.244.0.0/16".to_owned(), "fd00:10:f4::/48".to_owned()];
@@ -52,11 +58,7 @@ fn plan_of(nodes: &[Node], sending: Sending, underlay: PerFamily<Underlay>) -> N
 
 fn routes(plan: &NodePlan) -> Vec<String> {
     let route = |entry: &Entry| match entry {
-        Entry::Route(route) => {
-            assert!(route.onlink);
-            let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
-            Some(format!("{} via {} dev {}{source}", route.destination, route.via, route.link))
-        }
+        Entry::Route(route) => Some(route.to_string()),
         _ => None,
     };
     plan.entries.values().filter_map(|planned| route(&planned.entry)).collect()
@@ -81,6 +83,119 @@ fn in_one_subnet_packets_go_as_they_are_and_across_in_the_tunnel() {
     assert_eq!(problems(&plan), Vec::<String>::new());
 }
 
+/// What the programs on the uplinks do with packets.
+fn tunnelled(plan: &NodePlan) -> Vec<String> {
+    let route = |entry: &Entry| match entry {
+        Entry::TunnelRoute { destination, route } => {
+            let (from, to) = (route.outer.source(), route.outer.destination());
+            Some(format!("{destination} from {from} to {to}, {:?}", route.next_hop))
+        }
+        _ => None,
+    };
+    plan.entries.values().filter_map(|planned| route(&planned.entry)).collect()
+}
+
+fn uplink_neighbours(plan: &NodePlan) -> Vec<String> {
+    let neighbour = |key: &Key| match key {
+        Key::Neighbour(link, address) if !link.as_str().starts_with("vxlan") => {
+            Some(format!("{address} dev {link}"))
+        }
+        _ => None,
+    };
+    plan.entries.keys().filter_map(neighbour).collect()
+}
+
+/// In the subnet the other node is the next hop. Behind a router nobody is: the programs ask for it.
+#[test]
+fn ip_in_ip_goes_over_the_uplink_with_an_mtu_of_its_own() {
+    let plan = plan_of(&three(), Sending::Ipip(When::Always), underlay());
+    assert_eq!(
+        routes(&plan),
+        [
+            "10.244.2.0/24 via 192.0.2.2 dev eth0 src 10.244.1.1 mtu 1480",
+            "10.244.3.0/24 via 10.244.3.1 dev eth0 src 10.244.1.1 mtu 1480",
+            "fd00:10:f4:2::/64 via fd00:10:f4:2::1 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+            "fd00:10:f4:3::/64 via fd00:10:f4:3::1 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+        ]
+    );
+    assert_eq!(
+        tunnelled(&plan),
+        [
+            "10.244.2.0/24 from 192.0.2.1 to 192.0.2.2, Kept",
+            "10.244.3.0/24 from 192.0.2.1 to 198.51.100.3, Asked",
+            "fd00:10:f4:2::/64 from 192.0.2.1 to 192.0.2.2, Asked",
+            "fd00:10:f4:3::/64 from 192.0.2.1 to 198.51.100.3, Asked",
+        ]
+    );
+    assert_eq!(
+        uplink_neighbours(&plan),
+        ["10.244.3.1 dev eth0", "fd00:10:f4:2::1 dev eth0", "fd00:10:f4:3::1 dev eth0"]
+    );
+    assert_eq!(problems(&plan), Vec::<String>::new());
+
+    let plan = plan_of(&three(), Sending::Ipip(When::CrossSubnet), underlay());
+    assert_eq!(
+        routes(&plan),
+        [
+            "10.244.2.0/24 via 192.0.2.2 dev eth0",
+            "10.244.3.0/24 via 10.244.3.1 dev eth0 src 10.244.1.1 mtu 1480",
+            "fd00:10:f4:2::/64 via 2001:db8::2 dev eth1",
+            "fd00:10:f4:3::/64 via fd00:10:f4:3::1 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+        ]
+    );
+    assert_eq!(tunnelled(&plan).len(), 2);
+}
+
+#[test]
+fn ip_in_ip_goes_over_either_family() {
+    let six = [node("one", 1, &["2001:db8::1"]), node("near", 2, &["2001:db8::2"])];
+    let plan = plan_of(&six, Sending::Ipip(When::Always), underlay());
+    assert_eq!(
+        routes(&plan),
+        [
+            "10.244.2.0/24 via 2001:db8::2 dev eth1 src 10.244.1.1 mtu 1360",
+            "fd00:10:f4:2::/64 via 2001:db8::2 dev eth1 src fd00:10:f4:1::1 mtu 1360",
+        ]
+    );
+    assert!(tunnelled(&plan).iter().all(|route| route.ends_with("from 2001:db8::1 to 2001:db8::2, Kept")));
+    assert_eq!(uplink_neighbours(&plan), Vec::<String>::new());
+    let four = [node("one", 1, &["192.0.2.1"]), node("near", 2, &["192.0.2.2"])];
+    let plan = plan_of(&four, Sending::Ipip(When::CrossSubnet), underlay());
+    assert_eq!(
+        routes(&plan),
+        [
+            "10.244.2.0/24 via 192.0.2.2 dev eth0",
+            "fd00:10:f4:2::/64 via fd00:10:f4:2::1 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+        ]
+    );
+    assert_eq!(tunnelled(&plan), ["fd00:10:f4:2::/64 from 192.0.2.1 to 192.0.2.2, Asked"]);
+}
+
+#[test]
+fn in_every_mode_both_uplinks_take_ip_in_ip_from_all_nodes() {
+    for mode in MODES {
+        let plan = plan_of(&three(), mode, underlay());
+        let texts = |pick: fn(&Key) -> Option<String>| -> Vec<String> {
+            plan.entries.keys().filter_map(pick).collect()
+        };
+        let uplinks = texts(|key| match key {
+            Key::TunnelUplink(link) => Some(link.to_string()),
+            _ => None,
+        });
+        assert_eq!(uplinks, ["eth0", "eth1"]);
+        let locals = texts(|key| match key {
+            Key::TunnelLocal(address) => Some(address.to_string()),
+            _ => None,
+        });
+        assert_eq!(locals, ["192.0.2.1", "2001:db8::1"]);
+        let nodes = texts(|key| match key {
+            Key::TunnelNode(address) => Some(address.to_string()),
+            _ => None,
+        });
+        assert_eq!(nodes, ["192.0.2.2", "198.51.100.3", "2001:db8::2", "2001:db8:3::3"]);
+    }
+}
+
 #[test]
 fn without_encapsulation_another_subnet_is_a_problem_that_says_what_would_be_right() {
     let plan = plan_of(&three(), Sending::Plain, underlay());
@@ -92,9 +207,9 @@ fn without_encapsulation_another_subnet_is_a_problem_that_says_what_would_be_rig
         problems(&plan),
         [
             "Node far: there is no route to its pod range 10.244.3.0/24, because encapsulation is none and 198.51.100.3 \
-             is not in 192.0.2.0/24, the subnet of this node; use protocol vxlan with when crossSubnet",
+             is not in 192.0.2.0/24, the subnet of this node; use protocol vxlan or ipip with when crossSubnet",
             "Node far: there is no route to its pod range fd00:10:f4:3::/64, because encapsulation is none and \
-             2001:db8:3::3 is not in 2001:db8::/64, the subnet of this node; use protocol vxlan with when crossSubnet",
+             2001:db8:3::3 is not in 2001:db8::/64, the subnet of this node; use protocol vxlan or ipip with when crossSubnet",
         ]
     );
 }
@@ -124,7 +239,7 @@ fn ipv4_goes_by_ipv6_next_hops_and_not_the_other_way_round() {
     let [problem] = problems(&plan).try_into().unwrap();
     assert!(
         problem.ends_with(
-            "the two nodes do not both have an IPv6 InternalIP; give them one, or use protocol vxlan"
+            "the two nodes do not both have an IPv6 InternalIP; give them one, or use protocol vxlan or ipip"
         ),
         "{problem}"
     );
@@ -156,6 +271,10 @@ fn the_mtu_is_the_underlays_without_encapsulation() {
     // The smaller one of two links.
     assert_eq!(mtu(Sending::Plain, both), (1400, None));
     assert_eq!(mtu(Sending::Plain, &["192.0.2.1"]), (1500, None));
+    for when in [When::Always, When::CrossSubnet] {
+        assert_eq!(mtu(Sending::Ipip(when), both), (1480, None));
+        assert_eq!(mtu(Sending::Ipip(when), &["2001:db8::1"]), (1360, None));
+    }
 }
 
 fn planner(sending: Sending) -> Planner {
@@ -168,13 +287,18 @@ fn planner(sending: Sending) -> Planner {
     planner
 }
 
-/// The routes that a change is about, and how many keys of other kinds but links.
+/// The routes that a change is about, and how many keys of other kinds, but links and what IP in IP is sent by.
 fn changed(change: &Change) -> (Vec<String>, usize) {
     let routes = change.keys.keys().filter_map(|key| match key {
         Key::Route(net) => Some(net.to_string()),
         _ => None,
     });
-    let others = change.keys.keys().filter(|key| !matches!(key, Key::Route(_) | Key::Link(_)));
+    let others = change.keys.keys().filter(|key| match key {
+        Key::Route(_) | Key::Link(_) | Key::TunnelRoute(_) => false,
+        Key::Neighbour(link, _) => link.as_str().starts_with("vxlan"),
+        Key::Member(member) => member.set.0 != "tunnelled",
+        _ => true,
+    });
     (routes.collect(), others.count())
 }
 
@@ -188,7 +312,9 @@ fn a_change_of_mode_changes_routes_and_leaves_the_way_through_the_tunnel() {
             assert_eq!(planner.plan(), plan_of(&three(), to, underlay()), "{from:?} to {to:?}");
             for family in Family::BOTH {
                 let kept = |key: &Key| match key {
-                    Key::Neighbour(_, address) => Family::of(address) == family,
+                    Key::Neighbour(link, address) => {
+                        Family::of(address) == family && link.as_str().starts_with("vxlan")
+                    }
                     _ => false,
                 };
                 assert_eq!(planner.entries().keys().filter(|key| kept(key)).count(), 2);
@@ -211,5 +337,6 @@ fn routes_follow_the_subnet_and_not_the_mtu() {
     assert_eq!(changed(&change), (vec!["10.244.2.0/24".to_owned()], 0));
     underlay.v6 = on("bond0", "2001:db8::1/64", 1400);
     let change = planner.update(Input::Underlay(underlay));
-    assert_eq!(changed(&change), (vec!["fd00:10:f4:2::/64".to_owned()], 0));
+    // And of the two uplinks one is another.
+    assert_eq!(changed(&change), (vec!["fd00:10:f4:2::/64".to_owned()], 2));
 }

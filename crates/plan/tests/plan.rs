@@ -60,10 +60,11 @@ fn lines(plan: &NodePlan) -> Vec<String> {
         Entry::Address { link, net } => format!("address {net} dev {link}"),
         Entry::Forwarding { link, mac, node } => format!("fdb {mac} dev {link} dst {node}"),
         Entry::Neighbour { link, address, mac } => format!("neigh {address} lladdr {mac} dev {link}"),
-        Entry::Route(route) => {
-            let source = route.source.map(|source| format!(" src {source}")).unwrap_or_default();
-            format!("route {} via {} dev {}{source}", route.destination, route.via, route.link)
-        }
+        Entry::TunnelLocal(address) => format!("ipip at {address}"),
+        Entry::TunnelNode(address) => format!("ipip from {address}"),
+        Entry::TunnelRoute { destination, route } => format!("ipip {destination} by {route:?}"),
+        Entry::TunnelUplink(link) => format!("ipip on {link}"),
+        Entry::Route(route) => format!("route {route}"),
     };
     plan.entries.values().map(|planned| format!("{} | {}", line(&planned.entry), planned.origin)).collect()
 }
@@ -77,8 +78,8 @@ fn two_dual_stack_nodes() {
     assert!(plan.problems.is_empty(), "{:?}", plan.problems);
     let expected = "\
 table Bridge with 2 chains | ClusterNetwork
-table Ip with 2 chains | ClusterNetwork
-table Ip6 with 2 chains | ClusterNetwork
+table Ip with 3 chains | ClusterNetwork
+table Ip6 with 3 chains | ClusterNetwork
 Bridge pod-addresses cbv6fa8d55f1b79 . 10.244.1.2 | Pod interface c1/eth0
 Bridge pod-addresses6 cbv6fa8d55f1b79 . fd00:10:f4:1::2 | Pod interface c1/eth0
 Bridge pod-addresses6 cbv6fa8d55f1b79 . fe80::858:aff:fef4:102 | Pod interface c1/eth0
@@ -107,6 +108,10 @@ address 10.244.1.1/32 dev vxlan6.cambric | ClusterNetwork
 fdb 06:58:c0:00:02:02 dev vxlan.cambric dst 192.0.2.2 | Node two
 neigh 10.244.2.1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
 neigh fd00:10:f4:2::1 lladdr 06:58:c0:00:02:02 dev vxlan.cambric | Node two
+ipip at 192.0.2.1 | ClusterNetwork
+ipip at 2001:db8::1 | ClusterNetwork
+ipip from 192.0.2.2 | Node two
+ipip from 2001:db8::2 | Node two
 route 10.244.2.0/24 via 10.244.2.1 dev vxlan.cambric src 10.244.1.1 | Node two
 route fd00:10:f4:2::/64 via fd00:10:f4:2::1 dev vxlan.cambric src fd00:10:f4:1::1 | Node two";
     let mac6 = MacAddr::for_tunnel(&"2001:db8::1".parse::<IpAddr>().unwrap()).to_string();
@@ -222,10 +227,10 @@ fn a_changed_address_changes_that_nodes_entries_only() {
     let change =
         planner.update(Input::Node(node("two", &["192.0.2.22"], &["10.244.2.0/24", "fd00:10:f4:2::/64"])));
     let keys: Vec<String> = change.keys.keys().map(|key| format!("{key:?}")).collect();
-    // Two neighbours changed, a forwarding entry and a member came, a forwarding entry and two members went; the
-    // routes are as they were.
-    assert_eq!(change.keys.len(), 7, "{keys:#?}");
-    assert_eq!(change.keys.values().filter(|planned| planned.is_none()).count(), 3, "{keys:#?}");
+    // Two neighbours changed, a forwarding entry, a member and a tunnel's node came, a forwarding entry, two members and
+    // two of the tunnel's nodes went; the routes are as they were.
+    assert_eq!(change.keys.len(), 10, "{keys:#?}");
+    assert_eq!(change.keys.values().filter(|planned| planned.is_none()).count(), 5, "{keys:#?}");
     assert!(!change.keys.keys().any(|key| matches!(key, Key::Route(_))), "{keys:#?}");
 }
 

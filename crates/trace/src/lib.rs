@@ -5,5 +5,5 @@ pub mod journey;
 mod walk;
 
 pub use walk::{
-    End, Hop, Loss, MapElement, Outcome, Packet, Start, Step, Walk, World, answer, walk, walk_all,
+    End, Gateway, Hop, Loss, MapElement, Outcome, Packet, Start, Step, Walk, World, answer, walk, walk_all,
 };

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use model::{Family, PerFamily, PodRange, Sending};
+use model::{Family, PerFamily, PodRange, Sending, When};
 use plan::{Input, NodePlan, Origin, Planner, Problem, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -39,9 +39,11 @@ proptest! {
                     prop_assert_eq!(&walk.end, &End::Pod(to_node.clone(), to.id.host_link()), "{:?}", walk.hops);
                     let tunnelled = walk.hops.iter().any(|hop| matches!(hop.step, Step::Encapsulated { .. }));
                     prop_assert_eq!(tunnelled, from_node != to_node && way == Way::Tunnel);
+                    let wrapped = walk.hops.iter().any(|hop| matches!(hop.step, Step::Wrapped { .. }));
+                    prop_assert_eq!(wrapped, from_node != to_node && way == Way::Wrapped);
                     let to_uplink = |step: &Step| matches!(step, Step::Routed { link: Some(link), .. } if link.as_str() == "eth0");
                     let plain = walk.hops.iter().any(|hop| to_uplink(&hop.step));
-                    prop_assert_eq!(plain, from_node != to_node && way == Way::Plain);
+                    prop_assert_eq!(plain, from_node != to_node && matches!(way, Way::Plain | Way::Wrapped));
                 }
             }
         }
@@ -191,13 +193,38 @@ proptest! {
 /// A walker that believed anything would pass the tests above.
 #[test]
 fn a_broken_plan_is_noticed() {
+    assert_noticed(
+        Sending::default(),
+        &[
+            (0, "Neighbour", "no neighbour entry"),
+            (0, "Forwarding", "no forwarding entry"),
+            (0, "pod-addresses\"", "anything else"),
+            (1, "\"nodes\"", "cluster only"),
+            (1, "Link(LinkName(\"vxlan", "not its counterpart"),
+            (1, "pod-addresses\"", "no pod has"),
+        ],
+    );
+    assert_noticed(
+        Sending::Ipip(When::Always),
+        &[
+            (0, "Neighbour(LinkName(\"eth0", "no neighbour entry"),
+            (0, "TunnelUplink", "not its counterpart"),
+            (1, "TunnelNode", "is not taken at the other end"),
+            (1, "TunnelLocal", "which no node has"),
+            (1, "pod-addresses\"", "no pod has"),
+        ],
+    );
+}
+
+/// Packets from one node to another are lost if keys with these words are gone from the plan of the first or second.
+fn assert_noticed(sending: Sending, broken: &[(usize, &str, &str)]) {
     let shape = Shape {
         underlay: PerFamily { v4: Some(()), v6: None },
         pods: PerFamily { v4: Some(()), v6: None },
         nodes: vec![1, 1],
         stray: false,
-        sending: Sending::default(),
-        far: vec![false, false],
+        sending,
+        far: vec![false, true],
     };
     let built = build(&shape);
     let pods = pods(&built);
@@ -207,16 +234,9 @@ fn a_broken_plan_is_noticed() {
     let sent = packet(from.addresses[0], to.addresses[0]);
     let whole = world(&built);
     assert!(matches!(walk(&whole, &start, sent).end, End::Pod(..)));
-    for (node, part, expected) in [
-        (from_node, "Neighbour", "no neighbour entry"),
-        (from_node, "Forwarding", "no forwarding entry"),
-        (from_node, "pod-addresses\"", "anything else"),
-        (to_node, "\"nodes\"", "cluster only"),
-        (to_node, "Link(LinkName(\"vxlan", "not its counterpart"),
-        (to_node, "pod-addresses\"", "no pod has"),
-    ] {
+    for (node, part, expected) in broken {
         let mut broken = whole.clone();
-        let plan = &mut broken.nodes.get_mut(node).unwrap().1;
+        let plan = &mut broken.nodes.get_mut([from_node, to_node][*node]).unwrap().1;
         let before = plan.entries.len();
         plan.entries.retain(|key, _| !format!("{key:?}").contains(part));
         assert_ne!(plan.entries.len(), before, "{part} is in no key");

@@ -62,7 +62,7 @@ struct Client {
 
 fn cluster() -> impl Strategy<Value = Shape> {
     let nodes = prop::collection::vec((0u8..3, any::<bool>()), 1..4);
-    let sending = (0..3usize, any::<bool>());
+    let sending = (0..5usize, any::<bool>());
     (families(), families(), nodes, any::<bool>(), sending).prop_map(
         |(underlay, pods, nodes, stray, (mode, far))| {
             let (nodes, mut far_nodes): (Vec<_>, Vec<_>) = nodes.into_iter().unzip();
@@ -74,6 +74,8 @@ fn cluster() -> impl Strategy<Value = Shape> {
                     far_nodes.fill(far);
                     Sending::Plain
                 }
+                2 => Sending::Ipip(When::Always),
+                3 => Sending::Ipip(When::CrossSubnet),
                 _ => Sending::Vxlan(When::CrossSubnet),
             };
             Shape { underlay, pods, nodes, stray, sending, far: far_nodes }

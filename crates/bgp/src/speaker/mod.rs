@@ -130,7 +130,7 @@ impl Speaker {
 
     /// The paths in use of every prefix.
     pub fn routes(&self) -> impl Iterator<Item = RibChange> {
-        self.shared.rib.all_in_use().map(|(prefix, in_use)| self.rib_change(*prefix, in_use))
+        self.shared.rib.all_in_use().map(|(prefix, in_use)| self.rib_change(prefix, in_use))
     }
 
     fn announce(&mut self, prefix: IpNet, route: LocalRoute) {
@@ -187,6 +187,7 @@ impl Speaker {
     fn settle(&mut self, now: Moment) {
         self.shared.changed.sort_unstable();
         self.shared.changed.dedup();
+        self.shared.outputs.reserve(self.shared.changed.len());
         for prefix in std::mem::take(&mut self.shared.changed) {
             let in_use = self.shared.rib.in_use(&prefix);
             for peer in self.peers.values_mut() {

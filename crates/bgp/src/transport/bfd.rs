@@ -59,7 +59,7 @@ impl Bfd {
             clock: Instant::now(),
             senders,
             changes: changes_to,
-            _receivers: receivers,
+            receivers,
         };
         tokio::spawn(driver.run(commands, packets));
         Ok((Bfd { commands: commands_to }, changes))
@@ -83,7 +83,7 @@ struct Driver {
     clock: Instant,
     senders: Vec<(Family, UdpSocket)>,
     changes: UnboundedSender<Change>,
-    _receivers: JoinSet<()>,
+    receivers: JoinSet<()>,
 }
 
 impl Driver {
@@ -109,7 +109,12 @@ impl Driver {
                         let farewell = self.neighbours.forget(neighbour);
                         self.obey(farewell.into_iter().collect());
                     }
-                    None => return,
+                    None => {
+                        // With the end of the changes, the addresses can be used again.
+                        self.receivers.shutdown().await;
+                        self.senders.clear();
+                        return;
+                    }
                 },
                 Some((from, bytes)) = packets.recv() => {
                     let now = self.now();

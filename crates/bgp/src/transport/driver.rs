@@ -114,7 +114,11 @@ impl Driver {
                         return;
                     }
                     Some(command) => self.obey(command),
-                    None => return,
+                    None => {
+                        // With the end of the events, the addresses can be listened on again.
+                        self.acceptors.shutdown().await;
+                        return;
+                    }
                 },
                 Some(input) = inputs.recv() => self.tell(input),
                 Some((stream, from)) = accepted.recv() => self.take(stream, from),
@@ -211,35 +215,39 @@ impl Driver {
         if let Input::Closed { connection, .. } = &input {
             self.connections.remove(connection);
         }
-        let mut events = Vec::new();
-        for output in self.speaker.handle(now, input) {
-            match output {
-                Output::Connect { connection, peer, address } => self.connect(connection, &peer, address),
-                Output::Send { connection, bytes } => {
-                    if let Some(sender) = self.connections.get(&connection) {
-                        // If it has ended, that is told by `Input::Closed`.
-                        let _ = sender.send(bytes);
-                    }
-                }
-                Output::Close { connection } => {
-                    debug!(%connection, "close");
-                    self.connections.remove(&connection);
-                }
-                Output::Rib(change) => events.push(Event::Rib(change)),
-                Output::Session(event) => {
-                    match &event.down {
-                        None => info!(peer = %event.peer, "BGP session is up"),
-                        Some(reason) => warn!(peer = %event.peer, reason, "BGP session is down"),
-                    }
-                    events.push(Event::Session(event));
-                }
-                Output::Converged => events.push(Event::Converged),
-            }
-        }
+        let outputs = self.speaker.handle(now, input);
+        let events: Vec<Event> = outputs.into_iter().filter_map(|output| self.carry_out(output)).collect();
         if !events.is_empty() {
             // Whoever does not want to know may have dropped the other end.
             let _ = self.events.send(events);
         }
+    }
+
+    /// Does what is to be done; what is to be known is for the user.
+    fn carry_out(&mut self, output: Output) -> Option<Event> {
+        match output {
+            Output::Connect { connection, peer, address } => self.connect(connection, &peer, address),
+            Output::Send { connection, bytes } => {
+                if let Some(sender) = self.connections.get(&connection) {
+                    // If it has ended, that is told by `Input::Closed`.
+                    let _ = sender.send(bytes);
+                }
+            }
+            Output::Close { connection } => {
+                debug!(%connection, "close");
+                self.connections.remove(&connection);
+            }
+            Output::Rib(change) => return Some(Event::Rib(change)),
+            Output::Session(event) => {
+                match &event.down {
+                    None => info!(peer = %event.peer, "BGP session is up"),
+                    Some(reason) => warn!(peer = %event.peer, reason, "BGP session is down"),
+                }
+                return Some(Event::Session(event));
+            }
+            Output::Converged => return Some(Event::Converged),
+        }
+        None
     }
 
     fn connect(&mut self, connection: ConnectionId, peer: &PeerName, address: IpAddr) {

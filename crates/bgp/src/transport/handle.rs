@@ -5,7 +5,7 @@ use model::Family;
 use tokio::sync::{mpsc, oneshot};
 
 use super::PeerTransport;
-use crate::{ConfigError, Input, LocalRoute, PeerConfig, PeerName, PeerStatus, RibChange};
+use crate::{ConfigError, Input, LocalRoute, PeerConfig, PeerName, PeerStatus, RibChange, SessionState};
 
 /// A running speaker. When the last handle is dropped, it ends as if it had been killed: peers that know graceful
 /// restart keep its routes.
@@ -58,6 +58,20 @@ impl Handle {
     /// Says that a peer's data path is gone.
     pub async fn peer_unreachable(&self, name: PeerName) {
         self.tell(Input::PeerUnreachable(name)).await;
+    }
+
+    /// Says that BFD has lost a peer. Where BFD is spoken by the same process as BGP, it ends with that process, and
+    /// says nothing of the data path then: a peer whose session has ended before has its time to come back, as without
+    /// BFD (RFC 5882, section 4.3.2). One whose session seems to be up cannot be reached.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn peer_lost(&self, name: PeerName) -> Result<(), Stopped> {
+        let is_up = |peer: &PeerStatus| peer.name == name && peer.state == SessionState::Established;
+        if self.status().await?.iter().any(is_up) {
+            self.peer_unreachable(name).await;
+        }
+        Ok(())
     }
 
     /// Announces a route, or changes one.

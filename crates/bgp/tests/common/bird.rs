@@ -49,6 +49,11 @@ impl Bird {
         self.process = Bird::spawn(wire, &self.dir, &["-R"]);
     }
 
+    /// Where it is asked.
+    pub fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join("ctl")
+    }
+
     pub fn id(&self) -> u32 {
         self.process.id()
     }

@@ -12,7 +12,9 @@ use super::{Process, Wire, address, output, text, until_blocking};
 pub struct Frr {
     dir: TempDir,
     peer: String,
-    _processes: [Process; 2],
+    args: Vec<String>,
+    bgpd: Process,
+    _zebra: Process,
 }
 
 impl Frr {
@@ -31,28 +33,28 @@ impl Frr {
         let config = format!(
             "frr defaults traditional\nrouter bgp {local_as}\n bgp router-id 10.0.0.4\n\
              no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n\
-             bgp graceful-restart\n neighbor {peer} remote-as {our_as}\n neighbor {peer} timers 3 9\n\
+             bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n neighbor {peer} remote-as {our_as}\n neighbor {peer} timers 3 9\n\
              neighbor {peer} timers connect 1\n neighbor {peer} update-source {local}\n{neighbour}{}{}",
             family("ipv4", false),
             family("ipv6", true),
         );
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-        let (file, pid, log) = (path("bgpd.conf"), path("bgpd.pid"), dir.path().join("log"));
+        let (file, pid) = (path("bgpd.conf"), path("bgpd.pid"));
         std::fs::write(&file, config).unwrap();
         let own = ["-f", &file, "-i", &pid, "-l", &local.to_string()].map(str::to_owned);
         let args = [&common(&dir)[..], &own].concat();
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut process = wire.start("/usr/lib/frr/bgpd", &args, &log);
-        until_blocking(
-            "FRR answers",
-            || {
-                assert!(process.runs(), "FRR: {}", std::fs::read_to_string(&log).unwrap());
-                // Until zebra has told it of the link, it drops sessions as soon as they are up.
-                ask(&dir, "bgpd", "show bgp nexthop")
-            },
-            |answer| answer.contains(&format!("{peer} valid")),
-        );
-        Frr { dir, peer, _processes: [process, zebra] }
+        let bgpd = bgpd(wire, &dir, &peer, &args);
+        Frr { dir, peer, args, bgpd, _zebra: zebra }
+    }
+
+    /// Ends bgpd without letting it say good-bye.
+    pub fn kill(&mut self) {
+        self.bgpd.kill();
+    }
+
+    /// Starts bgpd again.
+    pub fn restart(&mut self, wire: &Wire) {
+        self.bgpd = bgpd(wire, &self.dir, &self.peer, &self.args);
     }
 
     /// What it has from us and uses, by prefix.
@@ -81,6 +83,22 @@ impl Frr {
     pub fn ask(&self, command: &str) -> String {
         ask(&self.dir, "bgpd", command)
     }
+}
+
+fn bgpd(wire: &Wire, dir: &TempDir, peer: &str, args: &[String]) -> Process {
+    let log = dir.path().join("log");
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut process = wire.start("/usr/lib/frr/bgpd", &args, &log);
+    until_blocking(
+        "FRR answers",
+        || {
+            assert!(process.runs(), "FRR: {}", std::fs::read_to_string(&log).unwrap());
+            // Until zebra has told it of the link, it drops sessions as soon as they are up.
+            ask(dir, "bgpd", "show bgp nexthop")
+        },
+        |answer| answer.contains(&format!("{peer} valid")),
+    );
+    process
 }
 
 /// FRR's bfdd at .4 and ::4, with us as its neighbour.

@@ -12,7 +12,7 @@ pub struct GoBgp {
     namespace: String,
     peer: String,
     process: Process,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A route as it was received: the attributes by their type codes.
@@ -21,6 +21,18 @@ pub type Route = BTreeMap<u64, Value>;
 impl GoBgp {
     /// Starts GoBGP at .2 and ::2 with us as its peer in `our_as`.
     pub fn start(wire: &Wire, v6: bool, local_as: u32, our_as: u32, more: &str) -> GoBgp {
+        GoBgp::with_password(wire, v6, local_as, our_as, "", more)
+    }
+
+    /// The same with a password of TCP, if it is not empty.
+    pub fn with_password(
+        wire: &Wire,
+        v6: bool,
+        local_as: u32,
+        our_as: u32,
+        password: &str,
+        more: &str,
+    ) -> GoBgp {
         let dir = tempfile::tempdir().unwrap();
         let (local, peer) = (address(v6, 2), address(v6, 1).to_string());
         let families: String = ["ipv4-unicast", "ipv6-unicast"]
@@ -34,25 +46,23 @@ impl GoBgp {
             .collect();
         let config = format!(
             "[global.config]\nas = {local_as}\nrouter-id = \"10.0.0.2\"\nlocal-address-list = [\"{local}\"]\n\
-             [[neighbors]]\n[neighbors.config]\nneighbor-address = \"{peer}\"\npeer-as = {our_as}\n\
+             [[neighbors]]\n[neighbors.config]\nneighbor-address = \"{peer}\"\npeer-as = {our_as}\nauth-password = \"{password}\"\n\
              [neighbors.timers.config]\nconnect-retry = 1\nidle-hold-time-after-reset = 1\nhold-time = 9\n\
              [neighbors.transport.config]\nlocal-address = \"{local}\"\n{more}\n{families}"
         );
-        let file = dir.path().join("gobgpd.toml");
-        std::fs::write(&file, config).unwrap();
-        let log = dir.path().join("log");
-        let args = ["-f", file.to_str().unwrap(), "-t", "toml", "--api-hosts", "127.0.0.1:50051"];
-        let mut process = wire.start("/usr/bin/gobgpd", &args, &log);
-        let namespace = wire.them.clone();
-        until_blocking(
-            "GoBGP answers",
-            || {
-                assert!(process.runs(), "GoBGP: {}", std::fs::read_to_string(&log).unwrap());
-                ask(&namespace, &["neighbor"])
-            },
-            |answer| answer.contains(&peer),
-        );
-        GoBgp { namespace, peer, process, _dir: dir }
+        std::fs::write(dir.path().join("gobgpd.toml"), config).unwrap();
+        let process = gobgpd(wire, &dir, &peer, &[]);
+        GoBgp { namespace: wire.them.clone(), peer, process, dir }
+    }
+
+    /// Ends it without letting it say good-bye.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, in recovery from a graceful restart. Of what it had announced it knows nothing.
+    pub fn recover(&mut self, wire: &Wire) {
+        self.process = gobgpd(wire, &self.dir, &self.peer, &["--graceful-restart"]);
     }
 
     pub fn id(&self) -> u32 {
@@ -77,6 +87,12 @@ impl GoBgp {
         self.ask(&["neighbor", &self.peer, "softresetin"]);
     }
 
+    /// How many UPDATEs it has received from us.
+    pub fn updates_received(&self) -> u64 {
+        let said: Value = serde_json::from_str(&self.ask(&["-j", "neighbor", &self.peer])).unwrap();
+        said["state"]["messages"]["received"]["update"].as_u64().unwrap()
+    }
+
     /// What it has received from us.
     pub fn routes(&self) -> BTreeMap<String, Route> {
         let mut routes = BTreeMap::new();
@@ -96,6 +112,21 @@ impl GoBgp {
     pub fn ask(&self, words: &[&str]) -> String {
         ask(&self.namespace, words)
     }
+}
+
+fn gobgpd(wire: &Wire, dir: &TempDir, peer: &str, more: &[&str]) -> Process {
+    let (file, log) = (dir.path().join("gobgpd.toml"), dir.path().join("log"));
+    let args = ["-f", file.to_str().unwrap(), "-t", "toml", "--api-hosts", "127.0.0.1:50051"];
+    let mut process = wire.start("/usr/bin/gobgpd", &[&args, more].concat(), &log);
+    until_blocking(
+        "GoBGP answers",
+        || {
+            assert!(process.runs(), "GoBGP: {}", std::fs::read_to_string(&log).unwrap());
+            ask(&wire.them, &["neighbor"])
+        },
+        |answer| answer.contains(peer),
+    );
+    process
 }
 
 fn ask(namespace: &str, words: &[&str]) -> String {

@@ -83,6 +83,11 @@ impl Wire {
         counters(&self.us, &["TCPMinTTLDrop"])
     }
 
+    /// Takes the wire away from their end, or joins it again. Only addresses of IPv4 are still there after it.
+    pub fn join(&self, joined: bool) {
+        ip(&["-n", &self.them, "link", "set", "eth0", if joined { "up" } else { "down" }]);
+    }
+
     /// Starts a program at their end.
     pub fn start(&self, program: &str, args: &[&str], log: &std::path::Path) -> Process {
         let log = File::create(log).unwrap();

@@ -1,6 +1,6 @@
 //! Our speaker, and what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bgp::transport::{Event, Handle, Options, PeerTransport, start};
@@ -10,6 +10,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::{PATIENCE, us};
+
+/// See [`Us::churn`].
+pub const LAST_ROUND: u32 = 19;
 
 pub struct Us {
     pub handle: Handle,
@@ -91,6 +94,26 @@ impl Us {
                 }
             }
         }
+    }
+
+    /// Announces and withdraws many routes of both families again and again; what is left, with MED [`LAST_ROUND`].
+    pub async fn churn(&self) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
+        for round in 0..=LAST_ROUND {
+            for number in 0..50_u32 {
+                for prefix in [format!("10.10.{number}.0/24"), format!("2001:db8:1{number:02}::/48")] {
+                    if (round + number) % 3 == 0 {
+                        self.handle.withdraw(net(&prefix)).await;
+                        left.remove(&prefix);
+                    } else {
+                        let route = LocalRoute { med: Some(round), ..LocalRoute::default() };
+                        self.handle.announce(net(&prefix), route).await;
+                        left.insert(prefix);
+                    }
+                }
+            }
+        }
+        left
     }
 
     pub async fn up(&mut self, peer: &str) {

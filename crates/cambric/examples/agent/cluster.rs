@@ -29,8 +29,10 @@ pub(crate) fn serve(directory: &Path, nodes: u32) -> (Api, PathBuf) {
 }
 
 fn populate(api: &Api, nodes: u32) {
-    let crd = serde_json::to_value(kube_source::crd()).unwrap();
-    api.create("customresourcedefinitions.apiextensions.k8s.io", "", crd).unwrap();
+    for crd in kube_source::crds() {
+        let crd = serde_json::to_value(crd).unwrap();
+        api.create("customresourcedefinitions.apiextensions.k8s.io", "", crd).unwrap();
+    }
     let network = json!({
         "apiVersion": "cambric.io/v1alpha1", "kind": "ClusterNetwork", "metadata": {"name": "default"},
         "spec": {"podRanges": ["10.128.0.0/9", "fd00:10::/32"], "serviceRanges": ["10.96.0.0/12"]},

@@ -43,5 +43,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = netns::remove_named(&self.path);
+        // What the last agent has mounted for its programs.
+        for start in std::fs::read_dir(self.directory.path()).into_iter().flatten().flatten() {
+            let pins = start.path().join("--run-dir/bpf");
+            if pins.exists() {
+                let _ = Command::new("umount").arg("--lazy").arg(pins).status();
+            }
+        }
     }
 }

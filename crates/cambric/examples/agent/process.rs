@@ -37,13 +37,17 @@ impl Setup<'_> {
         for start in 1.. {
             // Not the directory of the agent before, or this one would know what it knew.
             let directory = tempfile::tempdir_in(self.directory).unwrap().keep();
+            let pins = directory.join("--run-dir/bpf");
             let agent = self.start(directory);
             best = best.min(agent.follow_start("from nothing"));
             if start == STARTS {
                 return (agent, best);
             }
             drop(agent);
-            let outcome = Kernel::open().unwrap().cleanup().unwrap();
+            let mut kernel = Kernel::open().unwrap();
+            kernel.pin_in(&pins);
+            let outcome = kernel.cleanup().unwrap();
+            assert!(outcome.tunnel.is_none(), "{outcome}");
             assert!(outcome.failures.is_empty(), "{}", outcome.failures[0]);
             assert!(outcome.services.is_none(), "{outcome}");
         }

@@ -1,15 +1,23 @@
 //! What the agent knows of the cluster, and what it makes of it. No I/O and no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use kernel::Unplanned;
 use kube_source::{Event, Object, Watched};
 use model::{
-    Attachment, EndpointSlice, NetworkConfig, Node, NodeFile, NodeName, ObjectName, PerFamily, Service,
+    Attachment, BgpPeer, EndpointSlice, Family, NetworkConfig, Node, NodeFile, NodeName, ObjectName,
+    PerFamily, Service,
 };
+use plan::bgp::{self, Peers, Speaker};
 use plan::services::ServicePlan;
-use plan::{Change, Entries, Input, Key, Planned, Planner, Underlay};
+use plan::site::Contact;
+use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Underlay};
+
+use super::contacts::Contacts;
+use super::keepalives::Keepalives;
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -20,6 +28,9 @@ pub(crate) struct Objects {
     pub(crate) nodes: BTreeMap<NodeName, Node>,
     pub(crate) services: BTreeMap<ObjectName, Service>,
     pub(crate) slices: BTreeMap<ObjectName, EndpointSlice>,
+    pub(crate) peers: BTreeMap<Box<str>, BgpPeer>,
+    /// The labels of this node.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Objects {
@@ -41,6 +52,14 @@ impl Objects {
 pub(crate) struct Core {
     local: NodeName,
     planner: Planner,
+    peers: Peers,
+    /// The one that was last asked for; none before.
+    speaker: Option<Option<Arc<Speaker>>>,
+    speaker_problems: Vec<Problem>,
+    /// Whether what the speaker is made from has changed since it was made.
+    speaker_stale: bool,
+    announced: Announced,
+    contacts: Contacts,
     /// What is being listed, until the list is complete: it then takes the place of what a file said.
     listing: Option<Objects>,
     listed_network: Option<NetworkConfig>,
@@ -51,6 +70,15 @@ pub(crate) struct Core {
     local_gone: bool,
     says_available: Option<bool>,
     revision: u64,
+}
+
+/// Which addresses of services BGP peers are told, as news.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// Others in no relation to those before.
+    All,
+    /// These are told now, or not any more.
+    Changed(BTreeMap<IpAddr, bool>),
 }
 
 /// What an event asks the agent to do.
@@ -69,6 +97,12 @@ impl Core {
     pub(crate) fn new(local: NodeName) -> Core {
         Core {
             planner: Planner::new(local.clone()),
+            peers: Peers::default(),
+            speaker: None,
+            speaker_problems: Vec::new(),
+            speaker_stale: true,
+            announced: Announced::All,
+            contacts: Contacts::default(),
             listing: Some(Objects::default()),
             listed_network: None,
             restored: false,
@@ -131,13 +165,130 @@ impl Core {
             Event::ServiceGone(name) => return self.hear(Input::ServiceGone(name)),
             Event::Slice(slice) => return self.hear(Input::Slice(slice)),
             Event::SliceGone(name) => return self.hear(Input::SliceGone(name)),
+            Event::Peer(peer) => match &mut self.listing {
+                Some(listing) => drop(listing.peers.insert(peer.name.clone(), peer)),
+                None => self.change_peers(|peers| drop(peers.peers.insert(peer.name.clone(), peer))),
+            },
+            Event::PeerGone(name) => match &mut self.listing {
+                Some(listing) => drop(listing.peers.remove(&name)),
+                None => self.change_peers(|peers| drop(peers.peers.remove(&name))),
+            },
+            Event::LocalLabels(labels) => self.change_peers(|peers| peers.labels = labels),
+            Event::Passwords(passwords) => self.change_peers(|peers| peers.passwords = passwords),
         }
         Todo::Nothing
     }
 
+    fn change_peers(&mut self, change: impl FnOnce(&mut Peers)) {
+        change(&mut self.peers);
+        self.speaker_stale = true;
+        self.revision += 1;
+    }
+
+    /// Whether what the BGP speaker depends on has changed since it was last asked for.
+    pub(crate) fn is_speaker_stale(&self) -> bool {
+        self.speaker_stale
+    }
+
+    /// The BGP speaker that this node should be, if it is another than when this was last asked.
+    pub(crate) fn new_speaker(&mut self) -> Option<Option<Arc<Speaker>>> {
+        if !std::mem::take(&mut self.speaker_stale) {
+            return None;
+        }
+        self.speaker_problems.clear();
+        let speaker = match (self.planner.network(), self.planner.local_node()) {
+            (Some(network), Some(local)) => {
+                let underlay = &self.planner.facts().underlay;
+                let view =
+                    bgp::View { network, nodes: self.planner.nodes(), local, underlay, peers: &self.peers };
+                let speaker = bgp::speaker(view, &mut self.speaker_problems);
+                speaker.map(|speaker| Speaker { heard: self.planner.heard(), ..speaker })
+            }
+            _ => None,
+        };
+        if self.speaker.as_ref().is_some_and(|before| before.as_deref() == speaker.as_ref()) {
+            return None;
+        }
+        let speaker = speaker.map(Arc::new);
+        self.speaker = Some(speaker.clone());
+        Some(speaker)
+    }
+
+    /// Takes in what routes say of who tells them.
+    pub(crate) fn hear_contacts(&mut self, contacts: Vec<(IpNet, Option<Contact>)>) {
+        for (prefix, contact) in contacts {
+            self.contacts.hear(prefix, contact);
+        }
+    }
+
+    /// What of it says who is there beyond NAT gateways, and changes the plan.
+    pub(crate) fn new_contacts(&mut self) -> Change {
+        let mut change = Change::default();
+        if self.planner.has_sites() {
+            for (name, contact) in self.contacts.news(
+                self.planner.local_node(),
+                self.planner.nodes(),
+                &self.planner.facts().contacts,
+            ) {
+                change.extend(self.change_plan(Input::Contact(name, contact)));
+            }
+        }
+        change
+    }
+
+    /// Whether there are nodes behind NAT gateways.
+    pub(crate) fn has_sites(&self) -> bool {
+        self.planner.has_sites()
+    }
+
+    /// The outer addresses that this node hears.
+    pub(crate) fn heard(&self) -> &BTreeSet<(IpAddr, Family)> {
+        &self.planner.facts().contacts.heard
+    }
+
+    /// What is to be sent again and again, so that tunnels through gateways stay open.
+    pub(crate) fn keepalives(&self) -> Keepalives {
+        if self.has_sites() { self.planner.keepalives() } else { Keepalives::new() }
+    }
+
+    /// Which addresses of services BGP peers are to be told, as news since this was last asked.
+    pub(crate) fn new_announced(&mut self) -> Announced {
+        std::mem::replace(&mut self.announced, Announced::Changed(BTreeMap::new()))
+    }
+
+    /// All addresses of services that BGP peers are to be told.
+    pub(crate) fn announced(&self) -> &BTreeSet<IpAddr> {
+        &self.planner.services().announced
+    }
+
+    /// The BGP peers, and what is known for them.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     /// Takes in what the kernel says of the node. The change is part of what a comparison would find.
     pub(crate) fn observe(&mut self, input: Input) -> Change {
-        self.planner.update(input)
+        self.change_plan(input)
+    }
+
+    fn change_plan(&mut self, input: Input) -> Change {
+        // Services and pods come and go all the time, and with whom this node speaks does not depend on them.
+        self.speaker_stale |=
+            matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_) | Input::Underlay(_));
+        self.speaker_stale |=
+            matches!(input, Input::Heard(_) | Input::Contact(..)) && self.planner.has_sites();
+        self.contacts.stale |= matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_));
+        if let Input::Network(network) = &input
+            && self.planner.network().is_none_or(|before| before.route_source != network.route_source)
+        {
+            // Who speaks, or says that there is nobody, is asked anew for all that there is to learn.
+            self.speaker = None;
+        }
+        let mut change = self.planner.update(input);
+        if let Announced::Changed(changed) = &mut self.announced {
+            changed.append(&mut change.services.announced);
+        }
+        change
     }
 
     /// Whether there is a plan: without one nothing may be touched, least of all what an earlier run has made.
@@ -187,6 +338,24 @@ impl Core {
         self.planner.entries()
     }
 
+    /// The planned routes with their reasons.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = Explained<'_>> {
+        self.planner.routes()
+    }
+
+    /// Changes whenever the routes or their reasons do.
+    pub(crate) fn routes_revision(&self) -> u64 {
+        self.planner.routes_revision()
+    }
+
+    /// What of ours stays in the kernel though the plan does not have it.
+    pub(crate) fn unplanned(&self) -> Unplanned {
+        match self.planner.retains_learned(!self.peers.peers.is_empty()) {
+            true => Unplanned::Learned,
+            false => Unplanned::Nothing,
+        }
+    }
+
     /// What the CNI plugin is to be told; `None` while the node has no pod range.
     pub(crate) fn node_file(&self) -> Option<NodeFile> {
         let (network, node) = (self.planner.network()?, self.planner.local_node()?);
@@ -214,6 +383,7 @@ impl Core {
             },
         ));
         problems.extend(self.planner.problems().iter().map(ToString::to_string));
+        problems.extend(self.speaker_problems.iter().map(ToString::to_string));
         problems
     }
 
@@ -318,6 +488,11 @@ impl Core {
                 objects.services.entry(service.name.clone()).or_insert_with(|| Service::clone(service));
             }
         }
+        for (name, peer) in &self.peers.peers {
+            if self.refusal("BgpPeer", name).is_some() {
+                objects.peers.entry(name.clone()).or_insert_with(|| peer.clone());
+            }
+        }
         for slice in self.planner.known_slices() {
             if self.refusal("EndpointSlice", &slice.name).is_some() {
                 objects.slices.entry(slice.name.clone()).or_insert_with(|| EndpointSlice::clone(slice));
@@ -373,15 +548,18 @@ impl Core {
 
     fn update(&mut self, input: Input) -> Todo {
         self.revision += 1;
-        Todo::Apply(self.planner.update(input))
+        Todo::Apply(self.change_plan(input))
     }
 
     fn rebuild(&mut self, network: Option<NetworkConfig>, objects: Objects) {
-        let Objects { mut nodes, services, slices } = objects;
-        let facts = self.planner.facts().clone();
-        let mut planner = Planner::new(self.local.clone());
-        planner.update(Input::Underlay(facts.underlay));
-        planner.update(Input::Addresses(facts.addresses));
+        let Objects { mut nodes, services, slices, peers, labels } = objects;
+        self.peers.peers = peers;
+        if self.peers.labels.is_empty() {
+            self.peers.labels = labels;
+        }
+        self.speaker_stale = true;
+        self.announced = Announced::All;
+        let mut planner = self.planner.start_over();
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.
         if let Some(network) = network {
@@ -391,7 +569,7 @@ impl Core {
         for node in local.into_iter().chain(nodes.into_values()) {
             planner.update(Input::Node(node));
         }
-        planner.update(Input::Attachments(facts.attachments));
+        self.contacts.stale = true;
         // Slices wait for their services, so that each service is planned once.
         for slice in slices.into_values() {
             planner.update(Input::Slice(slice));

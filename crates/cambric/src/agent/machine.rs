@@ -1,10 +1,12 @@
 //! The kernel as the agent's worker sees it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kernel::Steps;
-use model::{Attachment, PerFamily};
+use kernel::ipip::Counters;
+use kernel::{Steps, Unplanned};
+use model::{Attachment, Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key, Underlay};
 
@@ -17,6 +19,8 @@ pub(crate) struct Outcome {
     pub(crate) failed: Vec<Failure>,
     /// Why the services could not be programmed; it is among the failures too.
     pub(crate) services_error: Option<String>,
+    /// Why there is no IP in IP, where nothing is sent by it.
+    pub(crate) tunnel_error: Option<String>,
     /// Whether only a comparison leads to the plan now.
     pub(crate) reconcile_needed: bool,
 }
@@ -27,6 +31,7 @@ impl Outcome {
         self.done.extend(later.done);
         self.failed.extend(later.failed);
         self.services_error = later.services_error.or(self.services_error.take());
+        self.tunnel_error = later.tunnel_error.or(self.tunnel_error.take());
         self.reconcile_needed |= later.reconcile_needed;
     }
 }
@@ -58,8 +63,12 @@ pub(crate) type AttachmentWork<'a> = dyn FnMut(&mut dyn Machine, Result<Vec<Atta
 pub(crate) trait Machine {
     /// Applies a change of the plan.
     fn apply(&mut self, change: &Change) -> Outcome;
-    /// Compares all with the plan and applies the difference.
-    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome;
+    /// Compares all with the plan and applies the difference, which has not all that is unplanned.
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan, unplanned: Unplanned) -> Outcome;
+    /// The outer addresses that were heard within a time, by inner family.
+    fn heard(&mut self, within: Duration) -> BTreeSet<(IpAddr, Family)>;
+    /// How many packets met which fate in IP in IP, if there is any.
+    fn tunnel_counters(&mut self) -> Option<Counters>;
     /// Has the services' tables listed at the next comparison, as somebody else may have changed them.
     fn doubt_services(&mut self);
     /// Looks up the node's addresses, of which these are of the underlay.

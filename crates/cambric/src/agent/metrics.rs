@@ -1,8 +1,9 @@
 //! What Prometheus reads.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kernel::ipip::Counters;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -17,10 +18,22 @@ pub(crate) struct Kind {
     pub(crate) kind: String,
 }
 
+/// What became of packets, as `decapsulated`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Fate {
+    pub(crate) fate: String,
+}
+
 /// A watched resource, as `nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Resource {
     pub(crate) resource: String,
+}
+
+/// An address family, as `IPv4`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Af {
+    pub(crate) family: String,
 }
 
 /// The agent's metrics.
@@ -44,6 +57,11 @@ pub(crate) struct Metrics {
     pub(crate) ready: Gauge,
     pub(crate) last_success: Gauge<f64, AtomicU64>,
     pub(crate) watch_errors: Family<Resource, Counter>,
+    tunnel: Family<Fate, Counter>,
+    bgp_sessions: Gauge,
+    bgp_sessions_up: Gauge,
+    bgp_received: Family<Af, Gauge>,
+    bgp_advertised: Family<Af, Gauge>,
     resident: Gauge,
 }
 
@@ -71,6 +89,11 @@ impl Metrics {
             ready: Gauge::default(),
             last_success: Gauge::default(),
             watch_errors: Family::default(),
+            tunnel: Family::default(),
+            bgp_sessions: Gauge::default(),
+            bgp_sessions_up: Gauge::default(),
+            bgp_received: Family::default(),
+            bgp_advertised: Family::default(),
             resident: Gauge::default(),
         };
         metrics.register();
@@ -122,6 +145,23 @@ impl Metrics {
             self.last_success.clone(),
         );
         all.register("api_watch_errors", "Failed watches of the API", self.watch_errors.clone());
+        all.register(
+            "ipip_packets",
+            "Packets of IP in IP by what became of them, as of the last comparison",
+            self.tunnel.clone(),
+        );
+        all.register("bgp_sessions", "BGP sessions that there should be", self.bgp_sessions.clone());
+        all.register("bgp_sessions_up", "BGP sessions that are established", self.bgp_sessions_up.clone());
+        all.register(
+            "bgp_prefixes_received",
+            "Prefixes that BGP peers have told and that were taken, each counted for each peer",
+            self.bgp_received.clone(),
+        );
+        all.register(
+            "bgp_prefixes_advertised",
+            "Prefixes that BGP peers were told, each counted for each peer",
+            self.bgp_advertised.clone(),
+        );
         all.register_with_unit("resident_memory", "Memory in use", Unit::Bytes, self.resident.clone());
     }
 
@@ -132,6 +172,26 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// Takes over what the programs of IP in IP have counted, which began before this process.
+    pub(crate) fn count_tunnel(&self, counters: Option<Counters>) {
+        for (fate, count) in counters.iter().flat_map(Counters::by_fate) {
+            let fate = self.tunnel.get_or_create(&Fate { fate: fate.to_owned() });
+            fate.inner().store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets what is known of BGP; `prefixes` are those received and advertised in a family.
+    pub(crate) fn bgp(&self, sessions: usize, up: usize, prefixes: impl Fn(model::Family) -> (usize, usize)) {
+        self.bgp_sessions.set(sessions as i64);
+        self.bgp_sessions_up.set(up as i64);
+        for family in model::Family::BOTH {
+            let (received, advertised) = prefixes(family);
+            let label = Af { family: family.to_string() };
+            self.bgp_received.get_or_create(&label).set(received as i64);
+            self.bgp_advertised.get_or_create(&label).set(advertised as i64);
+        }
     }
 
     pub(crate) fn observe_programming(&self, latency: Duration) {
@@ -156,11 +216,16 @@ mod tests {
         metrics.repairs.get_or_create(&Kind { kind: "route".to_owned() }).inc();
         metrics.observe_programming(Duration::from_millis(3));
         metrics.last_success.set(1.5);
+        metrics.bgp(3, 2, |family| if family == model::Family::V4 { (5, 1) } else { (0, 0) });
         let text = metrics.text();
         for line in [
             "cambric_repairs_total{kind=\"route\"} 1",
             "cambric_programming_latency_seconds_count 1",
             "cambric_last_success_timestamp_seconds 1.5",
+            "cambric_bgp_sessions 3",
+            "cambric_bgp_sessions_up 2",
+            "cambric_bgp_prefixes_received{family=\"IPv4\"} 5",
+            "cambric_bgp_prefixes_advertised{family=\"IPv6\"} 0",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

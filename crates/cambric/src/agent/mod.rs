@@ -1,21 +1,26 @@
 //! `cambric agent`: the cluster's state in, this node's kernel as it should be.
 //!
-//! Two threads. The first runs the API's watches and answers HTTP, load balancers' health checks included; the second
+//! Two threads. The first runs the API's watches, speaks BGP and answers HTTP, load balancers' health checks included; the second
 //! owns the plan and the kernel and never waits for the network. A queue with a wake-up joins them. A third comes and
 //! goes: it writes down what is known of the cluster, for a start without the API.
 
+mod bgp;
 mod condition;
+mod contacts;
 mod core;
 mod debounce;
 mod health;
 mod http;
 mod journal;
+mod keepalives;
 mod machine;
 mod metrics;
 mod options;
 mod persist;
 mod publish;
+mod routes;
 mod saver;
+mod scribe;
 mod service_health;
 mod system;
 mod words;
@@ -32,10 +37,12 @@ use kube_source::Source;
 use model::NodeName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc as channel, oneshot, watch};
 
+pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
+pub(crate) use routes::{HopStatus, RouteStatus};
 pub(crate) use system::remove_from_kernel;
 
 use self::core::Core;
@@ -62,7 +69,7 @@ pub(crate) fn run(options: AgentOptions) -> Result<()> {
         ),
     };
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "starting");
-    // One thread is enough for four watches and a few requests, and a small agent is a good neighbour.
+    // One thread is enough for a few watches, sessions and requests, and a small agent is a good neighbour.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -87,15 +94,23 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     tokio::spawn(condition::keep(client.clone(), node.clone(), wanted));
 
     let (answer, checks) = watch::channel(service_health::Checks::new());
-    let publisher = Publisher::new(node.clone(), options, condition, answer);
+    let (speech, wanted) = channel::unbounded_channel();
+    let (keep, kept) = watch::channel(keepalives::Keepalives::new());
+    tokio::spawn(keepalives::serve(kept, |one| {
+        kernel::ipip::send_keepalive(one.outer, one.inner).map_err(|error| error.to_string())
+    }));
+    let publisher = Publisher::new(node.clone(), options, condition, answer, speech, keep);
     let core = Core::new(node.clone());
-    let (inbox, ended) = start_worker(core, publisher, options, health.clone(), metrics)?;
+    let (inbox, ended) = start_worker(core, publisher, options, health.clone(), metrics.clone())?;
+    let run_dir = RunDir(options.run_dir.clone());
+    let speaking = bgp::serve(wanted, run_dir, metrics, |news| inbox.send(Message::Bgp(news)));
     let health_ports =
         service_health::serve(checks, health, |problems| inbox.send(Message::HealthPorts(problems)));
     let source = Source::new(node).run(client, |event| inbox.send(Message::Cluster(event, Instant::now())));
     tokio::select! {
         // It ends when the worker does, and then that is what counts.
         () = async { health_ports.await; std::future::pending().await } => Ok(()),
+        () = async { speaking.await; std::future::pending().await } => Ok(()),
         () = source => Err(anyhow!("the watch of the API has ended by itself")),
         ended = ended => match ended {
             Ok(()) => Err(anyhow!("the thread that programs the kernel has ended by itself")),
@@ -141,7 +156,7 @@ fn start_worker(
     metrics: Arc<Metrics>,
 ) -> Result<(Inbox, oneshot::Receiver<()>)> {
     let (sender, receiver) = mpsc::channel();
-    let (machine, ear, waker) = system::open(&options.cni_data_dir)?;
+    let (machine, ear, waker) = system::open(&RunDir(options.run_dir.clone()), &options.cni_data_dir)?;
     let (ending, ended) = oneshot::channel();
     let times = Times { sync_period: options.sync_period, api_patience: API_PATIENCE };
     let worker = Worker::new(core, machine, ear, receiver, publisher, health, metrics, times);

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use kube_source::ClusterNetworkSpec;
-use model::{EndpointSlice, NetworkConfig, Node, NodeName, Service, SharedNames};
+use kube_source::{BgpPeerSpec, ClusterNetworkSpec};
+use model::{BgpPeer, EndpointSlice, NetworkConfig, Node, NodeName, Reflector, Service, SharedNames};
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Objects};
-use crate::files::replace;
+use crate::files::{publish, replace};
 
 /// Services and slices are borrowed when it is written: there may be many. A file without them, which an older agent has
 /// left, is of no use: going by it would take the services away.
@@ -27,6 +27,12 @@ struct File<S, E> {
     nodes: Vec<NodeEntry>,
     services: Vec<S>,
     slices: Vec<E>,
+    /// Without passwords, which are in Secrets.
+    #[serde(default)]
+    bgp_peers: BTreeMap<String, BgpPeerSpec>,
+    /// The labels of this node.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +44,43 @@ struct NodeEntry {
     pod_cidrs: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    site: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "externalIPs")]
+    external_ips: Vec<String>,
+    /// As its label says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    route_reflector: Option<String>,
+}
+
+impl From<&Node> for NodeEntry {
+    fn from(node: &Node) -> NodeEntry {
+        let label = |reflector: Reflector| match reflector.cluster_id {
+            Some(id) => id.to_string(),
+            None => "true".to_owned(),
+        };
+        NodeEntry {
+            name: node.name.clone(),
+            internal_ips: node.addresses.iter().map(ToString::to_string).collect(),
+            pod_cidrs: node.pod_ranges.iter().map(ToString::to_string).collect(),
+            zone: node.zone.clone(),
+            site: node.site.clone(),
+            external_ips: node.external.iter().map(ToString::to_string).collect(),
+            route_reflector: node.reflector.map(label),
+        }
+    }
+}
+
+impl TryFrom<NodeEntry> for Node {
+    type Error = model::NodeError;
+
+    fn try_from(entry: NodeEntry) -> Result<Node, Self::Error> {
+        let texts = |list| <[String]>::iter(list).map(String::as_str);
+        let node = Node::parse(entry.name, texts(&entry.internal_ips), texts(&entry.pod_cidrs))?
+            .with_external(texts(&entry.external_ips))?
+            .with_labels(entry.site.as_deref(), entry.route_reflector.as_deref())?;
+        Ok(Node { zone: entry.zone, ..node })
+    }
 }
 
 /// The state of the cluster at one moment. Taking it is cheap: what there may be many of is shared.
@@ -47,6 +90,8 @@ pub(crate) struct Snapshot {
     nodes: Vec<Node>,
     services: Vec<Arc<Service>>,
     slices: Vec<Arc<EndpointSlice>>,
+    peers: Vec<BgpPeer>,
+    labels: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -57,25 +102,23 @@ impl Snapshot {
             nodes: core.nodes().values().cloned().collect(),
             services: core.known_services().cloned().collect(),
             slices: core.known_slices().cloned().collect(),
+            peers: core.peers().peers.values().cloned().collect(),
+            labels: core.peers().labels.clone(),
         })
     }
 }
 
 /// Writes the state. Secrets are not in it; the directory is root's all the same.
 pub(crate) fn save(path: &Path, local: &NodeName, snapshot: &Snapshot) -> Result<()> {
-    let entry = |node: &Node| NodeEntry {
-        name: node.name.clone(),
-        internal_ips: node.addresses.iter().map(ToString::to_string).collect(),
-        pod_cidrs: node.pod_ranges.iter().map(ToString::to_string).collect(),
-        zone: node.zone.clone(),
-    };
     let file = File {
         boot_id: boot_id()?,
         node: local.clone(),
         network: ClusterNetworkSpec::from(&snapshot.network),
-        nodes: snapshot.nodes.iter().map(entry).collect(),
+        nodes: snapshot.nodes.iter().map(NodeEntry::from).collect(),
         services: snapshot.services.iter().map(Arc::as_ref).collect::<Vec<&Service>>(),
         slices: snapshot.slices.iter().map(Arc::as_ref).collect::<Vec<&EndpointSlice>>(),
+        bgp_peers: snapshot.peers.iter().map(|peer| (peer.name.to_string(), peer.into())).collect(),
+        labels: snapshot.labels.clone(),
     };
     // Piece by piece: as one text it would be as big as all that the agent knows.
     replace(path, 0o600, |to| Ok(serde_json::to_writer(to, &file)?))
@@ -95,11 +138,12 @@ pub(crate) fn load(path: &Path, local: &NodeName) -> Result<Option<(NetworkConfi
     let network = NetworkConfig::try_from(&file.network).with_context(context)?;
     let mut nodes = BTreeMap::new();
     for entry in file.nodes {
-        let NodeEntry { name, internal_ips, pod_cidrs, zone } = entry;
-        let node =
-            Node::parse(name, internal_ips.iter().map(String::as_str), pod_cidrs.iter().map(String::as_str))
-                .with_context(context)?;
-        nodes.insert(node.name.clone(), Node { zone, ..node });
+        let node = Node::try_from(entry).with_context(context)?;
+        nodes.insert(node.name.clone(), node);
+    }
+    let mut peers = BTreeMap::new();
+    for (name, spec) in &file.bgp_peers {
+        peers.insert(name.as_str().into(), kube_source::peer(name, spec).with_context(context)?);
     }
     let services = file.services.into_iter().map(|service| (service.name.clone(), service)).collect();
     let mut names = SharedNames::default();
@@ -108,7 +152,17 @@ pub(crate) fn load(path: &Path, local: &NodeName) -> Result<Option<(NetworkConfi
         (slice.name.clone(), slice)
     };
     let slices = file.slices.into_iter().map(&mut shared).collect();
-    Ok(Some((network, Objects { nodes, services, slices })))
+    Ok(Some((network, Objects { nodes, services, slices, peers, labels: file.labels })))
+}
+
+/// Notes that this is the boot that a file is of.
+pub(crate) fn note_boot(path: &Path) -> Result<()> {
+    publish(path, boot_id()?.as_bytes(), 0o600).map(drop)
+}
+
+/// Whether a file was noted to be of this boot.
+pub(crate) fn is_of_this_boot(path: &Path) -> bool {
+    fs::read_to_string(path).is_ok_and(|noted| boot_id().is_ok_and(|boot| noted == boot))
 }
 
 fn boot_id() -> Result<String> {
@@ -120,7 +174,10 @@ fn boot_id() -> Result<String> {
 mod tests {
     use std::time::Duration;
 
-    use model::{Endpoint, EndpointPort, Family, ObjectName, Protocol, ServicePort, TrafficPolicy};
+    use kube_source::Event;
+    use model::{
+        Endpoint, EndpointPort, Family, ObjectName, PeerPassword, Protocol, ServicePort, TrafficPolicy,
+    };
 
     use super::*;
 
@@ -183,6 +240,7 @@ mod tests {
         let name = |text: &str| NodeName::new(text).unwrap();
         let spec: ClusterNetworkSpec = serde_json::from_str(
             r#"{"podRanges": ["10.244.0.0/16", "fd00::/48"], "serviceRanges": ["10.96.0.0/12"], "mtu": 1400,
+                "routeSource": "bgp", "bgp": {"asn": 65000, "announce": ["ClusterIP"]},
                 "encapsulation": {"vni": 7, "port": 8472}}"#,
         )
         .unwrap();
@@ -194,11 +252,26 @@ mod tests {
         ]
         .map(|node| (node.name.clone(), node))
         .into();
-        nodes.entry(name("b")).and_modify(|node| node.zone = Some("east".into()));
+        nodes.entry(name("b")).and_modify(|node| {
+            node.zone = Some("east".into());
+            node.site = Some("berlin".into());
+            node.external.v4 = Some("198.51.100.1".parse().unwrap());
+            node.reflector = Some(Reflector { cluster_id: Some([1, 0, 0, 1].into()) });
+        });
+        nodes.entry(name("a")).and_modify(|node| node.reflector = Some(Reflector { cluster_id: None }));
+        let peer = serde_json::from_str(
+            r#"{"address": "2001:db8::9", "asn": 65001, "nodeSelector": {"matchLabels": {"rack": "1"}},
+                "passwordSecret": {"namespace": "net", "name": "bgp", "key": "tor"}, "bfd": {"multiplier": 5},
+                "importFilter": [{"prefix": "10.0.0.0/8", "maxLength": 24, "action": "accept"}]}"#,
+        )
+        .unwrap();
+        let peer = kube_source::peer("tor", &peer).unwrap();
         let objects = Objects {
             nodes,
             services: [service()].map(|service| (service.name.clone(), service)).into(),
             slices: [slice()].map(|slice| (slice.name.clone(), slice)).into(),
+            peers: [("tor".into(), peer)].into(),
+            labels: [("rack".to_owned(), "1".to_owned())].into(),
         };
         let mut core = Core::new(name("a"));
         core.restore(network.clone(), objects.clone());
@@ -211,6 +284,17 @@ mod tests {
         save(&path, &name("a"), &snapshot).unwrap();
         assert_eq!(load(&path, &name("a")).unwrap(), Some((network, objects)));
         assert_eq!(load(&path, &name("b")).unwrap(), None);
+        let passwords = core.peers().peers["tor"].password.clone().unwrap();
+        core.take(Event::Passwords([(passwords, Ok(PeerPassword::new("sesame")))].into()));
+        save(&path, &name("a"), &Snapshot::of(&core).unwrap()).unwrap();
+        assert!(!fs::read_to_string(&path).unwrap().contains("sesame"), "secrets are in no file");
+
+        let noted = dir.path().join("boot");
+        assert!(!is_of_this_boot(&noted));
+        note_boot(&noted).unwrap();
+        assert!(is_of_this_boot(&noted));
+        fs::write(&noted, "another").unwrap();
+        assert!(!is_of_this_boot(&noted));
 
         let other_boot = fs::read_to_string(&path).unwrap().replace(&boot_id().unwrap(), "another");
         fs::write(&path, other_boot).unwrap();

@@ -5,13 +5,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use model::{NodeFile, NodeName, PerFamily};
+use kernel::ipip::Counters;
+use model::{Family, NodeFile, NodeName, PerFamily};
 use plan::Entries;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-use super::core::Core;
+use super::bgp::Wanted;
+use super::core::{Announced, Core};
+use super::keepalives::Keepalives;
 use super::options::AgentOptions;
+use super::routes::RoutesFile;
 use super::saver::Saver;
 use super::service_health::Checks;
 use crate::files::{make_private_dir, publish};
@@ -45,10 +50,26 @@ pub(crate) struct Status {
     pub(crate) endpoints: usize,
     /// How many entries of which kind are planned.
     pub(crate) entries: BTreeMap<String, usize>,
+    /// How many packets met which fate in IP in IP; nothing if there is none.
+    #[serde(default)]
+    pub(crate) tunnel: BTreeMap<String, u64>,
+    /// Who was heard of late through a NAT gateway, or from behind one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) heard: Vec<HeardFrom>,
     /// What is wrong.
     pub(crate) problems: Vec<String>,
     /// When the kernel was last compared, in seconds since 1970.
     pub(crate) compared: Option<u64>,
+}
+
+/// An outer address from which IP in IP came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HeardFrom {
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// The family of what was in the packets.
+    pub(crate) inner: Family,
 }
 
 /// How the last comparison went.
@@ -60,8 +81,14 @@ pub(crate) struct Report {
     pub(crate) publish_error: Option<String>,
     /// Why services are not as planned.
     pub(crate) services_error: Option<String>,
+    /// Why there is no IP in IP, where nothing is sent by it.
+    pub(crate) tunnel_error: Option<String>,
+    /// What the programs of IP in IP have counted.
+    pub(crate) tunnel: Option<Counters>,
     /// The ports for health checks that cannot be listened on.
     pub(crate) health_ports: Vec<String>,
+    /// What is wrong with the BGP speaker.
+    pub(crate) bgp: Vec<String>,
     /// The addresses of this node whose links were looked up.
     pub(crate) addresses: Option<PerFamily<IpAddr>>,
     /// Whether a comparison of this run has ended without a failure.
@@ -114,29 +141,38 @@ pub(crate) struct Publisher {
     cni_data_dir: PathBuf,
     condition: watch::Sender<bool>,
     checks: watch::Sender<Checks>,
+    keepalives: watch::Sender<Keepalives>,
+    speech: UnboundedSender<Wanted>,
     shown: Option<Status>,
     /// Keeps the state for a start without the API.
     pub(crate) saver: Saver,
+    /// Lists the routes.
+    pub(crate) routes: RoutesFile,
 }
 
 impl Publisher {
-    /// Writes to where the options say; whether the node's condition is wanted, and what load balancers are told, goes
-    /// over the channels.
+    /// Writes to where the options say; whether the node's condition is wanted, and what load balancers and
+    /// BGP peers are told, goes over the channels.
     pub(crate) fn new(
         local: NodeName,
         options: &AgentOptions,
         condition: watch::Sender<bool>,
         checks: watch::Sender<Checks>,
+        speech: UnboundedSender<Wanted>,
+        keepalives: watch::Sender<Keepalives>,
     ) -> Publisher {
         let run_dir = RunDir(options.run_dir.clone());
         Publisher {
             saver: Saver::new(run_dir.state(), local.clone()),
+            routes: RoutesFile::new(run_dir.routes()),
             local,
             run_dir,
             cni_conf_dir: options.cni_conf_dir.clone(),
             cni_data_dir: options.cni_data_dir.clone(),
             condition,
             checks,
+            keepalives,
+            speech,
             shown: None,
         }
     }
@@ -189,6 +225,31 @@ impl Publisher {
         });
     }
 
+    /// Says what is to be sent so that tunnels through NAT gateways stay open.
+    pub(crate) fn keep_alive(&self, keepalives: &Keepalives) {
+        self.keepalives.send_if_modified(|before| {
+            let new = before != keepalives;
+            if new {
+                before.clone_from(keepalives);
+            }
+            new
+        });
+    }
+
+    /// Says what BGP peers are to be told, and who they are.
+    pub(crate) fn speak(&self, core: &mut Core) {
+        // Whoever speaks lives as long as the agent does.
+        let say = |wanted| drop(self.speech.send(wanted));
+        match core.new_announced() {
+            Announced::All => say(Wanted::Services(core.announced().clone())),
+            Announced::Changed(changes) if changes.is_empty() => {}
+            Announced::Changed(changes) => say(Wanted::ServicesChanged(changes)),
+        }
+        if let Some(speaker) = core.new_speaker() {
+            say(Wanted::Speaker(speaker));
+        }
+    }
+
     /// Writes the status if something in it is new; the number of problems if it was written.
     pub(crate) fn show(
         &mut self,
@@ -203,7 +264,9 @@ impl Publisher {
         let mut problems = core.problems();
         problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
         problems.extend(report.publish_error.clone());
+        problems.extend(report.tunnel_error.clone());
         problems.extend(report.health_ports.iter().cloned());
+        problems.extend(report.bgp.iter().cloned());
         problems.extend(report.failures.iter().cloned());
         let node = core.local_node();
         let status = Status {
@@ -227,6 +290,17 @@ impl Publisher {
             services: core.services().frontends.len(),
             endpoints: core.services().endpoints(),
             entries: report.entries.clone(),
+            tunnel: report
+                .tunnel
+                .iter()
+                .flat_map(Counters::by_fate)
+                .map(|(fate, count)| (fate.to_owned(), count))
+                .collect(),
+            heard: core
+                .heard()
+                .iter()
+                .map(|(address, inner)| HeardFrom { address: *address, inner: *inner })
+                .collect(),
             problems,
             compared: report.compared,
         };

@@ -1,18 +1,20 @@
 //! The real kernel and the real address files behind what the worker asks for.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cni::ipam::Store;
-use kernel::{Event, Found, Kernel, Monitor, Report};
+use kernel::ipip::Counters;
+use kernel::{Event, Found, Kernel, Monitor, Report, Unplanned};
 use model::{Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome, Surroundings};
-use crate::paths;
+use crate::paths::{self, RunDir};
 
 pub(crate) use kernel::Waker;
 
@@ -28,7 +30,7 @@ pub(crate) struct News {
 }
 
 /// Opens the kernel; the waker ends a wait for news.
-pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
+pub(crate) fn open(run_dir: &RunDir, cni_data_dir: &Path) -> Result<(System, News, Waker)> {
     // The monitor first, so that nothing happens between a look at the kernel and the listening.
     let mut monitor =
         Monitor::open().context("cannot listen to the kernel; the agent needs CAP_NET_ADMIN")?;
@@ -37,15 +39,18 @@ pub(crate) fn open(cni_data_dir: &Path) -> Result<(System, News, Waker)> {
         .ignore_port(kernel.tables_port())
         .context("cannot leave our own changes out of the kernel's news")?;
     kernel.hush(monitor.hush());
+    kernel.pin_in(&run_dir.pins());
     let waker = monitor.waker();
     Ok((System { kernel, store: Store::new(cni_data_dir, paths::NETWORK) }, News { monitor }, waker))
 }
 
 /// Removes all that is marked as ours; how many entries that was, and what could not be removed.
-pub(crate) fn remove_from_kernel() -> Result<(usize, Vec<String>)> {
-    let report = Kernel::open()?.cleanup()?;
-    let services = report.services.iter().map(ToString::to_string);
-    Ok((report.removed, report.failures.iter().map(ToString::to_string).chain(services).collect()))
+pub(crate) fn remove_from_kernel(run_dir: &RunDir) -> Result<(usize, Vec<String>)> {
+    let mut kernel = Kernel::open()?;
+    kernel.pin_in(&run_dir.pins());
+    let report = kernel.cleanup()?;
+    let others = report.services.iter().chain(&report.tunnel).map(ToString::to_string);
+    Ok((report.removed, report.failures.iter().map(ToString::to_string).chain(others).collect()))
 }
 
 impl Machine for System {
@@ -53,8 +58,8 @@ impl Machine for System {
         outcome(self.kernel.apply(change))
     }
 
-    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan) -> Outcome {
-        let mut done = outcome(self.kernel.reconcile(entries));
+    fn reconcile(&mut self, entries: &Entries, services: &ServicePlan, unplanned: Unplanned) -> Outcome {
+        let mut done = outcome(self.kernel.reconcile_but(unplanned, entries));
         // It has tried again itself; what is open still is among the failures.
         done.reconcile_needed = false;
         let services = self.kernel.reconcile_services(services);
@@ -62,6 +67,26 @@ impl Machine for System {
         done.extend(outcome(services));
         done.services_error = unreadable.or(done.services_error);
         done
+    }
+
+    fn heard(&mut self, within: Duration) -> BTreeSet<(IpAddr, Family)> {
+        let last = match self.kernel.tunnel_heard() {
+            Some(Ok(last)) => last,
+            Some(Err(error)) => {
+                tracing::warn!(%error, "who was heard through tunnels is not known");
+                return BTreeSet::new();
+            }
+            None => return BTreeSet::new(),
+        };
+        let of_late = |(address, silence): (IpAddr, PerFamily<Duration>)| {
+            let heard = move |family: &Family| silence.of(*family).is_some_and(|silence| *silence < within);
+            Family::BOTH.into_iter().filter(heard).map(move |family| (address, family))
+        };
+        last.into_iter().flat_map(of_late).collect()
+    }
+
+    fn tunnel_counters(&mut self) -> Option<Counters> {
+        self.kernel.tunnel_counters()?.inspect_err(|error| tracing::warn!(%error, "not counted")).ok()
     }
 
     fn doubt_services(&mut self) {
@@ -124,7 +149,7 @@ impl Ear for News {
 /// gone, and nobody else's is in its place.
 fn single(event: &Event) -> Option<Key> {
     match event {
-        Event::Entry { found: Some(Found::Other(_)), .. } => None,
+        Event::Entry { found: Some(Found::Other(_) | Found::Foreign), .. } => None,
         Event::Entry { key, .. } => Some(key.clone()),
         _ => None,
     }
@@ -145,6 +170,7 @@ fn outcome(report: kernel::Result<Report>) -> Outcome {
                 done: report.steps,
                 reconcile_needed: report.reconcile_needed,
                 services_error: report.services.as_ref().map(ToString::to_string),
+                tunnel_error: report.tunnel.as_ref().map(ToString::to_string),
                 failed: entries.chain(services).collect(),
             }
         }

@@ -9,12 +9,13 @@ pub(crate) fn entry(key: &Key) -> String {
         Key::Member(member) => {
             format!("{} cambric {} {{ {} }}", table_family(member.family), member.set, member.key_text())
         }
-        Key::Link(link) | Key::Port(link) => link.to_string(),
+        Key::Link(link) | Key::Port(link) | Key::TunnelUplink(link) => link.to_string(),
+        Key::TunnelLocal(address) | Key::TunnelNode(address) => address.to_string(),
         Key::Sysctl(path) => path.clone(),
         Key::Address(link, net) => format!("{net} dev {link}"),
         Key::Forwarding(link, mac) => format!("{mac} dev {link}"),
         Key::Neighbour(link, address) => format!("{address} dev {link}"),
-        Key::Route(net) => net.to_string(),
+        Key::TunnelRoute(net) | Key::Route(net) => net.to_string(),
     }
 }
 

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use kernel::Unplanned;
 use kube_source::Event;
+use plan::site::{HOLD, KEEPALIVE_INTERVAL};
 use plan::{Change, Input, Key, Underlay};
 
+use super::bgp;
 use super::core::{Core, Todo};
 use super::debounce::Debounce;
 use super::health::Health;
@@ -22,6 +25,8 @@ pub(crate) enum Message {
     Cluster(Event, Instant),
     /// These ports for health checks cannot be listened on, in words; all others can.
     HealthPorts(Vec<String>),
+    /// The BGP speaker said something.
+    Bgp(bgp::News),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -59,6 +64,8 @@ pub(crate) struct Worker<M, E> {
     restore_at: Option<Instant>,
     /// When all is compared next, whatever happens; `None` until there is a plan.
     next_sync: Option<Instant>,
+    /// When is looked up next who is heard through NAT gateways; `None` while there are none.
+    listen_at: Option<Instant>,
     retry: Duration,
     /// Whether all has been compared once. Before, changes would be applied to a kernel that nobody has looked at.
     compared: bool,
@@ -101,6 +108,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             debounce: Debounce::default(),
             restore_at: Some(Instant::now() + times.api_patience),
             next_sync: None,
+            listen_at: None,
             retry: FIRST_RETRY,
             compared: false,
             why: Why::Start,
@@ -137,6 +145,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 self.publisher.saver.finish(&self.core);
                 return;
             }
+            self.listen();
             self.restore_if_alone();
             let now = Instant::now();
             if self.debounce.due(now) || self.next_sync.is_some_and(|at| at <= now) {
@@ -145,13 +154,15 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.show();
             // After all else, and for the most part by another thread.
             self.publisher.saver.keep(&self.core, Instant::now());
+            self.publisher.routes.keep(&self.core, Instant::now());
         }
     }
 
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
         let kept = self.publisher.saver.deadline();
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, kept];
+        let listed = self.publisher.routes.deadline();
+        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, self.listen_at, kept, listed];
         let next = times.into_iter().flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
@@ -168,6 +179,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.health_ports = problems;
                     self.report.fresh = true;
                 }
+                Ok(Message::Bgp(news)) => change.extend(self.hear_of_bgp(news)),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -201,6 +213,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 }
             }
         }
+        change.extend(self.core.new_contacts());
         if !change.is_empty() {
             if self.apply(&change) {
                 self.committed(received);
@@ -210,6 +223,33 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
         }
         Next::GoOn
+    }
+
+    fn hear_of_bgp(&mut self, news: bgp::News) -> Change {
+        let mut change = Change::default();
+        match news {
+            bgp::News::Problems(problems) => {
+                self.report.bgp = problems;
+                self.report.fresh = true;
+            }
+            bgp::News::Contacts(contacts) => self.core.hear_contacts(contacts),
+            bgp::News::Routes(changes) => {
+                for (prefix, paths) in changes {
+                    change.extend(self.core.observe(Input::Learned(prefix, paths)));
+                }
+                // What is not taken is a problem, or is one no more.
+                self.report.fresh = true;
+            }
+            bgp::News::Converged => {
+                change = self.core.observe(Input::Converged);
+                if self.compared {
+                    self.why = Why::Change;
+                }
+                // What an earlier run has learned and this one has not is in the kernel and in no plan.
+                self.debounce.at_once(Instant::now());
+            }
+        }
+        change
     }
 
     /// Says whether all of it is in the kernel now; if not, a comparison follows.
@@ -291,11 +331,13 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         if !self.compared || keys.is_empty() || keys.len() > MOST_SINGLES {
             return;
         }
+        let keeps = self.core.unplanned() == Unplanned::Learned;
         let planned = |key: Key| {
             let planned = self.core.planned(&key).cloned();
-            (key, planned)
+            let stays = keeps && planned.is_none() && matches!(key, Key::Route(_));
+            (!stays).then_some((key, planned))
         };
-        let change = Change { keys: keys.into_iter().map(planned).collect(), ..Change::default() };
+        let change = Change { keys: keys.into_iter().filter_map(planned).collect(), ..Change::default() };
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
@@ -348,14 +390,36 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 Err(error) => report.attachments_error = Some(error),
             }
             report.count(core.entries());
-            outcome = machine.reconcile(core.entries(), core.services());
+            outcome = machine.reconcile(core.entries(), core.services(), core.unplanned());
         });
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
         journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
         self.compared = true;
         self.report.services_error.clone_from(&outcome.services_error);
+        self.report.tunnel_error.clone_from(&outcome.tunnel_error);
+        self.report.tunnel = self.machine.tunnel_counters();
+        self.metrics.count_tunnel(self.report.tunnel);
         outcome
+    }
+
+    /// Looks up who is heard through NAT gateways, if there are any.
+    fn listen(&mut self) {
+        if !self.core.has_sites() {
+            self.listen_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if self.listen_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.listen_at = Some(now + KEEPALIVE_INTERVAL);
+        let heard = self.machine.heard(HOLD);
+        if heard != *self.core.heard() {
+            let change = self.core.observe(Input::Heard(heard));
+            self.report.fresh = true;
+            self.apply(&change);
+        }
     }
 
     fn restore_if_alone(&mut self) {
@@ -388,6 +452,12 @@ impl<M: Machine, E: Ear> Worker<M, E> {
 
     /// Lets others see how things stand.
     fn show(&mut self) {
+        // Peers are not told to send here before there is something to take what they send.
+        if self.compared && self.core.has_plan() {
+            self.report.fresh |= self.core.is_speaker_stale();
+            self.publisher.speak(&mut self.core);
+            self.publisher.keep_alive(&self.core.keepalives());
+        }
         let not_ready = self.report.not_ready(&self.core);
         self.publisher.want_condition(not_ready.is_none() && self.core.wants_condition());
         self.metrics.nodes.set(self.core.nodes().len() as i64);

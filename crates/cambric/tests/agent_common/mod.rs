@@ -68,8 +68,10 @@ impl Node {
         }
         node.settle();
         node.start_api();
-        let crd = serde_json::to_value(kube_source::crd()).unwrap();
-        node.api().create("customresourcedefinitions.apiextensions.k8s.io", "", crd).unwrap();
+        for crd in kube_source::crds() {
+            let crd = serde_json::to_value(crd).unwrap();
+            node.api().create("customresourcedefinitions.apiextensions.k8s.io", "", crd).unwrap();
+        }
         node.put_node("a", 1);
         node.put_network(&json!({"podRanges": ["10.244.0.0/16", "fd00:10:244::/48"]}));
         node

@@ -18,7 +18,11 @@ pub fn ours(lab: &Lab, node: &str) -> Vec<String> {
         // The kernel's own routes on the bridge come and go with the bridge.
         for route in json(lab, node, &format!("ip {family} -j route show table main")) {
             let device = route["dev"].as_str().unwrap_or_default();
-            if route["protocol"] == "203" || device == "cbr0" || device.contains("cambric") {
+            if route["protocol"] == "203"
+                || route["protocol"] == "204"
+                || device == "cbr0"
+                || device.contains("cambric")
+            {
                 all.push(format!("route {family} {}", without_passing(&route)));
             }
         }

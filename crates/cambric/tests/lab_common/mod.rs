@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+pub mod bird;
 pub mod kernel_state;
 pub mod traffic;
 
@@ -16,7 +17,12 @@ use std::time::{Duration, Instant};
 use kernel::netns::{self, NetNs};
 use serde_json::Value;
 
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/labs");
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// How long anything may take. Most of it is the machine's.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The executable under test.
 pub const CAMBRIC: &str = env!("CARGO_BIN_EXE_cambric");
@@ -60,8 +66,23 @@ impl Pod {
 impl Lab {
     /// Brings up a lab from a file in `examples/labs`.
     pub fn up(topology: &str) -> Lab {
+        Lab::up_file(&Path::new(EXAMPLES).join(topology))
+    }
+
+    /// Brings up a lab from a file in `examples/labs` in which texts are replaced by others.
+    pub fn up_changed(topology: &str, changes: &[(&str, &str)]) -> Lab {
+        let mut text = std::fs::read_to_string(Path::new(EXAMPLES).join(topology)).unwrap();
+        for (old, new) in changes {
+            assert!(text.contains(old), "{old} is not in {topology}");
+            text = text.replacen(old, new, 1);
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Lab::up_file(file.path())
+    }
+
+    fn up_file(file: &Path) -> Lab {
         let lab = Lab { name: format!("t{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)) };
-        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/labs")).join(topology);
         let mut command = Command::new(CAMBRIC);
         command.args(["lab", "up", "--name", &lab.name, "--plugin"]).arg(plugin()).arg(file);
         succeed(&mut command);
@@ -172,6 +193,23 @@ impl Lab {
             let end = Command::new("tail").args(["-n", "30", log]).output().unwrap();
             eprintln!("--- {log}\n{}", String::from_utf8_lossy(&end.stdout));
         }
+    }
+}
+
+/// Looks until what is seen is so; returns how long that took at most.
+pub fn until<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> T,
+    is_so: impl Fn(&T) -> bool,
+) -> Duration {
+    let begin = Instant::now();
+    loop {
+        let seen = look();
+        if is_so(&seen) {
+            return begin.elapsed();
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what}: {seen:#?}");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

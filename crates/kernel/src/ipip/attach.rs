@@ -6,6 +6,7 @@
 //! DIRECTORY/maps-VERSION/     the maps
 //! ```
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -15,9 +16,12 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
+use model::LinkName;
 
 use super::object::{Hook, failed};
-use super::{Changes, Ipip, bpffs, index, layout};
+use super::{Ipip, bpffs, layout};
+use crate::link::{self, Links};
+use crate::rtnl::RouteSocket;
 use crate::{Error, Result};
 
 const MAPS_PREFIX: &str = "maps-";
@@ -39,17 +43,31 @@ pub fn remove(directory: &Path) -> Result<()> {
         }
     }
     remove_maps(directory, None)?;
-    remove_empty(directory)
+    bpffs::remove_empty(directory)
 }
 
 impl Ipip {
-    /// The hooks at which the program is not this object's.
-    pub(super) fn missing(&mut self) -> Result<Vec<Hook>> {
+    /// The links that have both programs of this object.
+    pub(super) fn uplinks(&mut self) -> Result<BTreeSet<LinkName>> {
+        let links = Links::read(&mut RouteSocket::open()?)?;
+        let mut uplinks = BTreeSet::new();
+        for index in pinned_indexes(&self.directory)? {
+            if let Some(link) = links.at(index).map(|link| link.name.clone())
+                && self.missing(&link)?.is_empty()
+            {
+                uplinks.insert(link);
+            }
+        }
+        Ok(uplinks)
+    }
+
+    /// The hooks of a link at which the program is not this object's.
+    fn missing(&mut self, uplink: &LinkName) -> Result<Vec<Hook>> {
         let mut missing = Vec::new();
         for hook in Hook::BOTH {
-            let what = || format!("see what is on {} for {}", self.uplink, hook.name());
+            let what = || format!("see what is on {uplink} for {}", hook.name());
             let (_, there) =
-                SchedClassifier::query_tcx(&self.uplink.to_string(), hook.into()).map_err(failed(what()))?;
+                SchedClassifier::query_tcx(&uplink.to_string(), hook.into()).map_err(failed(what()))?;
             let own = self.object.program(hook)?.info().map_err(failed("look at a program of IP in IP"))?;
             if !there.iter().any(|program| program.id() == own.id()) {
                 missing.push(hook);
@@ -58,31 +76,35 @@ impl Ipip {
         Ok(missing)
     }
 
-    /// Puts the programs on the uplink where they are not, and takes away what is left of others: of an uplink that
-    /// is another now, and maps of another version.
-    pub(super) fn attach(&mut self, changes: &mut Changes) -> Result<()> {
-        let missing = self.missing()?;
-        if missing.is_empty() {
-            return Ok(());
+    /// Puts the programs on a link where they are not.
+    pub(super) fn attach(&mut self, uplink: &LinkName) -> Result<()> {
+        let index = index(uplink)?;
+        for hook in self.missing(uplink)? {
+            self.attach_at(hook, uplink, index)?;
         }
-        let index = index(&self.uplink)?;
-        for hook in missing {
-            self.attach_at(hook, index)?;
-            changes.attached += 1;
-        }
-        for name in names(&self.directory)? {
-            for hook in Hook::BOTH {
-                if name.strip_prefix(&prefix(hook)).is_some_and(|of| of != index.to_string()) {
-                    bpffs::detach(&self.directory.join(&name))?;
-                }
+        Ok(())
+    }
+
+    /// Takes the programs off a link. One that is not there has none.
+    pub(super) fn detach(&mut self, uplink: &LinkName) -> Result<()> {
+        let Some(state) = link::read(&mut RouteSocket::open()?, uplink)? else { return Ok(()) };
+        detach_at(&self.directory, state.index)
+    }
+
+    /// Takes away what is left of others: programs on links that are no uplinks any more, and maps of another version.
+    pub(super) fn detach_others(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<()> {
+        let links = Links::read(&mut RouteSocket::open()?)?;
+        for index in pinned_indexes(&self.directory)? {
+            if !links.at(index).is_some_and(|link| uplinks.contains(&link.name)) {
+                detach_at(&self.directory, index)?;
             }
         }
         remove_maps(&self.directory, Some(&maps(&self.directory)))
     }
 
-    fn attach_at(&mut self, hook: Hook, index: u32) -> Result<()> {
+    fn attach_at(&mut self, hook: Hook, uplink: &LinkName, index: u32) -> Result<()> {
         let pin = self.directory.join(format!("{}{index}", prefix(hook)));
-        let what = format!("attach the IP in IP program to {} for {}", self.uplink, hook.name());
+        let what = format!("attach the IP in IP program to {uplink} for {}", hook.name());
         let program = self.object.program(hook)?;
         if let Some(link) = pinned(&pin, &what)? {
             match program.attach_to_link(link) {
@@ -102,11 +124,8 @@ impl Ipip {
             Hook::Ingress => LinkOrder::first(),
             Hook::Egress => LinkOrder::last(),
         };
-        let attached = program.attach_with_options(
-            &self.uplink.to_string(),
-            hook.into(),
-            TcAttachOptions::TcxOrder(order),
-        );
+        let attached =
+            program.attach_with_options(&uplink.to_string(), hook.into(), TcAttachOptions::TcxOrder(order));
         let link = attached.and_then(|id| program.take_link(id)).map_err(failed(what.clone()))?;
         let link = FdLink::try_from(link).map_err(failed(what.clone()))?;
         link.pin(&pin).map(drop).map_err(failed(what))
@@ -124,6 +143,30 @@ impl From<Hook> for TcAttachType {
 
 fn prefix(hook: Hook) -> String {
     format!("{}-", hook.name())
+}
+
+/// The indexes of the links that have programs, whosever.
+fn pinned_indexes(directory: &Path) -> Result<BTreeSet<u32>> {
+    let names = names(directory)?;
+    let index =
+        |name: &String| Hook::BOTH.iter().find_map(|hook| name.strip_prefix(&prefix(*hook))?.parse().ok());
+    Ok(names.iter().filter_map(index).collect())
+}
+
+fn detach_at(directory: &Path, index: u32) -> Result<()> {
+    Hook::BOTH.iter().try_for_each(|hook| bpffs::detach(&directory.join(format!("{}{index}", prefix(*hook)))))
+}
+
+/// An uplink's index in the namespace of the calling thread.
+fn index(uplink: &LinkName) -> Result<u32> {
+    let what = || format!("use {uplink} for IP in IP");
+    let Some(state) = link::read(&mut RouteSocket::open()?, uplink)? else {
+        return Err(Error::Missing { what: what(), missing: format!("the link {uplink}") });
+    };
+    if state.mac.is_none() {
+        return Err(Error::Missing { what: what(), missing: "its Ethernet header".to_owned() });
+    }
+    Ok(state.index)
 }
 
 /// The link that is pinned; `None` if none is, or something that is no link of a tc program.
@@ -148,22 +191,10 @@ fn remove_maps(directory: &Path, keep: Option<&Path>) -> Result<()> {
             for map in names(&path)? {
                 bpffs::unpin(&path.join(map))?;
             }
-            remove_empty(&path)?;
+            bpffs::remove_empty(&path)?;
         }
     }
     Ok(())
-}
-
-/// Removes a directory. One that is not there, or not empty, is no error.
-fn remove_empty(directory: &Path) -> Result<()> {
-    match fs::remove_dir(directory) {
-        Err(source)
-            if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
-        {
-            Err(Error::File { what: "remove", path: directory.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What is in a directory. One that is not there is empty; ours are all of plain letters.

@@ -6,7 +6,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::ptr;
 
@@ -39,6 +39,50 @@ pub fn mount(directory: &Path) -> Result<()> {
         return Err(Error::system(format!("mount a BPF file system on {}", directory.display())));
     }
     Ok(())
+}
+
+/// Takes a BPF file system in which nothing is pinned off a directory, and the directory away if nothing is in it. What is
+/// used stays as it is, and so does a file system that is mounted further up.
+///
+/// # Errors
+/// If this process may not unmount, or the directory stays.
+pub fn unmount(directory: &Path) -> Result<()> {
+    let file = |what| move |source| Error::File { what, path: directory.to_owned(), source };
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
+    if !directory.exists() {
+        return Ok(());
+    }
+    if !is_bpffs(directory)? {
+        // The mount has ended with the mount namespace that it was in.
+        return remove_empty(directory);
+    }
+    let above = directory.parent().unwrap_or(directory);
+    let is_mount = device(directory).map_err(file("look at"))? != device(above).map_err(file("look at"))?;
+    // Those files are the kernel's own.
+    let used = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| !entry.file_name().as_bytes().ends_with(b".debug"))
+    };
+    if !is_mount || fs::read_dir(directory).map_err(file("read"))?.any(used) {
+        return Ok(());
+    }
+    let target = text(directory)?;
+    // SAFETY: the string is NUL-terminated and lives through the call.
+    if unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) } < 0 {
+        return Err(Error::system(format!("unmount {}", directory.display())));
+    }
+    remove_empty(directory)
+}
+
+/// Removes a directory. One that is not there, or not empty, is no error.
+pub(super) fn remove_empty(directory: &Path) -> Result<()> {
+    match fs::remove_dir(directory) {
+        Err(source)
+            if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+        {
+            Err(Error::File { what: "remove", path: directory.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes a directory that only its owner can look into.

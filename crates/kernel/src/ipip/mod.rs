@@ -11,7 +11,7 @@ mod object;
 mod run_tests;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,41 +19,22 @@ use std::time::Duration;
 use ipnet::IpNet;
 use model::{LinkName, PerFamily};
 use plan::ipip::{Route, Table};
+use table::Stale;
 
 pub use attach::remove;
-pub use bpffs::mount;
+pub use bpffs::{mount, unmount};
 pub use keepalive::{keepalive, send_keepalive};
 use object::Object;
 
-use crate::rtnl::RouteSocket;
-use crate::{Error, Result, link};
+use crate::{Error, Result};
 
-/// The programs of one uplink.
+/// The programs of a network namespace, and what they go by.
 #[derive(Debug)]
 pub struct Ipip {
-    uplink: LinkName,
     directory: PathBuf,
     object: Object,
-}
-
-/// What the kernel holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// What the programs go by. Entries that make no sense are left out.
-    pub table: Table,
-    /// Whether both programs of this [`Ipip`] are on the uplink.
-    pub attached: bool,
-}
-
-/// What [`Ipip::reconcile`] did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Entries that were not there, or not as they should be.
-    pub written: usize,
-    /// Entries that should not be there.
-    pub removed: usize,
-    /// Programs that were put on the uplink, or took the place of those of another process.
-    pub attached: usize,
+    /// What was found in the maps and makes no sense.
+    stale: Stale,
 }
 
 /// How many packets met which fate since the maps were made.
@@ -77,24 +58,34 @@ pub struct Counters {
     pub failed: u64,
 }
 
-impl Changes {
-    /// Whether all was as it should be.
-    pub fn is_quiet(&self) -> bool {
-        *self == Changes::default()
+impl Counters {
+    /// Each with a word for it.
+    pub fn by_fate(&self) -> [(&'static str, u64); 8] {
+        let Counters { encapsulated, decapsulated, keepalives, held, refused, malformed, congested, failed } =
+            *self;
+        [
+            ("encapsulated", encapsulated),
+            ("decapsulated", decapsulated),
+            ("keepalives", keepalives),
+            ("held", held),
+            ("refused", refused),
+            ("malformed", malformed),
+            ("congested", congested),
+            ("failed", failed),
+        ]
     }
 }
 
 impl Ipip {
     /// Loads the programs, and opens the maps that are pinned in a directory or makes them.
     ///
-    /// The uplink is that of the calling thread's network namespace. The directory is made if need be. It has to be
-    /// this namespace's own, and on a BPF file system ([`mount`]). Nothing changes for packets before the first
-    /// [`Ipip::reconcile`].
+    /// The directory is made if need be. It has to be this namespace's own, and on a BPF file system ([`mount`]).
+    /// Nothing changes for packets before an uplink gets the programs ([`Ipip::set_uplink`]). Programs of an earlier
+    /// process that it has stay, and go by the same maps.
     ///
     /// # Errors
-    /// If the directory is on no BPF file system, the uplink is no Ethernet link, or the kernel refuses the programs.
-    pub fn open(uplink: &LinkName, directory: &Path) -> Result<Ipip> {
-        index(uplink)?;
+    /// If the directory is on no BPF file system, or the kernel refuses the programs.
+    pub fn open(directory: &Path) -> Result<Ipip> {
         let maps = attach::maps(directory);
         let above = directory.ancestors().find(|above| above.exists()).unwrap_or(directory);
         if !bpffs::is_bpffs(above)? {
@@ -105,28 +96,13 @@ impl Ipip {
         }
         bpffs::create(&maps)?;
         Ok(Ipip {
-            uplink: uplink.clone(),
             directory: directory.to_owned(),
             object: Object::load(Some(&maps))?,
+            stale: Stale::default(),
         })
     }
 
-    /// Makes the kernel hold what the table says, and puts the programs on the uplink if they are not. What is right
-    /// already is not touched; a program of an earlier process is replaced without a gap.
-    ///
-    /// # Errors
-    /// If the kernel refuses something. What was done until then stays, and the next call does the rest.
-    pub fn reconcile(&mut self, table: &Table) -> Result<Changes> {
-        let mut changes = Changes::default();
-        let stale = self.object.write(table, &mut changes)?;
-        // The programs come when all is there that they need, and before anything goes: what an older program goes by
-        // may be in maps of its own.
-        self.attach(&mut changes)?;
-        self.object.clear(&stale, &mut changes)?;
-        Ok(changes)
-    }
-
-    /// Makes, changes or removes one route: what a change of a plan costs, where [`Ipip::reconcile`] reads everything.
+    /// Makes, changes or removes one route.
     ///
     /// # Errors
     /// If the kernel refuses it.
@@ -150,12 +126,45 @@ impl Ipip {
         self.object.set_local(local, accepted)
     }
 
-    /// What the kernel holds.
+    /// The route that packets to all of a destination take.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn observe(&mut self) -> Result<Observed> {
-        Ok(Observed { attached: self.missing()?.is_empty(), table: self.object.table()? })
+    pub fn route(&self, destination: IpNet) -> Result<Option<Route>> {
+        self.object.route(destination)
+    }
+
+    /// Puts the programs on a link of the calling thread's network namespace, or takes them off it. A program of an
+    /// earlier process is replaced without a gap. So all that programs go by comes first, as the maps of another version
+    /// of them may be others.
+    ///
+    /// # Errors
+    /// If the link is not there or no Ethernet link, or the kernel refuses it.
+    pub fn set_uplink(&mut self, link: &LinkName, carries: bool) -> Result<()> {
+        if carries { self.attach(link) } else { self.detach(link) }
+    }
+
+    /// What the kernel holds; uplinks are those that have both programs of this [`Ipip`]. What makes no sense is left
+    /// out, and goes with [`Ipip::tidy`].
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn observe(&mut self) -> Result<Table> {
+        let (mut table, stale) = self.object.table()?;
+        self.stale = stale;
+        table.uplinks = self.uplinks()?;
+        Ok(table)
+    }
+
+    /// Takes away what is left of others, once all that is wanted is there: programs of links other than these, maps of
+    /// another version, and what the last [`Ipip::observe`] could make no sense of.
+    ///
+    /// # Errors
+    /// If something stays.
+    pub fn tidy(&mut self, uplinks: &BTreeSet<LinkName>) -> Result<()> {
+        let stale = std::mem::take(&mut self.stale);
+        self.object.clear(&stale)?;
+        self.detach_others(uplinks)
     }
 
     /// How many packets met which fate.
@@ -174,23 +183,11 @@ impl Ipip {
         self.object.last_heard()
     }
 
-    /// Takes the programs off the uplink, and all that is pinned away, with the directory.
+    /// Takes the programs off all uplinks, and all that is pinned away, with the directory.
     ///
     /// # Errors
     /// If something stays.
     pub fn remove(self) -> Result<()> {
         remove(&self.directory)
     }
-}
-
-/// The uplink's index in the namespace of the calling thread.
-fn index(uplink: &LinkName) -> Result<u32> {
-    let what = || format!("use {uplink} for IP in IP");
-    let Some(state) = link::read(&mut RouteSocket::open()?, uplink)? else {
-        return Err(Error::Missing { what: what(), missing: format!("the link {uplink}") });
-    };
-    if state.mac.is_none() {
-        return Err(Error::Missing { what: what(), missing: "its Ethernet header".to_owned() });
-    }
-    Ok(state.index)
 }

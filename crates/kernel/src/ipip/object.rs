@@ -157,6 +157,21 @@ impl<V: Pod + PartialEq> Entries for HashMap<MapData, AddressBytes, V> {
     }
 }
 
+/// The value of the longest prefix that all of another one is in.
+pub(super) fn longest<const N: usize>(
+    routes: &LpmTrie<MapData, [u8; N], RouteBytes>,
+    (data, length): Prefix<N>,
+) -> Result<Option<RouteBytes>>
+where
+    [u8; N]: Pod,
+{
+    match routes.get(&lpm_trie::Key::new(length, data), 0) {
+        Ok(route) => Ok(Some(route)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed("look up an IP in IP route")(error)),
+    }
+}
+
 fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
     let what = || format!("use the IP in IP program for {}", hook.name());
     let program =

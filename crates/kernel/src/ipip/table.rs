@@ -8,12 +8,12 @@ use ipnet::IpNet;
 use model::{Family, PerFamily};
 use plan::ipip::{Route, Table};
 
+use super::Counters;
 use super::layout::{self, AddressBytes, Heard, Prefix};
-use super::object::{Entries, Object, failed};
-use super::{Changes, Counters};
+use super::object::{Entries, Object, failed, longest};
 use crate::{Error, Result};
 
-/// What is in the maps and not in the table.
+/// Keys of entries that make no sense.
 #[derive(Debug, Default)]
 pub(super) struct Stale {
     routes4: Vec<Prefix<4>>,
@@ -23,32 +23,11 @@ pub(super) struct Stale {
 }
 
 impl Object {
-    /// Writes what is in the table and not in the maps. What goes is left to [`Object::clear`]. Senders are accepted
-    /// before anything is sent to them.
-    pub(super) fn write(&mut self, table: &Table, changes: &mut Changes) -> Result<Stale> {
-        let locals = table.locals.iter().map(|local| (layout::address(*local), 1)).collect();
-        let nodes = table.nodes.iter().map(|node| (layout::address(*node), [0; 2])).collect();
-        let (mut routes4, mut routes6) = (BTreeMap::new(), BTreeMap::new());
-        for (destination, route) in &table.routes {
-            match destination {
-                IpNet::V4(net) => routes4.insert(layout::prefix4(*net), layout::route(route)),
-                IpNet::V6(net) => routes6.insert(layout::prefix6(*net), layout::route(route)),
-            };
-        }
-        Ok(Stale {
-            locals: write(&mut self.locals, &locals, PartialEq::eq, changes)?,
-            // When a node was heard is the program's to say.
-            nodes: write(&mut self.nodes, &nodes, |_, _| true, changes)?,
-            routes4: write(&mut self.routes4, &routes4, PartialEq::eq, changes)?,
-            routes6: write(&mut self.routes6, &routes6, PartialEq::eq, changes)?,
-        })
-    }
-
-    pub(super) fn clear(&mut self, stale: &Stale, changes: &mut Changes) -> Result<()> {
-        clear(&mut self.routes4, &stale.routes4, changes)?;
-        clear(&mut self.routes6, &stale.routes6, changes)?;
-        clear(&mut self.nodes, &stale.nodes, changes)?;
-        clear(&mut self.locals, &stale.locals, changes)
+    pub(super) fn clear(&mut self, stale: &Stale) -> Result<()> {
+        stale.routes4.iter().try_for_each(|key| self.routes4.take(key))?;
+        stale.routes6.iter().try_for_each(|key| self.routes6.take(key))?;
+        stale.nodes.iter().try_for_each(|key| self.nodes.take(key))?;
+        stale.locals.iter().try_for_each(|key| self.locals.take(key))
     }
 
     pub(super) fn set_route(&mut self, destination: IpNet, route: Option<&Route>) -> Result<()> {
@@ -71,19 +50,42 @@ impl Object {
         if accepted { self.locals.add(&key, &1) } else { self.locals.take(&key) }
     }
 
-    pub(super) fn table(&self) -> Result<Table> {
-        let routes4 = self.routes4.all()?;
-        let routes4 = routes4.into_iter().map(|(key, value)| (layout::read_prefix4(key), value));
-        let routes6 = self.routes6.all()?;
-        let routes6 = routes6.into_iter().map(|(key, value)| (layout::read_prefix6(key), value));
-        let routes = routes4
-            .chain(routes6)
-            .filter_map(|(destination, route)| Some((destination?, layout::read_route(&route)?)));
-        Ok(Table {
-            routes: routes.collect(),
-            nodes: self.nodes.all()?.keys().filter_map(layout::read_address).collect(),
-            locals: self.locals.all()?.keys().filter_map(layout::read_address).collect(),
-        })
+    pub(super) fn route(&self, destination: IpNet) -> Result<Option<Route>> {
+        let found = match destination {
+            IpNet::V4(net) => longest(&self.routes4, layout::prefix4(net)),
+            IpNet::V6(net) => longest(&self.routes6, layout::prefix6(net)),
+        };
+        Ok(found?.and_then(|route| layout::read_route(&route)))
+    }
+
+    /// What is in the maps, but for the uplinks.
+    pub(super) fn table(&self) -> Result<(Table, Stale)> {
+        let (mut table, mut stale) = (Table::default(), Stale::default());
+        for (key, value) in self.routes4.all()? {
+            match layout::read_prefix4(key).zip(layout::read_route(&value)) {
+                Some((destination, route)) => drop(table.routes.insert(destination, route)),
+                None => stale.routes4.push(key),
+            }
+        }
+        for (key, value) in self.routes6.all()? {
+            match layout::read_prefix6(key).zip(layout::read_route(&value)) {
+                Some((destination, route)) => drop(table.routes.insert(destination, route)),
+                None => stale.routes6.push(key),
+            }
+        }
+        for key in self.nodes.all()?.into_keys() {
+            match layout::read_address(&key) {
+                Some(node) => drop(table.nodes.insert(node)),
+                None => stale.nodes.push(key),
+            }
+        }
+        for key in self.locals.all()?.into_keys() {
+            match layout::read_address(&key) {
+                Some(local) => drop(table.locals.insert(local)),
+                None => stale.locals.push(key),
+            }
+        }
+        Ok((table, stale))
     }
 
     pub(super) fn counters(&self) -> Result<Counters> {
@@ -117,31 +119,6 @@ impl Object {
         };
         Ok(heard.iter().filter_map(|(node, at)| Some((layout::read_address(node)?, since(*at)))).collect())
     }
-}
-
-/// Writes what is wanted and is not there, or is there and not right. The keys that are there and not wanted.
-fn write<T: Entries>(
-    map: &mut T,
-    wanted: &BTreeMap<T::Key, T::Value>,
-    is_right: fn(&T::Value, &T::Value) -> bool,
-    changes: &mut Changes,
-) -> Result<Vec<T::Key>> {
-    let found = map.all()?;
-    for (key, value) in wanted {
-        if !found.get(key).is_some_and(|found| is_right(found, value)) {
-            map.put(key, value)?;
-            changes.written += 1;
-        }
-    }
-    Ok(found.into_keys().filter(|key| !wanted.contains_key(key)).collect())
-}
-
-fn clear<T: Entries>(map: &mut T, keys: &[T::Key], changes: &mut Changes) -> Result<()> {
-    for key in keys {
-        map.take(key)?;
-        changes.removed += 1;
-    }
-    Ok(())
 }
 
 /// The clock of `bpf_ktime_get_coarse_ns`, in nanoseconds.

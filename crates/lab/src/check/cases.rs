@@ -6,7 +6,8 @@ use model::{Family, NodeName, Service, TrafficPolicy};
 
 use super::cast::{Cast, PORT, Role};
 use super::evidence::{Aspect, Carried, Fate, Leg, Party, Path, Row, Target, Transport};
-use super::gather::{machine_party, pod_party};
+use super::gather::{echo_pods, machine_party, pod_party};
+use super::sites;
 use super::view::{Pod, View};
 use super::ways::{between, own_address};
 use crate::topology::{self, Machine};
@@ -27,6 +28,9 @@ pub(super) struct Case<'v> {
     pub(super) transport: Transport,
     pub(super) fate: Fate,
     pub(super) times: usize,
+    pub(super) row: Row,
+    /// The address that the client takes, if it is not its first.
+    pub(super) source: Option<IpAddr>,
 }
 
 /// Who connects.
@@ -42,13 +46,6 @@ pub(super) enum Client<'v> {
 
 impl<'v> Client<'v> {
     /// The row that is about connections of such a client.
-    pub(super) fn row(self) -> Row {
-        match self {
-            Client::Pod(_) | Client::Node(_) => Row::Service,
-            Client::Outside(..) => Row::Inbound,
-        }
-    }
-
     /// The node that its packets come to first.
     fn node(self) -> &'v NodeName {
         match self {
@@ -81,6 +78,7 @@ pub(super) fn cases<'v>(view: &'v View, cast: &Cast<'v>, row: Row) -> Vec<Case<'
     let stage = Stage { view, cast: *cast };
     let all = match row {
         Row::Service => stage.inside(),
+        Row::BehindNat => return across(view, cast),
         _ => stage.outside(),
     };
     let both = |family| Transport::BOTH.map(|transport| (family, transport));
@@ -158,7 +156,10 @@ impl<'v> Stage<'v> {
     /// The nodes that take part: those of the pods, and one more if there is one.
     fn nodes(&self) -> Vec<&'v NodeName> {
         let mut nodes: Vec<&NodeName> = Vec::new();
-        for node in self.cast.pods().map(|pod| &pod.node).chain(self.view.cluster.nodes.keys()) {
+        // Nobody can open a connection to a node beyond a gateway.
+        let near = |node: &&NodeName| !sites::across(self.view, node, &self.cast.endpoint.node);
+        let all = self.cast.pods().map(|pod| &pod.node).chain(self.view.cluster.nodes.keys());
+        for node in all.filter(near) {
             if nodes.len() < 3 && !nodes.contains(&node) {
                 nodes.push(node);
             }
@@ -197,6 +198,11 @@ impl<'v> Stage<'v> {
             transport,
             fate: self.fate(client, at, role, address)?,
             times,
+            row: match client {
+                Client::Pod(_) | Client::Node(_) => Row::Service,
+                Client::Outside(..) => Row::Inbound,
+            },
+            source: None,
         })
     }
 
@@ -209,17 +215,13 @@ impl<'v> Stage<'v> {
         let (node, source, legs) = match (client, at) {
             (Client::Outside(host, _), _) => {
                 let carried = Carried::Plain { source: own.address, destination: address };
-                let leg = Leg { from: host.name.clone(), to: first.to_string(), carried };
+                let leg = Leg::new(&host.name, first, carried);
                 (first, Source::Stranger(own.address), vec![leg])
             }
             (_, Address::Node(node)) if node != first => {
                 let source = node_address(self.view, first, family)?;
                 let carried = Carried::Plain { source, destination: address };
-                (
-                    node,
-                    Source::Stranger(source),
-                    vec![Leg { from: first.to_string(), to: node.to_string(), carried }],
-                )
+                (node, Source::Stranger(source), vec![Leg::new(first, node, carried)])
             }
             (Client::Pod(pod), _) => (first, Source::Pod(pod), Vec::new()),
             (Client::Node(_), _) => (first, Source::Node, Vec::new()),
@@ -245,13 +247,72 @@ impl<'v> Stage<'v> {
             let mut legs = legs.clone();
             match between(self.view, (node, source), (&pod.node, address)) {
                 Carried::Nowhere => {}
-                carried => legs.push(Leg { from: node.to_string(), to: pod.node.to_string(), carried }),
+                carried => legs.push(Leg::new(node, &pod.node, carried)),
             }
             Some(Path { by: pod.full_name(), source, legs })
         };
         let paths: Option<Vec<Path>> = usable.iter().map(path).collect();
         Some(Fate::answered(paths?))
     }
+}
+
+/// Row 10: a pod of each node, and the node itself, connect to a pod of each node beyond a gateway, and by services.
+fn across<'v>(view: &'v View, cast: &Cast<'v>) -> Vec<Case<'v>> {
+    let nodes: Vec<&NodeName> = view.cluster.nodes.keys().collect();
+    let pod_of = |node: &NodeName| echo_pods(view, node).next();
+    let behind = cast.endpoints(Role::Behind);
+    let mut all = Vec::new();
+    for from in &nodes {
+        let clients = pod_of(from).map(Client::Pod).into_iter().chain([Client::Node(from)]);
+        for (client, family) in
+            clients.flat_map(|client| view.families().into_iter().map(move |family| (client, family)))
+        {
+            let mut targets = Vec::new();
+            for to in nodes.iter().filter(|to| sites::across(view, from, to)) {
+                targets.extend(pod_of(to).and_then(|pod| {
+                    // A node takes its address to pods.
+                    let own = view.cluster.nodes.get(*from)?.pod_ranges.of(family)?.gateway();
+                    let source = matches!(client, Client::Node(_)).then_some(own);
+                    Some((pod.full_name(), *pod.addresses.of(family)?, pod.port()?, pod, source))
+                }));
+            }
+            for role in [Role::One, Role::Behind] {
+                let endpoint = if role == Role::One { Some(cast.endpoint) } else { behind.first().copied() };
+                let Some(pod) = endpoint.filter(|pod| sites::across(view, from, &pod.node)) else { continue };
+                let addresses =
+                    view.cluster.services.get(&role.object()).map(|service| &service.cluster_addresses);
+                let address = addresses.into_iter().flatten().find(|address| Family::of(address) == family);
+                let name = format!("cluster address of {}", role.name());
+                targets.extend(address.map(|address| (name, *address, PORT, pod, None)));
+            }
+            for (name, address, port, pod, source) in targets {
+                let Some(fate) = across_fate(view, client, family, pod) else { continue };
+                let target = Target { name, address: SocketAddr::new(address, port), through: None };
+                all.extend(Transport::BOTH.map(|transport| Case {
+                    client,
+                    target: target.clone(),
+                    aspect: Aspect::Answer,
+                    transport,
+                    fate: fate.clone(),
+                    times: 1,
+                    row: Row::BehindNat,
+                    source,
+                }));
+            }
+        }
+    }
+    all
+}
+
+fn across_fate(view: &View, client: Client<'_>, family: Family, pod: &Pod) -> Option<Fate> {
+    let node = client.node();
+    let source = match client {
+        Client::Pod(pod) => *pod.addresses.of(family)?,
+        _ => view.cluster.nodes.get(node)?.pod_ranges.of(family)?.gateway(),
+    };
+    let destination = *pod.addresses.of(family)?;
+    let ways = sites::ways(view, (node, source), (&pod.node, destination));
+    Some(Fate::answered(ways.into_iter().map(|legs| Path { by: pod.full_name(), source, legs })))
 }
 
 /// What a connection comes from where it is translated.
@@ -285,7 +346,7 @@ pub(super) fn unserved<'v>(view: &'v View, cast: &Cast<'v>, row: Row) -> Vec<Cas
                 let (legs, through) = match client {
                     Client::Outside(host, node) => {
                         let carried = Carried::Plain { source: own.address, destination: address };
-                        let leg = Leg { from: host.name.clone(), to: node.to_string(), carried };
+                        let leg = Leg::new(&host.name, node, carried);
                         (vec![leg], Some(node.to_string()))
                     }
                     _ => (Vec::new(), None),
@@ -301,6 +362,8 @@ pub(super) fn unserved<'v>(view: &'v View, cast: &Cast<'v>, row: Row) -> Vec<Cas
                     transport,
                     fate: Fate::Refused { legs: legs.clone() },
                     times: 1,
+                    row,
+                    source: None,
                 }));
             }
         }

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
-    Endpoint, EndpointPort, EndpointSlice, Family, ObjectName, Protocol, Service, ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Family, NodeName, ObjectName, Protocol, Service, ServicePort,
+    TrafficPolicy,
 };
 
 use super::gather::echo_pods;
 use super::pods::NAMESPACE;
+use super::sites;
 use super::view::{Pod, View};
 
 /// The port of the services' own addresses.
@@ -30,10 +32,13 @@ pub(super) enum Role {
     Several,
     /// Has several endpoints, and each client stays with one.
     Sticky,
+    /// Has one endpoint, which is behind a NAT gateway if any is.
+    Behind,
 }
 
 impl Role {
-    pub(super) const ALL: [Role; 5] = [Role::One, Role::Local, Role::Empty, Role::Several, Role::Sticky];
+    pub(super) const ALL: [Role; 6] =
+        [Role::One, Role::Local, Role::Empty, Role::Several, Role::Sticky, Role::Behind];
 
     /// The name of its service.
     pub(super) fn name(self) -> &'static str {
@@ -43,6 +48,7 @@ impl Role {
             Role::Empty => "empty",
             Role::Several => "several",
             Role::Sticky => "sticky",
+            Role::Behind => "behind",
         }
     }
 
@@ -91,19 +97,23 @@ pub(super) struct Cast<'v> {
     pub(super) beside: &'v Pod,
     /// A pod on another node, if there is another node.
     pub(super) apart: Option<&'v Pod>,
+    /// A pod behind a NAT gateway, if there is a gateway.
+    pub(super) behind: Option<&'v Pod>,
 }
 
 impl<'v> Cast<'v> {
     /// The first pods that fit; `None` if no node has two.
     pub(super) fn of(view: &'v View) -> Option<Cast<'v>> {
-        let nodes = view.cluster.nodes.keys();
+        let has_site = |node: &&NodeName| sites::site(view, node).is_some();
+        let nodes = view.cluster.nodes.keys().filter(|node| !has_site(node));
+        let behind = view.cluster.nodes.keys().filter(has_site).find_map(|node| echo_pods(view, node).next());
         let (endpoint, beside) = nodes.clone().find_map(|node| {
             let mut pods = echo_pods(view, node);
             Some((pods.next()?, pods.next()?))
         })?;
         let apart =
             nodes.filter(|node| **node != endpoint.node).find_map(|node| echo_pods(view, node).next());
-        Some(Cast { endpoint, beside, apart })
+        Some(Cast { endpoint, beside, apart, behind })
     }
 
     pub(super) fn pods(&self) -> impl Iterator<Item = &'v Pod> + use<'v> {
@@ -116,6 +126,7 @@ impl<'v> Cast<'v> {
             Role::One | Role::Local => vec![self.endpoint],
             Role::Empty => Vec::new(),
             Role::Several | Role::Sticky => self.pods().collect(),
+            Role::Behind => self.behind.into_iter().collect(),
         }
     }
 

@@ -14,7 +14,7 @@ use model::{Family, NodeName};
 use super::cases::{Case, Client, cases, unserved};
 use super::cast::Cast;
 use super::detour::Detour;
-use super::evidence::{Carried, Connection, Fate, Got, Row, Try};
+use super::evidence::{Carried, Connection, Fate, Got, Party, Row, Try};
 use super::predict::Predictor;
 use super::probe::PATIENCE;
 use super::trial::{Ports, Tried, attempt};
@@ -56,9 +56,11 @@ pub(super) fn connect<'v>(
 ) -> Result<Vec<Attempted<'v>>> {
     let Some(cast) = Cast::of(view) else { return Ok(Vec::new()) };
     let mut all = cases(view, &cast, row);
-    all.extend(unserved(view, &cast, row));
+    if row != Row::BehindNat {
+        all.extend(unserved(view, &cast, row));
+    }
     all.retain(|case| changes_port(view, case) == (known == Known::ByAddresses));
-    if row == Row::Service {
+    if row != Row::Inbound {
         return try_all(view, ports, all);
     }
     // A host outside comes in by one node after the other.
@@ -96,7 +98,8 @@ pub(super) fn conclude(
     wire: &Wire,
 ) -> Vec<Connection> {
     let conclude = |Attempted { case, tries }: Attempted<'_>| {
-        let from = case.client.party(view, Family::of(&case.target.address.ip()))?;
+        let party = case.client.party(view, Family::of(&case.target.address.ip()))?;
+        let from = Party { address: case.source.unwrap_or(party.address), ..party };
         let (predicted, steps) = predictor.connection(&case, from.address);
         let (masqueraded, changes_port) = (masqueraded(&case), changes_port(view, &case));
         let tries: Vec<Try> = tries
@@ -127,7 +130,7 @@ pub(super) fn conclude(
             })
             .collect();
         Some(Connection {
-            row: case.client.row(),
+            row: case.row,
             aspect: case.aspect,
             from,
             to: case.target,

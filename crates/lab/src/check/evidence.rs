@@ -1,5 +1,6 @@
 //! What was found out about a lab: facts, without a judgement.
 
+mod route;
 mod service;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::Family;
 use serde::Serialize;
 
+pub use self::route::{ExpectedRoute, RouteFinding, RouteWay, Shown};
 pub use self::service::{Aspect, Connection, Fate, Got, Leg, Path, Target, Try};
 
 /// All that was gathered in one check.
@@ -36,6 +38,8 @@ pub struct Evidence {
     pub connections: Vec<Connection>,
     /// Packets that should not arrive.
     pub forgeries: Vec<Forgery>,
+    /// Routes that rows are about.
+    pub routes: Vec<RouteFinding>,
     /// Rows that this lab cannot have, and why.
     pub impossible: Vec<(Row, String)>,
 }
@@ -102,9 +106,9 @@ impl Row {
         }
     }
 
-    /// Whether there is a way to prove it.
-    pub fn provable(self) -> bool {
-        !matches!(self, Row::NoOverlay | Row::CrossSubnet | Row::BehindNat)
+    /// Whether it says where routes come from.
+    pub fn about_routes(self) -> bool {
+        matches!(self, Row::NoOverlay | Row::CrossSubnet)
     }
 }
 
@@ -207,7 +211,14 @@ pub enum Carried {
         /// The outer destination address.
         destination: IpAddr,
     },
-    /// Directly in IP, or in more than one tunnel.
+    /// In IP in IP.
+    Ipip {
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+    },
+    /// In more than one tunnel.
     Otherwise,
 }
 
@@ -222,6 +233,9 @@ impl Carried {
             Carried::Vxlan { vni, port, source, destination } => {
                 Carried::Vxlan { vni, port, source: destination, destination: source }
             }
+            Carried::Ipip { source, destination } => {
+                Carried::Ipip { source: destination, destination: source }
+            }
             Carried::Nowhere | Carried::Otherwise => self,
         }
     }
@@ -235,6 +249,7 @@ impl fmt::Display for Carried {
             Carried::Vxlan { vni, port, source, destination } => {
                 write!(f, "VXLAN {vni} port {port} {source} > {destination}")
             }
+            Carried::Ipip { source, destination } => write!(f, "IP in IP {source} > {destination}"),
             Carried::Otherwise => f.write_str("another encapsulation"),
         }
     }
@@ -350,6 +365,8 @@ pub struct Forgery {
 pub enum ForgeryKind {
     /// A VXLAN packet from a host that is no node.
     StrangersVxlan,
+    /// An IP in IP packet from a host that is no node.
+    StrangersIpip,
     /// A packet from a pod with another pod's source address.
     SpoofedSource,
 }
@@ -359,6 +376,7 @@ impl ForgeryKind {
     pub fn title(self) -> &'static str {
         match self {
             ForgeryKind::StrangersVxlan => "VXLAN from a stranger",
+            ForgeryKind::StrangersIpip => "IP in IP from a stranger",
             ForgeryKind::SpoofedSource => "another pod's source",
         }
     }

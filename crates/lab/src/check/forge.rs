@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use etherparse::PacketBuilder;
 use kernel::netns::{self, NetNs};
 use model::{Family, LinkName, MacAddr, NodeName};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 use trace::capture::{Capture, Limits, Options, Packet, Recorder};
 
@@ -30,7 +30,9 @@ pub(super) fn forgeries(view: &View) -> Result<Vec<Forgery>> {
     let mut all = Vec::new();
     for family in view.families() {
         if let Some((target, honest)) = across_nodes(view, family) {
-            all.extend(strangers_vxlan(view, family, target, honest)?);
+            for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::StrangersIpip] {
+                all.extend(strangers(view, kind, family, target, honest)?);
+            }
             // The victim is the pod that is asked, so that there is one even if there are but two.
             all.extend(spoofed(view, family, Row::OtherNode, honest, target)?);
         }
@@ -56,7 +58,13 @@ fn pair(view: &View, family: Family, fits: impl Fn(&Pod, &Pod) -> bool) -> Optio
 }
 
 /// A host outside sends into the tunnel of the target's node, as if it were the node of an honest pod.
-fn strangers_vxlan(view: &View, family: Family, target: &Pod, honest: &Pod) -> Result<Vec<Forgery>> {
+fn strangers(
+    view: &View,
+    kind: ForgeryKind,
+    family: Family,
+    target: &Pod,
+    honest: &Pod,
+) -> Result<Vec<Forgery>> {
     let vxlan = view.cluster.network.encapsulation.vxlan;
     let nodes = &view.cluster.nodes;
     let (Some(node), Some(honest_node)) = (nodes.get(&target.node), nodes.get(&honest.node)) else {
@@ -75,6 +83,11 @@ fn strangers_vxlan(view: &View, family: Family, target: &Pod, honest: &Pod) -> R
         let recorder = record(&view.machine_namespace(target.node.as_str())?, link, target.node.as_str())?;
         let send = |from: &NetNs, marker: &[u8]| {
             let frame = inner(honest_tunnel, tunnel, *pretended, witness.address, marker)?;
+            if kind == ForgeryKind::StrangersIpip {
+                let packet = frame.get(ETHERNET..).unwrap_or_default();
+                return netns::run_in(from, || send_in_ip(packet, family, tunnel))
+                    .map_err(io::Error::other)?;
+            }
             let payload = [&vxlan_header(vxlan.vni.value())[..], &frame].concat();
             let to = SocketAddr::new(tunnel, vxlan.port.value());
             let socket = netns::run_in(from, || udp_towards(to)).map_err(io::Error::other)??;
@@ -89,7 +102,7 @@ fn strangers_vxlan(view: &View, family: Family, target: &Pod, honest: &Pod) -> R
         };
         all.push(Forgery {
             row: Row::OtherNode,
-            kind: ForgeryKind::StrangersVxlan,
+            kind,
             from: machine_party(&stranger.name, own),
             to: pod_party(target, *to),
             pretended: *pretended,
@@ -239,6 +252,29 @@ fn transparent6(fd: &OwnedFd) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Sends a packet in a packet of IP, as it is for the network of the calling thread.
+fn send_in_ip(packet: &[u8], inner: Family, to: IpAddr) -> io::Result<()> {
+    let domain = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let protocol = match inner {
+        Family::V4 => libc::IPPROTO_IPIP,
+        Family::V6 => libc::IPPROTO_IPV6,
+    };
+    // SAFETY: socket takes no pointers, and nobody else has the descriptor that it returns.
+    let socket = unsafe {
+        let fd = libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+    nix::sys::socket::sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty())?;
+    Ok(())
+}
+
+/// The length of an Ethernet header, in bytes.
+const ETHERNET: usize = 14;
 
 /// A VXLAN header (RFC 7348, section 5).
 fn vxlan_header(vni: u32) -> [u8; 8] {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use model::{Family, NodeName};
 
+use super::bgp;
 use super::connections::{self, Known};
 use super::evidence::{
     Carried, Connection, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport,
@@ -12,15 +13,17 @@ use super::forge;
 use super::predict::Predictor;
 use super::probe::{self, Asked};
 use super::processes;
+use super::sites;
 use super::trial::Ports;
 use super::view::{self, Pod, View};
 use super::ways::{self, between};
 use super::wire::{Flow, Watch};
+use crate::echo::Answer;
 use crate::topology::{Machine, Role};
 use crate::{Error, Result};
 
-/// The rows that are about services.
-const SERVICES: [Row; 2] = [Row::Service, Row::Inbound];
+/// The rows that are about services, among others.
+const SERVICES: [Row; 3] = [Row::Service, Row::Inbound, Row::BehindNat];
 /// Up to this many nodes each pair of nodes is tried; beyond, each node and the next.
 const ALL_PAIRS: usize = 4;
 
@@ -37,7 +40,10 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     let forgeries = forge::forgeries(view)?;
     let watch = Watch::start(view)?;
     let mut tried = Vec::new();
-    for row in Row::ALL.into_iter().filter(|row| row.provable() && !SERVICES.contains(row)) {
+    let mut routes = Vec::new();
+    let impossible = impossible(view);
+    let possible = |row: &Row| !impossible.iter().any(|(other, _)| other == row);
+    for row in Row::ALL.into_iter().filter(|row| possible(row) && !SERVICES.contains(row)) {
         progress(&format!("trying row {}: {}", row.number(), row.title()))?;
         match row {
             Row::Containers => containers(view, &mut tried)?,
@@ -45,7 +51,12 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
             Row::OtherNode => pods(view, &predictor, row, &mut tried)?,
             Row::Nodes => nodes(view, &predictor, &mut tried)?,
             Row::Outbound => outbound(view, &predictor, &mut tried)?,
+            Row::NoOverlay => inbound(view, &predictor, &mut tried)?,
+            Row::CrossSubnet => pods(view, &predictor, row, &mut tried)?,
             _ => {}
+        }
+        if row.about_routes() {
+            routes.extend(bgp::routes(view, row)?);
         }
     }
     let wire = watch.stop()?;
@@ -70,11 +81,12 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
         blind,
         namespaces: shared_namespaces(view)?,
         forgeries,
-        impossible: impossible(view),
+        routes,
+        impossible,
     })
 }
 
-/// Rows 4 and 6: everybody asks services. They have captures of their own, in which ports are nobody else's.
+/// Rows 4, 6 and 10: everybody asks services, and pods beyond NAT gateways. They have captures of their own, in which ports are nobody else's.
 fn services(
     view: &View,
     predictor: &Predictor<'_>,
@@ -118,9 +130,14 @@ fn impossible(view: &View) -> Vec<(Row, String)> {
         impossible.push((Row::Outbound, "there is no outside host".to_owned()));
         impossible.push((Row::Inbound, "there is no outside host".to_owned()));
     }
-    if let Some(why) = connections::obstacle(view) {
-        impossible.extend([Row::Service, Row::Inbound].map(|row| (row, why.clone())));
+    if view.cluster.nodes.values().all(|node| node.site.is_none()) {
+        impossible.push((Row::BehindNat, "no node is behind a NAT gateway".to_owned()));
     }
+    if let Some(why) = connections::obstacle(view) {
+        impossible.extend(SERVICES.map(|row| (row, why.clone())));
+    }
+    let about_routes = Row::ALL.into_iter().filter(|row| row.about_routes());
+    impossible.extend(about_routes.filter_map(|row| Some((row, bgp::obstacle(view, row)?))));
     impossible
 }
 
@@ -199,7 +216,7 @@ fn containers(view: &View, tried: &mut Vec<Tried>) -> Result<()> {
     Ok(())
 }
 
-/// Rows 2 and 3: a pod asks another one.
+/// Rows 2, 3 and 9: a pod asks another one.
 fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>) -> Result<()> {
     let pairs: Vec<(&Pod, &Pod)> = match row {
         Row::SameNode => view
@@ -227,10 +244,7 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
             for transport in Transport::BOTH {
                 let server = SocketAddr::new(*destination, port);
                 let asked = probe::ask(&namespace, server, transport);
-                let heard = asked.result.as_ref().map_err(Clone::clone).map(|answer| Heard {
-                    by: format!("{}/{}", answer.identity.namespace, answer.identity.pod),
-                    source: answer.source,
-                });
+                let heard = asked.result.as_ref().map_err(Clone::clone).map(heard);
                 let seen = heard.as_ref().ok().map(|heard| heard.source);
                 tried.push(Tried {
                     exchange: Exchange {
@@ -289,7 +303,8 @@ fn nodes(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> Resu
 /// Row 7: a pod of each node asks a host outside.
 fn outbound(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> Result<()> {
     let Some(outside) = view.topology.of_role(Role::Outside).next() else { return Ok(()) };
-    for (name, node) in &view.cluster.nodes {
+    // What leaves a site is translated once more, and the capture outside knows nothing of who it was.
+    for (name, node) in view.cluster.nodes.iter().filter(|(_, node)| node.site.is_none()) {
         let Some(pod) = view.pods.iter().find(|pod| pod.node == *name) else { continue };
         for family in Family::BOTH {
             let (Some(source), Some(seen), Some(destination)) = (
@@ -315,6 +330,55 @@ fn outbound(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> R
         }
     }
     Ok(())
+}
+
+/// Row 8: a host outside asks a pod of each node by the pod's own address, and neither is hidden from the other.
+fn inbound(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> Result<()> {
+    let Some(outside) = view.topology.of_role(Role::Outside).next() else { return Ok(()) };
+    let namespace = view.machine_namespace(&outside.name)?;
+    for (pod, port) in view.cluster.nodes.keys().filter_map(|node| {
+        let pod = echo_pods(view, node).next()?;
+        Some((pod, pod.port()?))
+    }) {
+        for (family, transport) in
+            Family::BOTH.into_iter().flat_map(|family| Transport::BOTH.map(|transport| (family, transport)))
+        {
+            let (Some(source), Some(destination)) =
+                (outside.addresses().of(family).copied(), pod.addresses.of(family).copied())
+            else {
+                continue;
+            };
+            let server = SocketAddr::new(destination, port);
+            let asked = probe::ask(&namespace, server, transport);
+            let heard = asked.result.as_ref().map_err(Clone::clone).map(heard);
+            let seen = heard.as_ref().ok().map(|heard| heard.source);
+            tried.push(Tried {
+                exchange: Exchange {
+                    row: Row::NoOverlay,
+                    from: machine_party(&outside.name, source),
+                    to: pod_party(pod, destination),
+                    transport,
+                    expected: Expected { source, carried: Carried::Plain { source, destination } },
+                    predicted: Some(predictor.sent_from_outside(
+                        &pod.node,
+                        source,
+                        destination,
+                        transport,
+                        port,
+                    )),
+                    heard,
+                    wire: Vec::new(),
+                },
+                flow: flow(transport, source, &asked, server, seen),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What an echo server says of itself and of whom it sees.
+fn heard(answer: &Answer) -> Heard {
+    Heard { by: format!("{}/{}", answer.identity.namespace, answer.identity.pod), source: answer.source }
 }
 
 /// An exchange with a machine of the underlay, which should see `seen` as the source, and nothing encapsulated.
@@ -359,8 +423,14 @@ fn flow<T>(
     Flow { transport, clients: std::iter::once(local).chain(seen.map(known)).collect(), server }
 }
 
-/// The pairs of nodes that are tried.
+/// The pairs of nodes that are tried. Those with a gateway between them are another row's.
 fn node_pairs(view: &View) -> Vec<(&NodeName, &NodeName)> {
+    let mut pairs = all_pairs(view);
+    pairs.retain(|(one, other)| !sites::across(view, one, other));
+    pairs
+}
+
+fn all_pairs(view: &View) -> Vec<(&NodeName, &NodeName)> {
     let nodes: Vec<&NodeName> = view.cluster.nodes.keys().collect();
     if nodes.len() <= ALL_PAIRS {
         let mut pairs = Vec::new();

@@ -51,6 +51,7 @@ impl Harness {
                 lab: name.clone(),
                 topology: topology.clone(),
                 pods: Vec::new(),
+                heard: BTreeMap::new(),
             },
             children: Vec::new(),
             namespaces: Vec::new(),

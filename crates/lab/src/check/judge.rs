@@ -9,6 +9,9 @@ use super::evidence::{
     Way,
 };
 
+/// What the line of a row's routes is called.
+pub const ROUTES: &str = "routes from BGP";
+
 /// A row with what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,8 +36,6 @@ pub enum Verdict {
     NotSo(Vec<Failure>),
     /// This lab cannot have the row.
     Impossible(String),
-    /// There is no proof of the row yet.
-    NotYet,
 }
 
 /// Something that was not so.
@@ -71,7 +72,8 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
         let fits = move |one: &&Connection| one.row == row && one.aspect == aspect;
         evidence.connections.iter().filter(fits).map(service::outcome)
     };
-    let main = namespaces.chain(exchanges).chain(connections(Aspect::Answer)).collect();
+    let both = (row == Row::CrossSubnet).then(|| both_ways(evidence)).flatten();
+    let main = namespaces.chain(exchanges).chain(both).chain(connections(Aspect::Answer)).collect();
     let (tried, main) = verdict(evidence, row, main);
     let mut lines = vec![Judged { row, title: row.title(), tried, verdict: main }];
     for aspect in Aspect::ALL {
@@ -81,7 +83,19 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
             lines.push(Judged { row, title, tried, verdict });
         }
     }
-    for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::SpoofedSource] {
+    let routes = evidence.routes.iter().filter(|finding| finding.row == row);
+    let outcomes: Vec<Failure> = routes
+        .map(|finding| Failure {
+            tried: format!("route to {} at {}", finding.destination, finding.at),
+            faults: finding.faults(),
+        })
+        .collect();
+    if row.about_routes() && lines.iter().any(|line| matches!(line.verdict, Verdict::So | Verdict::NotSo(_)))
+    {
+        let (tried, verdict) = verdict(evidence, row, outcomes);
+        lines.push(Judged { row, title: ROUTES, tried, verdict });
+    }
+    for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::StrangersIpip, ForgeryKind::SpoofedSource] {
         let of_kind = |forgery: &&Forgery| forgery.row == row && forgery.kind == kind;
         let outcomes: Vec<Failure> = evidence
             .forgeries
@@ -109,9 +123,6 @@ fn judge_row(evidence: &Evidence, row: Row) -> Vec<Judged> {
 /// How much was tried, and what came of it.
 fn verdict(evidence: &Evidence, row: Row, outcomes: Vec<Failure>) -> (usize, Verdict) {
     let tried = outcomes.len();
-    if !row.provable() {
-        return (tried, Verdict::NotYet);
-    }
     if let Some((_, why)) = evidence.impossible.iter().find(|(impossible, _)| *impossible == row) {
         return (tried, Verdict::Impossible(why.clone()));
     }
@@ -126,6 +137,19 @@ fn verdict(evidence: &Evidence, row: Row, outcomes: Vec<Failure>) -> (usize, Ver
         failures.push(Failure { tried: "captures".to_owned(), faults: faults.collect() });
     }
     (tried, if failures.is_empty() { Verdict::So } else { Verdict::NotSo(failures) })
+}
+
+/// Plain packets and encapsulated ones must both have been tried, or their difference is not proved.
+fn both_ways(evidence: &Evidence) -> Option<Failure> {
+    let of_row = evidence.exchanges.iter().filter(|exchange| exchange.row == Row::CrossSubnet);
+    let (plain, other): (Vec<&Exchange>, Vec<&Exchange>) =
+        of_row.partition(|exchange| matches!(exchange.expected.carried, Carried::Plain { .. }));
+    let missing = match (plain.is_empty(), other.is_empty()) {
+        (true, false) => "no two pods of one subnet were tried",
+        (false, true) => "no two pods of different subnets were tried",
+        _ => return None,
+    };
+    Some(Failure { tried: Row::CrossSubnet.title().to_owned(), faults: vec![missing.to_owned()] })
 }
 
 fn namespace_faults(shared: &SharedNamespace) -> Vec<String> {

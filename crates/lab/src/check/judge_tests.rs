@@ -4,8 +4,10 @@ use model::Family;
 
 use super::*;
 use crate::check::evidence::{
-    Expected, Fate, Got, Heard, Leg, Party, Path, Predicted, Target, Transport, Try,
+    Expected, ExpectedRoute, Fate, Got, Heard, Leg, Party, Path, Predicted, RouteFinding, RouteWay, Target,
+    Transport, Try,
 };
+use crate::fabric::{Found, FoundHop};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -102,7 +104,7 @@ fn through_a(pod: &str) -> Path {
     let plain = Carried::Plain { source: ip("198.51.100.1"), destination: ip("192.0.2.1") };
     let vxlan =
         Carried::Vxlan { vni: 4096, port: 4789, source: ip("192.0.2.1"), destination: ip("192.0.2.2") };
-    let leg = |from: &str, to: &str, carried| Leg { from: from.to_owned(), to: to.to_owned(), carried };
+    let leg = |from: &str, to: &str, carried| Leg::new(from, to, carried);
     let legs = vec![leg("internet", "a", plain), leg("a", "b", vxlan)];
     Path { by: pod.to_owned(), source: ip("10.244.1.1"), legs }
 }
@@ -178,6 +180,36 @@ fn connections() -> Vec<Connection> {
     ]
 }
 
+/// A route of a machine to node b's pods that is as it should be.
+fn route(row: Row, at: &str, protocol: u8, way: RouteWay) -> RouteFinding {
+    let (via, link) = match &way {
+        RouteWay::Neighbour { via, link } => (*via, link.clone()),
+        RouteWay::Tunnel { links } => (ip("10.244.2.1"), links[0].clone()),
+    };
+    let destination = "10.244.2.0/24".parse().unwrap();
+    RouteFinding {
+        row,
+        at: at.to_owned(),
+        destination,
+        expected: ExpectedRoute { protocols: vec![protocol], way },
+        found: vec![Found {
+            destination,
+            protocol,
+            next_hops: vec![FoundHop { via: Some(via), link, onlink: true }],
+        }],
+    }
+}
+
+fn routes() -> Vec<RouteFinding> {
+    let neighbour = RouteWay::Neighbour { via: ip("192.0.2.2"), link: "eth0".to_owned() };
+    let tunnel = RouteWay::Tunnel { links: vec!["vxlan.cambric".to_owned()] };
+    vec![
+        route(Row::NoOverlay, "router", 186, neighbour.clone()),
+        route(Row::CrossSubnet, "a", 204, neighbour),
+        route(Row::CrossSubnet, "c", 204, tunnel),
+    ]
+}
+
 pub(in crate::check) fn good() -> Evidence {
     Evidence {
         lab: "demo".to_owned(),
@@ -194,9 +226,13 @@ pub(in crate::check) fn good() -> Evidence {
             same_node(),
             plain(Row::Nodes, "192.0.2.1"),
             plain(Row::Outbound, "192.0.2.1"),
+            plain(Row::NoOverlay, "10.244.1.2"),
+            plain(Row::CrossSubnet, "10.244.1.2"),
+            Exchange { row: Row::CrossSubnet, ..other_node(false) },
         ],
         connections: connections(),
         forgeries: vec![forgery(ForgeryKind::StrangersVxlan), forgery(ForgeryKind::SpoofedSource)],
+        routes: routes(),
         impossible: Vec::new(),
     }
 }
@@ -217,8 +253,9 @@ fn good_evidence_is_believed() {
     let judged = judge(&good());
     assert!(all_so(&judged), "{judged:?}");
     let count = |verdict: &Verdict| judged.iter().filter(|one| one.verdict == *verdict).count();
-    assert_eq!((count(&Verdict::So), count(&Verdict::NotYet)), (14, 3));
-    assert_eq!(judged.len(), 17);
+    let possible = |row: Row| judged.iter().any(|one| one.row == row && one.verdict == Verdict::So);
+    assert!(Row::ALL.into_iter().all(possible), "{judged:?}");
+    assert_eq!((count(&Verdict::So), judged.len()), (19, 19));
 }
 
 /// Each change makes one thing wrong; each must be noticed, under its row and in words.
@@ -288,8 +325,34 @@ fn every_kind_of_wrong_evidence_is_noticed() {
         (Row::OtherNode, "an honest packet did not arrive either", |e| e.forgeries[0].control = Ok(false)),
         (Row::OtherNode, "could not be sent: why", |e| e.forgeries[1].control = Err("why".to_owned())),
         (Row::Outbound, "nothing was tried", |e| {
-            e.exchanges.pop();
+            e.exchanges.remove(4);
         }),
+        (Row::NoOverlay, "the far end saw 192.0.2.1, not 10.244.1.2", |e| {
+            let source = "192.0.2.1:40000".parse().unwrap();
+            e.exchanges[5].heard = Ok(Heard { by: "internet".to_owned(), source });
+        }),
+        (Row::NoOverlay, "on the wire at a was IP a > b, not plain", |e| {
+            let vxlan = e.exchanges[0].wire[0].carried;
+            e.exchanges[5].wire[0].carried = vxlan;
+        }),
+        (Row::NoOverlay, "nothing was tried", |e| e.routes.retain(|one| one.row != Row::NoOverlay)),
+        (Row::NoOverlay, "there is no route", |e| e.routes[0].found.clear()),
+        (Row::NoOverlay, "via 192.0.2.2 dev eth0 onlink proto 4 is not of protocol 186", |e| {
+            e.routes[0].found[0].protocol = 4;
+        }),
+        (Row::NoOverlay, "does not lead via 192.0.2.2 dev eth0", |e| {
+            let other = FoundHop { via: Some(ip("192.0.2.9")), link: "eth0".to_owned(), onlink: false };
+            e.routes[0].found[0].next_hops.push(other);
+        }),
+        (Row::CrossSubnet, "there is another route: 10.244.2.0/24 via 192.0.2.2", |e| {
+            let twice = e.routes[1].found[0].clone();
+            e.routes[1].found.push(twice);
+        }),
+        (Row::CrossSubnet, "does not lead into vxlan.cambric", |e| {
+            e.routes[2].found[0].next_hops[0].link = "eth0".to_owned();
+        }),
+        (Row::CrossSubnet, "no two pods of one subnet were tried", |e| drop(e.exchanges.remove(6))),
+        (Row::CrossSubnet, "no two pods of different subnets were tried", |e| drop(e.exchanges.remove(7))),
         (Row::Containers, "nothing was tried", |e| e.namespaces.clear()),
         (Row::Inbound, "the far end saw 198.51.100.1, not 10.244.1.1", |e| {
             let heard = Heard { by: "default/web-2".to_owned(), source: "198.51.100.1:1".parse().unwrap() };
@@ -377,7 +440,7 @@ fn every_kind_of_wrong_evidence_is_noticed() {
 #[test]
 fn a_row_that_a_lab_cannot_have_is_no_failure() {
     let mut evidence = good();
-    evidence.exchanges.pop();
+    evidence.exchanges.remove(4);
     evidence.impossible.push((Row::Outbound, "the lab has no outside host".to_owned()));
     let judged = judge(&evidence);
     assert!(all_so(&judged));

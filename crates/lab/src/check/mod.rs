@@ -3,6 +3,7 @@
 //! What is found out and what is to be thought of it are kept apart: [`evidence`] holds facts, [`judge`] turns them
 //! into verdicts and does no I/O, so that it can be shown evidence of every kind of failure.
 
+mod bgp;
 mod cases;
 mod cast;
 mod connections;
@@ -18,6 +19,7 @@ mod probe;
 mod processes;
 pub mod render;
 mod services;
+pub(crate) mod sites;
 pub(crate) mod trial;
 mod view;
 mod ways;
@@ -93,6 +95,7 @@ pub fn gather(lab: &LabName, interrupts: &Interrupts, progress: &mut Progress) -
         Ok(view)
     }));
     let evidence = made.and_then(|view| {
+        bgp::wait_routed(&view, &mut || interrupts.check())?;
         services::wait_served(&view, &mut || interrupts.check())?;
         gather::gather(&view, &mut |what| {
             progress.step(what);

@@ -19,7 +19,7 @@ pub(super) const NAMESPACE: &str = "cambric-check";
 /// How long a pod may take to be ready, or to be gone.
 const POD_TIME: Duration = Duration::from_secs(30);
 /// The most nodes that get pods, and how many pods each.
-const PLACES: (usize, usize) = (4, 2);
+const PLACES: (usize, usize) = (5, 2);
 
 /// Makes the namespace of all that the check makes.
 ///

@@ -9,6 +9,7 @@ use plan::{Entry, Facts, Key, Link};
 use trace::{End, Hop, Packet, Start, Step, Walk, World, walk};
 
 use super::evidence::{Carried, Predicted, Transport};
+use super::sites;
 use super::view::{Pod, View};
 
 /// The plans of all nodes, made from what the API holds.
@@ -23,9 +24,12 @@ impl<'v> Predictor<'v> {
         let facts = |name: &NodeName| {
             let on_node = view.pods.iter().filter(|pod| pod.node == *name);
             let attachments = on_node.map(attachment).collect();
-            Facts { attachments, underlay: view.topology.underlay(name.as_str()), ..Facts::default() }
+            let underlay = view.topology.underlay(name.as_str());
+            let contacts = sites::contacts(&view.sites(), name);
+            Facts { attachments, underlay, contacts, ..Facts::default() }
         };
-        Predictor { view, world: World::planned(&view.cluster, facts) }
+        let world = World::planned(&view.cluster, facts);
+        Predictor { view, world: World { gateways: sites::gateways(&view.sites()), ..world } }
     }
 
     /// What becomes of a packet that a pod sends from an address of its own.
@@ -51,6 +55,18 @@ impl<'v> Predictor<'v> {
         port: u16,
     ) -> Predicted {
         self.predict(&Start::Node(node.clone()), packet(source, destination, transport, port))
+    }
+
+    /// What becomes of a packet that a host outside of the cluster sends, if it comes to this node.
+    pub(super) fn sent_from_outside(
+        &self,
+        node: &NodeName,
+        source: IpAddr,
+        destination: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Predicted {
+        self.predict(&Start::Outside { node: node.clone() }, packet(source, destination, transport, port))
     }
 
     fn predict(&self, start: &Start, packet: Packet) -> Predicted {
@@ -98,11 +114,18 @@ impl<'v> Predictor<'v> {
             Step::Encapsulated { link, source, destination, .. } => {
                 Some(self.tunnel(&hop.node, link, *source, *destination))
             }
+            Step::Wrapped { source, destination, .. } => {
+                Some(Carried::Ipip { source: *source, destination: *destination })
+            }
             _ => None,
         });
         let tunnels: Vec<Carried> = tunnels.collect();
         match (tunnels.as_slice(), &walk.end) {
-            ([], End::Pod(node, _) | End::Node(node)) if node == begin => Carried::Nowhere,
+            ([], End::Pod(node, _) | End::Node(node))
+                if node == begin && !matches!(start, Start::Outside { .. }) =>
+            {
+                Carried::Nowhere
+            }
             ([], End::Lost(_)) => Carried::Nowhere,
             ([], _) => Carried::Plain { source: walk.packet.source, destination: walk.packet.destination },
             ([tunnel], _) => *tunnel,

@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::evidence::{Carried, Connection, Evidence, Exchange, Forgery, Row, Sighting, Way};
-use super::judge::{Failure, Judged, Verdict, all_so};
+use super::evidence::{
+    Carried, Connection, Evidence, Exchange, Forgery, RouteFinding, Row, Shown, Sighting, Way,
+};
+use super::judge::{Failure, Judged, ROUTES, Verdict, all_so};
 
 /// Evidence and verdicts as one JSON object.
 ///
@@ -81,7 +83,6 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
         Verdict::So => ("proved", true),
         Verdict::NotSo(_) => ("FAILED", true),
         Verdict::Impossible(_) => ("not here", false),
-        Verdict::NotYet => ("not yet", false),
     };
     let number = if main { line.row.number().to_string() } else { String::new() };
     let title = if main { line.title.to_owned() } else { format!("  {}", line.title) };
@@ -99,6 +100,12 @@ fn write_line(out: &mut String, evidence: &Evidence, line: &Judged) -> std::fmt:
             let exchanges: Vec<&Exchange> =
                 evidence.exchanges.iter().filter(|exchange| exchange.row == line.row).collect();
             (line.tried.to_string(), saw(&exchanges), wire(&exchanges))
+        }
+        (true, false) if line.title == ROUTES => {
+            let protocols = evidence.routes.iter().filter(|finding| finding.row == line.row);
+            let protocols =
+                protocols.flat_map(|finding| &finding.found).map(|route| route.protocol.to_string());
+            (line.tried.to_string(), String::new(), format!("protocol {}", list(protocols)))
         }
         (true, false) => {
             let forgeries: Vec<&Forgery> = evidence
@@ -143,6 +150,7 @@ fn carried_word(carried: Carried) -> String {
         Carried::Nowhere => "nothing".to_owned(),
         Carried::Plain { .. } => "plain".to_owned(),
         Carried::Vxlan { vni, .. } => format!("VXLAN {vni}"),
+        Carried::Ipip { .. } => "IP in IP".to_owned(),
         Carried::Otherwise => "another tunnel".to_owned(),
     }
 }
@@ -191,6 +199,9 @@ fn write_details(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
         for exchange in evidence.exchanges.iter().filter(|exchange| exchange.row == row) {
             write_exchange(out, exchange)?;
         }
+        for finding in evidence.routes.iter().filter(|finding| finding.row == row) {
+            write_route(out, finding)?;
+        }
         for connection in evidence.connections.iter().filter(|connection| connection.row == row) {
             service::write_connection(out, connection)?;
         }
@@ -229,6 +240,17 @@ fn write_wire(out: &mut String, wire: &[Sighting]) -> std::fmt::Result {
     for sighting in wire {
         let way = if sighting.way == Way::Out { "out" } else { "in " };
         writeln!(out, "       {} {way} {}", sighting.at, sighting.packet)?;
+    }
+    Ok(())
+}
+
+fn write_route(out: &mut String, finding: &RouteFinding) -> std::fmt::Result {
+    let RouteFinding { row, at, destination, expected, found } = finding;
+    let protocols: Vec<String> = expected.protocols.iter().map(ToString::to_string).collect();
+    writeln!(out, "row {}  route at {at} to {destination}", row.number())?;
+    writeln!(out, "       expected     {} proto {}", expected.way, protocols.join(" or "))?;
+    for route in found {
+        writeln!(out, "       there is     {}", Shown(route))?;
     }
     Ok(())
 }
@@ -281,13 +303,25 @@ mod tests {
             line(" 6"),
             " 6  outside to service or pod     1  gateway          VXLAN 4096, plain proved"
         );
-        assert_eq!(line(" 8"), format!(" 8  {:<68}not yet", "no overlay"));
+        assert_eq!(
+            line(" 8"),
+            " 8  no overlay                    1  the sender       plain             proved"
+        );
+        assert_eq!(
+            line(" 9"),
+            " 9  cross-subnet                  2  the sender       VXLAN 4096, plain proved"
+        );
+        assert!(
+            line("      routes from BGP").ends_with("1                   protocol 186      proved"),
+            "{text}"
+        );
+        assert_eq!(line("10"), format!("10  {:<68}not yet", "nodes behind NAT"));
         assert!(
             line("      no endpoint").ends_with("1  refusal          nothing           proved"),
             "{text}"
         );
         assert!(line("      VXLAN from").ends_with("1  nothing          sent, dropped     proved"), "{text}");
-        assert!(text.contains("had predicted 10 of these ways"));
+        assert!(text.contains("had predicted 11 of these ways"));
     }
 
     #[test]

@@ -9,10 +9,11 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Pod as ApiPod};
 use kernel::netns::{self, NetNs};
 use kube::api::{Api, ListParams};
 use kube_source::{ClusterNetwork, SINGLETON};
-use model::{Cluster, Family, NetworkConfig, Node, NodeName, PerFamily};
+use model::{Cluster, Family, NetworkConfig, Node, NodeName, PerFamily, REFLECTOR_LABEL, SITE_LABEL};
 
 use super::evidence::Transport;
 use super::probe;
+use super::sites::{self, Sites};
 use crate::paths::LabName;
 use crate::topology::{self, Machine, Role, Topology};
 use crate::{Error, Result};
@@ -25,6 +26,8 @@ pub(super) struct View {
     pub(super) cluster: Cluster,
     /// The pods that are ready and have a network namespace of their own.
     pub(super) pods: Vec<Pod>,
+    /// Whom the nodes hear through tunnels; nothing in a lab without NAT gateways.
+    pub(super) heard: BTreeMap<NodeName, sites::Heard>,
 }
 
 /// A pod.
@@ -93,7 +96,13 @@ impl View {
         for pod in &mut ready {
             forget_other_servers(pod)?;
         }
-        Ok(View { lab: lab.clone(), topology, cluster, pods: ready })
+        let heard = sites::all_heard(lab, &cluster)?;
+        Ok(View { lab: lab.clone(), topology, cluster, pods: ready, heard })
+    }
+
+    /// What there is to know of NAT gateways.
+    pub(super) fn sites(&self) -> Sites<'_> {
+        Sites { topology: &self.topology, cluster: &self.cluster, heard: &self.heard }
     }
 
     /// The namespace of a machine.
@@ -149,13 +158,15 @@ async fn nodes(client: &kube::Client) -> Result<BTreeMap<NodeName, Node>> {
         let wrong = |error: &dyn std::fmt::Display| Error::Other(format!("the lab's API: {error}"));
         let name = NodeName::new(node.metadata.name.unwrap_or_default()).map_err(|error| wrong(&error))?;
         let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-        let internal = addresses.iter().filter(|address| address.type_ == "InternalIP");
+        let of_kind = |kind: &'static str| {
+            addresses.iter().filter(move |one| one.type_ == kind).map(|one| one.address.as_str())
+        };
+        let labels = node.metadata.labels.unwrap_or_default();
+        let label = |name: &str| labels.get(name).map(String::as_str);
         let ranges = node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
-        let node = Node::parse(
-            name.clone(),
-            internal.map(|address| address.address.as_str()),
-            ranges.iter().map(String::as_str),
-        );
+        let node = Node::parse(name.clone(), of_kind("InternalIP"), ranges.iter().map(String::as_str))
+            .and_then(|node| node.with_external(of_kind("ExternalIP")))
+            .and_then(|node| node.with_labels(label(SITE_LABEL), label(REFLECTOR_LABEL)));
         Ok((name, node.map_err(|error| wrong(&error))?))
     };
     nodes.items.into_iter().map(parse).collect()

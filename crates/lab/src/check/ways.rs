@@ -13,6 +13,8 @@ pub(super) fn mode(view: &View) -> String {
     match sending {
         Sending::Vxlan(When::Always) => format!("VXLAN {}", vxlan.vni.value()),
         Sending::Vxlan(When::CrossSubnet) => format!("VXLAN {} across subnets", vxlan.vni.value()),
+        Sending::Ipip(When::Always) => "IP in IP".to_owned(),
+        Sending::Ipip(When::CrossSubnet) => "IP in IP across subnets".to_owned(),
         Sending::Plain => "no encapsulation".to_owned(),
     }
 }
@@ -29,13 +31,16 @@ pub(super) fn between(
     if is_plain(view, from, to, Family::of(&destination)) {
         return Carried::Plain { source, destination };
     }
-    let vxlan = view.cluster.network.encapsulation.vxlan;
+    let Encapsulation { sending, vxlan } = view.cluster.network.encapsulation;
     let address = |node: &NodeName, family| {
         view.topology.machine(node.as_str()).and_then(|machine| machine.addresses().of(family).copied())
     };
     let underlay =
         Family::BOTH.into_iter().find_map(|family| Some((address(from, family)?, address(to, family)?)));
     match underlay {
+        Some((source, destination)) if matches!(sending, Sending::Ipip(_)) => {
+            Carried::Ipip { source, destination }
+        }
         Some((source, destination)) => {
             Carried::Vxlan { vni: vxlan.vni.value(), port: vxlan.port.value(), source, destination }
         }
@@ -52,17 +57,19 @@ pub(super) fn own_address(view: &View, node: &NodeName, to: &NodeName, family: F
 }
 
 /// Whether pods' packets of a family go from one node to another as they are.
-fn is_plain(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
+pub(super) fn is_plain(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
     match view.cluster.network.encapsulation.sending {
-        Sending::Vxlan(When::Always) => false,
-        Sending::Vxlan(When::CrossSubnet) => in_one_subnet(view, from, to, family),
+        Sending::Vxlan(When::Always) | Sending::Ipip(When::Always) => false,
+        Sending::Vxlan(When::CrossSubnet) | Sending::Ipip(When::CrossSubnet) => {
+            in_one_subnet(view, from, to, family)
+        }
         Sending::Plain => true,
     }
 }
 
 /// Whether two nodes have a subnet in common in which packets of a family can go as they are: IPv4 packets can do so
 /// by IPv6 next hops, if the nodes have no IPv4 addresses.
-fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
+pub(super) fn in_one_subnet(view: &View, from: &NodeName, to: &NodeName, family: Family) -> bool {
     let interfaces = |node: &NodeName| {
         let machine = view.topology.machine(node.as_str());
         machine.into_iter().flat_map(|machine| machine.interfaces.iter()).collect::<Vec<_>>()

@@ -183,6 +183,9 @@ fn carried(packet: &Packet) -> Carried {
             let port = outer.ports().map_or(0, |(_, to)| to);
             Carried::Vxlan { vni, port, source, destination }
         }
+        Some((capture::Encapsulation::Ip, inner)) if inner.inner().is_none() => {
+            Carried::Ipip { source, destination }
+        }
         Some(_) => Carried::Otherwise,
     }
 }

@@ -1,11 +1,11 @@
 //! The requests that the fabric is made of.
 
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use kernel::netns::NetNs;
-use kernel::rtnl::Request;
+use kernel::rtnl::{Request, RouteSocket};
+use model::Family;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -87,6 +87,35 @@ pub(super) fn address(index: u32, link: &str, address: &IpNet) -> Request {
     Request::create(RouteNetlinkMessage::NewAddress(message), format!("give {link} the address {address}"))
 }
 
+/// The removal of an address.
+pub(super) fn no_address(index: u32, link: &str, address: &IpNet) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    message.header.family = address_family(Family::of_net(address));
+    message.attributes = vec![AddressAttribute::Local(address.addr())];
+    Request::new(RouteNetlinkMessage::DelAddress(message), format!("take the address {address} from {link}"))
+}
+
+/// The addresses of a family that a link has, without those that the kernel gives by itself.
+pub(super) fn addresses(socket: &mut RouteSocket, index: u32, family: Family) -> kernel::Result<Vec<IpNet>> {
+    let listed =
+        socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list the addresses")?;
+    let of_link = |message: RouteNetlinkMessage| match message {
+        RouteNetlinkMessage::NewAddress(message)
+            if message.header.index == index && message.header.scope == AddressScope::Universe =>
+        {
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            IpNet::new(address?, message.header.prefix_len).ok()
+        }
+        _ => None,
+    };
+    Ok(listed.into_iter().filter_map(of_link).filter(|net| Family::of_net(net) == family).collect())
+}
+
 /// A route through a neighbour.
 pub(super) fn route(route: &Route) -> Request {
     let what = format!("add the route {} via {}", route.destination, route.gateway);
@@ -107,10 +136,7 @@ pub(super) fn no_route(route: &Route) -> Request {
 
 fn route_message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = match route.gateway {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    };
+    message.header.address_family = address_family(Family::of(&route.gateway));
     message.header.destination_prefix_length = route.destination.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Static;
@@ -121,6 +147,13 @@ fn route_message(route: &Route) -> RouteMessage {
     }
     message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
     message
+}
+
+pub(super) fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
 }
 
 fn link(index: u32, name: &str, mtu: u32) -> LinkMessage {

@@ -6,6 +6,7 @@
 
 mod messages;
 mod nat;
+mod routes;
 mod sysctl;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use crate::paths::{FABRIC, LabName};
 use crate::topology::{Machine, Role, Route, Topology};
 use crate::{Error, Result};
 use messages::{End, LOOPBACK};
+pub use nat::{flush, readdress};
+pub(crate) use routes::Learned;
+pub use routes::{BGP, Found, FoundHop, routes};
 
 /// The file of a named namespace.
 pub fn namespace_path(name: &str) -> PathBuf {
@@ -51,8 +55,7 @@ pub fn build(lab: &LabName, topology: &Topology, mut before: impl FnMut(&str) ->
 /// # Errors
 /// [`Error::Kernel`] for the first route that is refused.
 pub fn replace_routes(namespace: &str, routes: &[Route]) -> Result<()> {
-    let space = NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))?;
-    within(&space, namespace, |socket| {
+    within(&open(namespace)?, namespace, |socket| {
         all(socket, namespace, routes.iter().map(messages::replaced_route).collect())
     })
 }
@@ -62,8 +65,7 @@ pub fn replace_routes(namespace: &str, routes: &[Route]) -> Result<()> {
 /// # Errors
 /// [`Error::Kernel`] if the kernel keeps it.
 pub fn remove_route(namespace: &str, route: &Route) -> Result<()> {
-    let space = NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))?;
-    within(&space, namespace, |socket| match socket.request(messages::no_route(route)) {
+    within(&open(namespace)?, namespace, |socket| match socket.request(messages::no_route(route)) {
         // No such process: that is how the kernel says that there is no such route.
         Err(error) if error.errno() == Some(libc::ESRCH) => Ok(()),
         result => result.map_err(Error::kernel(namespace)),
@@ -119,11 +121,15 @@ impl Fabric {
             interfaces.extend(machine.routes.iter().map(messages::route));
             all(socket, name, interfaces)?;
             match machine.role {
-                Role::NatGateway => nat::masquerade(machine),
+                Role::NatGateway => nat::set_up(machine),
                 _ => Ok(()),
             }
         })
     }
+}
+
+fn open(namespace: &str) -> Result<NetNs> {
+    NetNs::open(namespace_path(namespace)).map_err(Error::kernel(namespace))
 }
 
 fn create(name: &str) -> Result<NetNs> {
@@ -134,7 +140,7 @@ fn create(name: &str) -> Result<NetNs> {
 }
 
 /// Does something in a namespace with a socket there.
-fn within(namespace: &NetNs, member: &str, work: impl FnOnce(&mut RouteSocket) -> Result<()>) -> Result<()> {
+fn within<T>(namespace: &NetNs, member: &str, work: impl FnOnce(&mut RouteSocket) -> Result<T>) -> Result<T> {
     let _stay = namespace.enter().map_err(Error::kernel(member))?;
     let mut socket = RouteSocket::open().map_err(Error::kernel(member))?;
     work(&mut socket)

@@ -33,6 +33,9 @@ const FORWARDER: &[(&str, &str)] = &[
     ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/all/forwarding", "1"),
+    // Each flow has its own of several next hops, not each pair of hosts.
+    ("ipv4/fib_multipath_hash_policy", "1"),
+    ("ipv6/fib_multipath_hash_policy", "1"),
 ];
 
 pub(super) fn machine(role: Role) -> &'static [(&'static str, &'static str)] {

@@ -8,7 +8,7 @@ mod sightings;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use model::{Family, NodeName};
+use model::{Family, NodeName, RouteSource};
 use trace::journey::{EndView, Journey, Query, Scene};
 
 pub use self::compare::{Comparison, Row, compare};
@@ -19,6 +19,7 @@ use self::probe::Sender;
 use self::sightings::Watch;
 use crate::check::event_loop::{event_loop, unless_interrupted};
 use crate::check::evidence::Got;
+use crate::check::sites::{self, Sites};
 use crate::check::trial::{Mark, Ports};
 use crate::paths::LabName;
 use crate::signals::Interrupts;
@@ -65,9 +66,21 @@ impl Stage {
             kube_source::snapshot(&client).await.map_err(|error| other(&error))
         }))?;
         let kube_source::Snapshot { cluster, pods, .. } = snapshot;
+        let heard = sites::all_heard(lab, &cluster)?;
+        let known = Sites { topology: &topology, cluster: &cluster, heard: &heard };
+        let contact = |node: &NodeName| (node.clone(), sites::contacts(&known, node));
         let underlay = |node: &NodeName| (node.clone(), topology.underlay(node.as_str()));
-        let underlay = cluster.nodes.keys().map(underlay).collect();
-        let scene = Scene { cluster, pods, underlay, assumed: None, changes: Vec::new() };
+        let by_bgp = cluster.network.route_source == RouteSource::Bgp;
+        let scene = Scene {
+            underlay: cluster.nodes.keys().map(underlay).collect(),
+            contacts: cluster.nodes.keys().map(contact).collect(),
+            gateways: sites::gateways(&known),
+            assumed: by_bgp
+                .then(|| "assumed is that every node has told every other of its pods by BGP".to_owned()),
+            changes: Vec::new(),
+            pods,
+            cluster,
+        };
         Ok(Stage { lab: lab.clone(), topology, scene, ports: Ports::new() })
     }
 

@@ -128,14 +128,14 @@ fn answers(sender: &Sender, captured: &Captured, packet: &Packet) -> Option<bool
 fn point(place: &Place, link: &str, captured: &Captured, packet: &Packet, answer: bool) -> Option<Point> {
     let inner = packet.innermost().ip()?;
     let around = packet.ip()?;
-    let outer = packet.inner().and_then(|(how, _)| match how {
-        Encapsulation::Vxlan(vni) => Some(Outer::Vxlan {
+    let outer = packet.inner().map(|(how, _)| match how {
+        Encapsulation::Vxlan(vni) => Outer::Vxlan {
             vni,
             port: around.ports().map_or(0, |(_, to)| to),
             source: around.source,
             destination: around.destination,
-        }),
-        Encapsulation::Ip => None,
+        },
+        Encapsulation::Ip => Outer::Ipip { source: around.source, destination: around.destination },
     });
     let way = match captured.direction {
         Direction::In => Way::In,

@@ -62,7 +62,7 @@ fn host(net: &IpNet, offset: u32) -> Option<IpAddr> {
 
 /// Whether a host can have the address: not the prefix's first (RFC 4291, section 2.6.1, in IPv6), and not IPv4's
 /// broadcast address.
-pub(super) fn usable(net: &IpNet, address: &IpAddr) -> bool {
+pub(crate) fn usable(net: &IpNet, address: &IpAddr) -> bool {
     let broadcast = matches!(net, IpNet::V4(_)) && *address == net.broadcast();
     net.contains(address) && *address != net.network() && !broadcast
 }

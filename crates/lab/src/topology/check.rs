@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{Family, MIN_MTU, PerFamily};
-use serde_saphyr::Spanned;
 
 use super::addresses::{Allocator, usable};
 use super::source::{self, Text};
 use super::{
-    Interface, MAX_MACHINES, MAX_SUBNETS, Machine, Network, Role, Subnet, Topology, TopologyError, network,
-    routes,
+    Interface, MAX_MACHINES, MAX_SUBNETS, Machine, Nat, Network, Role, RouterBgp, Subnet, Topology,
+    TopologyError, bgp, nat, network, peers, routes,
 };
 use crate::paths::{FABRIC, MAX_MEMBER_NAME, is_label};
 
@@ -19,7 +18,7 @@ type Result<T> = std::result::Result<T, TopologyError>;
 
 pub(super) fn check(file: &source::File) -> Result<Topology> {
     let network = network::check(&file.network)?;
-    let subnets = subnets(&file.subnets, &network)?;
+    let subnets = subnets(file, &network)?;
     let drafts = drafts(file, &subnets)?;
     let addresses = assign(&drafts, &subnets)?;
     let mut machines: Vec<Machine> =
@@ -29,10 +28,16 @@ pub(super) fn check(file: &source::File) -> Result<Topology> {
             machine.routes = routes;
         }
     }
-    Ok(Topology { network, subnets, machines })
+    let mut topology = Topology { network, subnets, machines, peers: BTreeMap::new() };
+    topology.peers = match &file.bgp_peers {
+        Some(list) => peers::check(list)?,
+        None => topology.router_peers(),
+    };
+    Ok(topology)
 }
 
-fn subnets(list: &Spanned<Vec<source::Subnet>>, network: &Network) -> Result<Vec<Subnet>> {
+fn subnets(file: &source::File, network: &Network) -> Result<Vec<Subnet>> {
+    let list = &file.subnets;
     if list.value.is_empty() || list.value.len() > MAX_SUBNETS {
         return Err(TopologyError::at(list, format!("subnets: a topology has 1 to {MAX_SUBNETS} subnets")));
     }
@@ -43,14 +48,17 @@ fn subnets(list: &Spanned<Vec<source::Subnet>>, network: &Network) -> Result<Vec
             let message = format!("there are two subnets \"{name}\"; give each its own name");
             return Err(TopologyError::at(&source.name, message));
         }
-        let prefixes = prefixes(source, &subnets, network)?;
+        // Nobody sees two networks that are each behind a gateway at the same time, so they may have the same prefix.
+        let hidden = nat::hides(file, &name);
+        let seen = subnets.iter().filter(|other| !(hidden && nat::hides(file, &other.name)));
+        let prefixes = prefixes(source, &seen.collect::<Vec<_>>(), network)?;
         let mtu = mtu(source, &prefixes)?;
         subnets.push(Subnet { name, prefixes, mtu });
     }
     Ok(subnets)
 }
 
-fn prefixes(source: &source::Subnet, others: &[Subnet], network: &Network) -> Result<PerFamily<IpNet>> {
+fn prefixes(source: &source::Subnet, others: &[&Subnet], network: &Network) -> Result<PerFamily<IpNet>> {
     let name = &source.name.value;
     let mut prefixes = PerFamily::default();
     for text in &source.prefixes.value {
@@ -129,6 +137,14 @@ struct Draft<'a> {
     /// The addresses that the file gives its first interface.
     given: &'a [Text],
     labels: BTreeMap<String, String>,
+    bgp: Option<RouterBgp>,
+    nat: Option<Nat>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(name: &'a Text, role: Role, subnets: Vec<usize>) -> Draft<'a> {
+        Draft { name, role, subnets, given: &[], labels: BTreeMap::new(), bgp: None, nat: None }
+    }
 }
 
 impl Draft<'_> {
@@ -141,15 +157,18 @@ impl Draft<'_> {
             interfaces: self.subnets.into_iter().zip(addresses).enumerate().map(interface).collect(),
             routes: Vec::new(),
             labels: self.labels,
+            bgp: self.bgp,
+            nat: self.nat,
         }
     }
 }
 
 fn drafts<'a>(file: &'a source::File, subnets: &[Subnet]) -> Result<Vec<Draft<'a>>> {
     let mut drafts = Vec::new();
-    let plain = |name, role, subnets| Draft { name, role, subnets, given: &[], labels: BTreeMap::new() };
     for router in &file.routers {
-        drafts.push(plain(&router.name, Role::Router, router_subnets(router, subnets)?));
+        let bgp = router.bgp.as_ref().map(|bgp| bgp::check(&router.name, bgp)).transpose()?;
+        let legs = router_subnets(router, subnets)?;
+        drafts.push(Draft { bgp, ..Draft::new(&router.name, Role::Router, legs) });
     }
     for gateway in &file.nat_gateways {
         let legs = vec![known(&gateway.inside, subnets)?, known(&gateway.outside, subnets)?];
@@ -157,17 +176,17 @@ fn drafts<'a>(file: &'a source::File, subnets: &[Subnet]) -> Result<Vec<Draft<'a
             let message = format!("NAT gateway {}: inside and outside are one subnet", gateway.name.value);
             return Err(TopologyError::at(&gateway.outside, message + "; use two"));
         }
-        drafts.push(plain(&gateway.name, Role::NatGateway, legs));
+        let nat = Some(nat::check(gateway)?);
+        drafts.push(Draft { nat, ..Draft::new(&gateway.name, Role::NatGateway, legs) });
     }
     for node in &file.nodes.value {
         let subnets = vec![known(&node.subnet, subnets)?];
         let labels = labels(node)?;
-        drafts.push(Draft { name: &node.name, role: Role::Node, subnets, given: &node.addresses, labels });
+        drafts.push(Draft { given: &node.addresses, labels, ..Draft::new(&node.name, Role::Node, subnets) });
     }
     for host in &file.outside {
         let subnets = vec![known(&host.subnet, subnets)?];
-        let labels = BTreeMap::new();
-        drafts.push(Draft { name: &host.name, role: Role::Outside, subnets, given: &host.addresses, labels });
+        drafts.push(Draft { given: &host.addresses, ..Draft::new(&host.name, Role::Outside, subnets) });
     }
     if file.nodes.value.is_empty() || drafts.len() > MAX_MACHINES {
         let message = format!(

@@ -4,9 +4,12 @@
 //! its addresses, every route. It does no I/O, and the same text always gives the same network.
 
 mod addresses;
+mod bgp;
 mod check;
 mod error;
+mod nat;
 mod network;
+mod peers;
 mod routes;
 mod source;
 
@@ -15,10 +18,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use kube_source::BgpPeerSpec;
 use model::{Family, LinkName, PerFamily};
 use plan::Underlay;
 
+pub(crate) use addresses::usable;
+pub use bgp::{RouterBgp, SUBNET_LABEL, Session};
 pub use error::TopologyError;
+pub use nat::Nat;
 pub use network::Network;
 
 use crate::{Error, Result};
@@ -38,6 +45,8 @@ pub struct Topology {
     pub subnets: Vec<Subnet>,
     /// Routers, NAT gateways, nodes and outside hosts, in this order, and each kind in the order of the file.
     pub machines: Vec<Machine>,
+    /// The `BgpPeer`s by name: those of the file, or, if it says nothing of any, the routers that speak BGP.
+    pub peers: BTreeMap<String, BgpPeerSpec>,
 }
 
 /// A subnet of the underlay: one broadcast domain.
@@ -94,6 +103,10 @@ pub struct Machine {
     pub routes: Vec<Route>,
     /// A node's labels.
     pub labels: BTreeMap<String, String>,
+    /// What a router says in BGP; none if it speaks none.
+    pub bgp: Option<RouterBgp>,
+    /// How a NAT gateway translates.
+    pub nat: Option<Nat>,
 }
 
 impl Machine {

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use kube_source::{ClusterNetworkSpec, EncapsulationSpec, MtuSpec};
-use model::{Encapsulation, NetworkConfig, NetworkError, PodRange, Vni, VxlanPort};
+use model::{BgpSettings, Encapsulation, NetworkConfig, NetworkError, PodRange, Vni, VxlanPort};
 
 use super::TopologyError;
 use super::source::{self, Text};
@@ -28,12 +28,24 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
     let texts = |list: &[Text]| list.iter().map(|text| text.value.clone()).collect::<Vec<_>>();
     let (pod_ranges, service_ranges) = (texts(&network.pod_ranges), texts(&network.service_ranges));
     let mtu = network.mtu.as_ref().map_or("auto", |mtu| mtu.value.as_str());
+    let bgp = network.bgp.as_ref().map(|bgp| bgp.value.clone()).unwrap_or_default();
+    let settings = BgpSettings::try_from(&bgp).map_err(|error| placed(file, &error))?;
     let config = NetworkConfig::parse(&pod_ranges, &service_ranges, checked, mtu)
         .map_err(|error| placed(file, &error))?;
     let load_balancer_ranges = load_balancer_ranges(&network.load_balancer_ranges, &config)?;
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
     let node_port_addresses = Vec::new();
-    let spec = ClusterNetworkSpec { pod_ranges, service_ranges, node_port_addresses, encapsulation, mtu };
+    let route_source = network.route_source;
+    let config = NetworkConfig { route_source: route_source.into(), bgp: settings, ..config };
+    let spec = ClusterNetworkSpec {
+        pod_ranges,
+        service_ranges,
+        node_port_addresses,
+        encapsulation,
+        mtu,
+        route_source,
+        bgp,
+    };
     Ok(Network { spec, config, load_balancer_ranges })
 }
 
@@ -84,6 +96,11 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
     {
         return TopologyError::at(when, worded(error));
     }
+    if let NetworkError::Asn(_) | NetworkError::Timer(_) = error
+        && let Some(bgp) = &network.bgp
+    {
+        return TopologyError::at(bgp, worded(error));
+    }
     let text = match error {
         NetworkError::PodRange { index, .. } => network.pod_ranges.get(*index),
         NetworkError::ServiceRange { index, .. } => network.service_ranges.get(*index),
@@ -96,6 +113,8 @@ fn placed(file: &serde_saphyr::Spanned<source::Network>, error: &NetworkError) -
         | NetworkError::Vni(_)
         | NetworkError::Port(_)
         | NetworkError::NothingToEncapsulate
+        | NetworkError::Asn(_)
+        | NetworkError::Timer(_)
         | NetworkError::NodePortAddresses { .. } => None,
     };
     match text {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube_source::{Protocol, When};
+use kube_source::{BgpPeerSpec, BgpSpec, Protocol, RouteSource, When};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) nodes: Spanned<Vec<Node>>,
     #[serde(default)]
     pub(super) outside: Vec<Outside>,
+    pub(super) bgp_peers: Option<Vec<BgpPeer>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +34,16 @@ pub(super) struct Network {
     pub(super) load_balancer_ranges: Vec<Text>,
     pub(super) encapsulation: Option<Spanned<Encapsulation>>,
     pub(super) mtu: Option<Text>,
+    #[serde(default)]
+    pub(super) route_source: RouteSource,
+    pub(super) bgp: Option<Spanned<BgpSpec>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct BgpPeer {
+    pub(super) name: Text,
+    pub(super) spec: Spanned<BgpPeerSpec>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,6 +68,28 @@ pub(super) struct Subnet {
 pub(super) struct Router {
     pub(super) name: Text,
     pub(super) subnets: Spanned<Vec<Text>>,
+    pub(super) bgp: Option<RouterBgp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct RouterBgp {
+    pub(super) asn: Spanned<u64>,
+    #[serde(default)]
+    pub(super) announce: Vec<Text>,
+    #[serde(default)]
+    pub(super) bfd: bool,
+    #[serde(default)]
+    pub(super) speaker: Speaker,
+}
+
+/// What speaks in a router's place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Speaker {
+    #[default]
+    Cambric,
+    None,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +98,13 @@ pub(super) struct NatGateway {
     pub(super) name: Text,
     pub(super) inside: Text,
     pub(super) outside: Text,
+    pub(super) generic_timeout: Option<Spanned<u64>>,
+    #[serde(default = "yes", rename = "externalIPs")]
+    pub(super) external_ips: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Deserialize)]

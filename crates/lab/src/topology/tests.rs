@@ -5,12 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("vxlan", include_str!("../../../../examples/labs/vxlan.yaml")),
     ("direct", include_str!("../../../../examples/labs/direct.yaml")),
     ("cross-subnet", include_str!("../../../../examples/labs/cross-subnet.yaml")),
     ("vxlan-v4", include_str!("../../../../examples/labs/vxlan-v4.yaml")),
     ("vxlan-v6", include_str!("../../../../examples/labs/vxlan-v6.yaml")),
+    ("bgp", include_str!("../../../../examples/labs/bgp.yaml")),
+    ("cross-subnet-bgp", include_str!("../../../../examples/labs/cross-subnet-bgp.yaml")),
     ("two-subnets", include_str!("../../../../examples/labs/two-subnets.yaml")),
 ];
 
@@ -78,6 +80,18 @@ fn addresses_are_chosen_by_role_and_given_ones_kept() {
 }
 
 #[test]
+fn bgp_and_its_peers_are_taken_over() {
+    let text = BASE.replace("mtu: auto", "routeSource: bgp\n  bgp: {asn: 65000, announce: [LoadBalancerIP]}")
+        + "bgpPeers:\n  - {name: tor, spec: {address: \"2001:db8:1::9\", asn: 65001}}\n";
+    let topology = parse(&text).unwrap();
+    assert_eq!(topology.network.config.route_source, model::RouteSource::Bgp);
+    assert!(topology.network.config.bgp.announce.balancer);
+    let network = model::NetworkConfig::try_from(&topology.network.spec);
+    assert_eq!(network.as_ref(), Ok(&topology.network.config));
+    assert_eq!(topology.peers["tor"].address, "2001:db8:1::9");
+}
+
+#[test]
 fn hosts_route_to_a_router_or_gateway_and_nobody_routes_into_a_nat() {
     let topology = parse(BASE).unwrap();
     assert_eq!(routes(&topology, "n1"), ["0.0.0.0/0 via 192.0.2.1", "::/0 via 2001:db8:1::1"]);
@@ -85,6 +99,65 @@ fn hosts_route_to_a_router_or_gateway_and_nobody_routes_into_a_nat() {
     assert_eq!(routes(&topology, "h1"), ["0.0.0.0/0 via 198.51.100.1", "::/0 via 2001:db8:2::1"]);
     assert_eq!(routes(&topology, "gw"), ["0.0.0.0/0 via 198.51.100.1", "::/0 via 2001:db8:2::1"]);
     assert_eq!(routes(&topology, "r1"), Vec::<String>::new());
+}
+
+#[test]
+fn nodes_behind_a_gateway_have_its_outer_addresses_unless_it_keeps_them_to_itself() {
+    let text = BASE.replace("outside: world}", "outside: world, genericTimeout: 5}");
+    let topology = parse(&text).unwrap();
+    let node = |topology: &Topology, name: &str| topology.external(topology.machine(name).unwrap());
+    let outer = node(&topology, "n2");
+    assert_eq!(outer.v4, Some("198.51.100.2".parse().unwrap()));
+    assert_eq!(outer.v6, Some("2001:db8:2::2".parse().unwrap()));
+    assert!(node(&topology, "n1").is_empty());
+    assert_eq!(topology.machine("gw").unwrap().nat, Some(Nat { generic_timeout: Some(5), external: true }));
+    let silent = parse(&BASE.replace("outside: world}", "outside: world, externalIPs: false}")).unwrap();
+    assert!(node(&silent, "n2").is_empty());
+}
+
+#[test]
+fn networks_that_are_each_behind_a_gateway_may_have_the_same_prefix() {
+    let twice = BASE
+        .replace("  - name: world", "  - name: hut\n    prefixes: [203.0.113.0/25]\n  - name: world")
+        .replace(
+            "nodes:",
+            "  - {name: gw2, inside: hut, outside: world}\nnodes:\n  - {name: n3, subnet: hut}",
+        );
+    let topology = parse(&twice).unwrap();
+    assert_eq!(addresses(&topology, "n2"), ["203.0.113.11/24"]);
+    assert_eq!(addresses(&topology, "n3"), ["203.0.113.11/25"]);
+    assert_eq!(routes(&topology, "n3"), ["0.0.0.0/0 via 203.0.113.1"]);
+    assert!(topology.machines.iter().flat_map(|one| &one.routes).all(|route| {
+        route.destination.prefix_len() == 0 || !route.destination.to_string().starts_with("203.0.113.")
+    }));
+    // Not so if a router sees one of them.
+    let seen = twice.replace("subnets: [lan, world]", "subnets: [lan, world, hut]");
+    let error = parse(&seen).unwrap_err().to_string();
+    assert!(error.contains("subnet hut: 203.0.113.0/25 overlaps the subnet home"), "{error}");
+}
+
+#[test]
+fn routers_that_speak_bgp_have_sessions_with_the_nodes_of_their_subnets() {
+    let text =
+        BASE.replace("subnets: [lan, world]", "subnets: [lan, world]\n    bgp: {asn: 64513, bfd: true}");
+    let topology = parse(&text).unwrap();
+    let (router, bgp) = topology.bgp_routers().next().unwrap();
+    assert!(bgp.speaker && bgp.bfd && bgp.announce.is_empty() && bgp.asn.value() == 64513);
+    let sessions = topology.sessions(router).into_iter();
+    let sessions: Vec<String> =
+        sessions.map(|one| format!("{} {} {}", one.node.name, one.router, one.peer)).collect();
+    assert_eq!(sessions, ["n1 192.0.2.1 192.0.2.77", "n1 2001:db8:1::1 2001:db8:1::11"]);
+    let peers = topology.peers.iter();
+    let peers: Vec<String> = peers
+        .map(|(name, peer)| {
+            let (subnet, bfd) = (&peer.node_selector.match_labels[SUBNET_LABEL], peer.bfd.is_some());
+            format!("{name} {} {} {subnet} {bfd}", peer.address, peer.asn)
+        })
+        .collect();
+    assert_eq!(peers, ["r1-lan-ipv4 192.0.2.1 64513 lan true", "r1-lan-ipv6 2001:db8:1::1 64513 lan true"]);
+    assert!(parse(&(text + "bgpPeers: []\n")).unwrap().peers.is_empty());
+    let silent = parse(BASE).unwrap();
+    assert!(silent.bgp_routers().next().is_none() && silent.peers.is_empty());
 }
 
 #[test]
@@ -129,7 +202,11 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ),
     ("[10.96.0.0/16]", "[10.244.1.0/24]", "3:19: network: 10.244.0.0/16 and 10.244.1.0/24 overlap"),
     ("10.244.0.0/16,", "10.244.0.0/31,", "2:15: network.podRanges[0]: pod range 10.244.0.0/31 has no room"),
-    ("mtu: auto", "encapsulation: {protocol: gre}", "4:29: \"gre\" is not known here; use vxlan or none"),
+    (
+        "mtu: auto",
+        "encapsulation: {protocol: gre}",
+        "4:29: \"gre\" is not known here; use vxlan, ipip or none",
+    ),
     (
         "mtu: auto",
         "encapsulation: {protocol: none, when: crossSubnet}",
@@ -141,6 +218,13 @@ const ERRORS: &[(&str, &str, &str)] = &[
         "mtu: auto",
         "encapsulation: {prot: vxlan}",
         "4:19: unknown field \"prot\"; use one of protocol, when, vni, port",
+    ),
+    ("mtu: auto", "routeSource: rip", "4:16: \"rip\" is not known here; use kubernetes or bgp"),
+    ("mtu: auto", "bgp: {asn: 0}", "4:8: network.bgp.asn: 0 is the number of no autonomous system; use 1"),
+    (
+        "outside:\n",
+        "bgpPeers: [{name: tor, spec: {address: r1, asn: 65001}}]\noutside:",
+        "25:30: bgpPeers: tor: spec.address: \"r1\" is not an IP address",
     ),
     ("name: home", "name: lan", "9:11: there are two subnets \"lan\"; give each its own name"),
     ("name: home", "name: fabric", "9:11: subnet \"fabric\": the lab itself uses this name"),
@@ -209,6 +293,26 @@ const ERRORS: &[(&str, &str, &str)] = &[
         "subnets: [lan, world]",
         "subnets: [lan, wide]",
         "15:20: there is no subnet \"wide\"; use one of lan, home, world",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 0}",
+        "16:16: router r1: bgp.asn: 0 is the number of no autonomous system; use 1 to",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 64513, announce: [198.51.100.1/24]}",
+        "16:34: router r1: bgp.announce: \"198.51.100.1/24\" has bits set after its length; use 198.51.100.0/24",
+    ),
+    (
+        "subnets: [lan, world]",
+        "subnets: [lan, world]\n    bgp: {asn: 64513, speaker: bird}",
+        "16:32: \"bird\" is not known here; use cambric or none",
+    ),
+    (
+        "outside: world}",
+        "outside: world, genericTimeout: 0}",
+        "17:62: NAT gateway gw: genericTimeout 0 cannot be used; use 1 to",
     ),
     (
         "outside: world}",

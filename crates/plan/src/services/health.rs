@@ -104,19 +104,19 @@ impl HealthChecks {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use model::{Endpoint, EndpointPort, NodeName, Protocol};
 
     use super::*;
 
-    fn node() -> Node {
+    pub(in crate::services) fn node() -> Node {
         let name = NodeName::new("here").unwrap();
         Node::parse(name, ["192.0.2.1", "2001:db8::1"], ["10.244.0.0/24", "fd00:10:244::/64"]).unwrap()
     }
 
-    fn service(name: &str, addresses: &[&str]) -> Service {
+    pub(in crate::services) fn service(name: &str, addresses: &[&str]) -> Service {
         Service {
             name: ObjectName::new("shop", name),
             cluster_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     /// Endpoints by address, node, and whether they are `r`eady, `s`erving, `t`erminating.
-    fn slice(ports: &[u16], endpoints: &[(&str, &str, &str)]) -> EndpointSlice {
+    pub(in crate::services) fn slice(ports: &[u16], endpoints: &[(&str, &str, &str)]) -> EndpointSlice {
         let endpoint = |(address, node, conditions): &(&str, &str, &str)| Endpoint {
             address: address.parse().unwrap(),
             ready: conditions.contains('r'),

@@ -4,6 +4,7 @@
 //! from both: [`table`] has its rules, and [`elements`] what a frontend adds to its maps. A cluster has a hundred
 //! thousand endpoints and more, so the plan holds them once and compactly, and elements are made when they are needed.
 
+mod announce;
 mod balance;
 mod choose;
 mod elements;
@@ -46,6 +47,8 @@ pub struct ServicePlan {
     /// What the node answers on the ports on which load balancers ask for its endpoints, host byte order. The kernel
     /// has no part in it.
     pub health_checks: BTreeMap<u16, HealthCheck>,
+    /// The addresses of services that the node tells BGP peers, if it speaks with any. The kernel has no part in it.
+    pub announced: BTreeSet<IpAddr>,
 }
 
 /// What does not depend on single services.

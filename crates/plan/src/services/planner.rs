@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Service};
+use model::{EndpointSlice, Family, NetworkConfig, Node, ObjectName, PodRange, Service, ServiceAddresses};
 
+use super::announce::{Announced, announced};
 use super::balance::{Place, balance};
 use super::health::{HealthCheck, HealthChecks, health_check};
 use super::{Balancer, Frontend, Reach, ServicePlan, Settings, pickers};
@@ -21,10 +22,12 @@ pub struct ServiceChange {
     pub hairpins: BTreeMap<IpAddr, bool>,
     /// Whether the settings are others, so that everything has to be compared.
     pub settings: bool,
+    /// The addresses that BGP peers are told now, or not any more.
+    pub announced: BTreeMap<IpAddr, bool>,
 }
 
 impl ServiceChange {
-    /// Whether nothing changed.
+    /// Whether nothing changed for the kernel.
     pub fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.hairpins.is_empty() && !self.settings
     }
@@ -34,6 +37,7 @@ impl ServiceChange {
         self.frontends.extend(later.frontends);
         self.hairpins.extend(later.hairpins);
         self.settings |= later.settings;
+        self.announced.extend(later.announced);
     }
 }
 
@@ -55,6 +59,9 @@ pub(crate) struct ServicePlanner {
     /// In how many balancers a pod of this node is.
     local_backends: BTreeMap<IpAddr, usize>,
     health_checks: HealthChecks,
+    /// Which kinds of addresses BGP peers are told.
+    announce: ServiceAddresses,
+    announced: Announced,
     plan: ServicePlan,
 }
 
@@ -125,9 +132,14 @@ impl ServicePlanner {
             self.plan.settings = settings;
             change.settings = true;
         }
-        if self.local.as_ref() == Some(local) && self.node_addresses == node_addresses {
+        let announce = network.bgp.announce;
+        if self.local.as_ref() == Some(local)
+            && self.node_addresses == node_addresses
+            && self.announce == announce
+        {
             return;
         }
+        self.announce = announce;
         self.local = Some(local.clone());
         self.node_addresses = node_addresses;
         for name in self.services.keys().cloned().collect::<Vec<_>>() {
@@ -160,6 +172,11 @@ impl ServicePlanner {
         conflicts.chain(self.health_checks.problems())
     }
 
+    /// Takes in that a node of the cluster has come, or has gone: what is its own address is not a service's.
+    pub(crate) fn node(&mut self, node: &Node, comes: bool, change: &mut ServiceChange) {
+        self.announced.node(node, comes, &mut self.plan.announced, &mut change.announced);
+    }
+
     fn forget(&mut self, service: &ObjectName, slice: &ObjectName) {
         if let btree_map::Entry::Occupied(mut slices) = self.slices.entry(service.clone()) {
             slices.get_mut().remove(&slice.name);
@@ -180,6 +197,13 @@ impl ServicePlanner {
         health_check(node, service, self.slices_of(name))
     }
 
+    fn announced_of(&self, name: &ObjectName) -> BTreeSet<IpAddr> {
+        match (&self.local, self.services.get(name)) {
+            (Some(node), Some(service)) => announced(node, self.announce, service, self.slices_of(name)),
+            _ => BTreeSet::new(),
+        }
+    }
+
     fn slices_of(&self, name: &ObjectName) -> impl Iterator<Item = &EndpointSlice> + Clone {
         self.slices.get(name).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
     }
@@ -187,6 +211,8 @@ impl ServicePlanner {
     fn replan(&mut self, name: &ObjectName, change: &mut ServiceChange) {
         let check = self.health_check(name);
         self.health_checks.replace(name, check, &mut self.plan.health_checks);
+        let addresses = self.announced_of(name);
+        self.announced.replace(name, addresses, &mut self.plan.announced, &mut change.announced);
         let mut wanted: BTreeMap<Frontend, Balancer> = BTreeMap::new();
         for (frontend, balancer) in self.balanced(name) {
             wanted.entry(frontend).or_insert(balancer);

@@ -30,6 +30,8 @@ pub enum Action {
     RestoreSource,
     /// It goes into a tunnel.
     Encapsulate,
+    /// A NAT gateway on the way rewrites the addresses around it.
+    TranslateOuter,
     /// It comes out of a tunnel.
     Decapsulate,
     /// It has arrived.
@@ -132,6 +134,18 @@ fn view(scene: &Scene, world: &World, packet: &Packet, hop: &Hop) -> HopView {
                 ..with(link, blank(Action::Encapsulate, format!("into {what}{left}")))
             }
         }
+        Step::Wrapped { link, source, destination, mtu } => {
+            let outer = Outer::Ipip { source: *source, destination: *destination };
+            let left = mtu.map(|mtu| format!(", up to {mtu} bytes")).unwrap_or_default();
+            let text = format!("into {outer}{left}");
+            HopView { outer: Some(outer), mtu: *mtu, ..with(link, blank(Action::Encapsulate, text)) }
+        }
+        Step::Translated { site, source, destination } => {
+            let outer = Outer::Ipip { source: *source, destination: *destination };
+            let text = format!("the NAT gateway of site {site} makes it {outer}");
+            HopView { outer: Some(outer), ..blank(Action::TranslateOuter, text) }
+        }
+        Step::Unwrapped => blank(Action::Decapsulate, "out of IP in IP".to_owned()),
         Step::Decapsulated { link } => {
             with(link, blank(Action::Decapsulate, format!("out of the tunnel by {link}")))
         }

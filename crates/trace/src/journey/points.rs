@@ -68,9 +68,22 @@ pub enum Outer {
         /// The outer destination address.
         destination: IpAddr,
     },
+    /// IP in IP (RFC 2003, RFC 2473).
+    Ipip {
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+    },
 }
 
 impl Outer {
+    /// The outer destination address.
+    pub fn destination(&self) -> &IpAddr {
+        let (Outer::Vxlan { destination, .. } | Outer::Ipip { destination, .. }) = self;
+        destination
+    }
+
     /// How the tunnel device of a plan carries packets.
     pub(super) fn vxlan(
         plan: Option<&NodePlan>,
@@ -93,6 +106,7 @@ impl std::fmt::Display for Outer {
             Outer::Vxlan { vni, source, destination, .. } => {
                 write!(f, "VXLAN {vni} {source} > {destination}")
             }
+            Outer::Ipip { source, destination } => write!(f, "IP in IP {source} > {destination}"),
         }
     }
 }
@@ -120,6 +134,9 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
     for hop in &walk.hops {
         if trail.at.as_ref() != Some(&hop.node) {
             trail.leave();
+            if let Step::Translated { source, destination, .. } = &hop.step {
+                trail.outer = Some(Outer::Ipip { source: *source, destination: *destination });
+            }
             trail.enter(&hop.node);
         }
         match &hop.step {
@@ -143,6 +160,10 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
                 trail.outer = Outer::vxlan(plan, link, *source, *destination);
                 trail.leaving = Some(trail.uplink(&hop.node, Some(Family::of(destination))));
             }
+            Step::Wrapped { source, destination, .. } => {
+                trail.outer = Some(Outer::Ipip { source: *source, destination: *destination });
+            }
+            Step::Unwrapped => trail.outer = None,
             Step::Decapsulated { link } => {
                 trail.outer = None;
                 trail.link(link.as_str(), Way::In);
@@ -203,7 +224,7 @@ impl Trail<'_> {
     /// It comes to another node, by its uplink.
     fn enter(&mut self, node: &NodeName) {
         self.at = Some(node.clone());
-        let family = self.outer.as_ref().map(|Outer::Vxlan { destination, .. }| Family::of(destination));
+        let family = self.outer.as_ref().map(|outer| Family::of(outer.destination()));
         let uplink = self.uplink(node, family);
         self.link(&uplink, Way::In);
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{Cluster, Family, LinkName, Node, NodeName, PerFamily, Pod};
+use model::{Cluster, Family, LinkName, Node, NodeName, PerFamily, Pod, RouteSource};
+use plan::site::Contacts;
 use plan::{Facts, NodePlan, Underlay};
 
-use crate::{End, Hop, Outcome, Packet, Start, Step, World, walk_all};
+use crate::{End, Gateway, Hop, Outcome, Packet, Start, Step, World, walk_all};
 
 /// The MTU of Ethernet, in bytes.
 const ETHERNET_MTU: u32 = 1500;
@@ -23,6 +24,10 @@ pub struct Scene {
     pub pods: Vec<Pod>,
     /// The nodes' links to the underlay.
     pub underlay: BTreeMap<NodeName, PerFamily<Underlay>>,
+    /// What nodes know of each other beyond the API, where there are NAT gateways.
+    pub contacts: BTreeMap<NodeName, Contacts>,
+    /// The NAT gateways.
+    pub gateways: Vec<Gateway>,
     /// What is not known of the underlay and was assumed, as a sentence; `None` if nothing was.
     pub assumed: Option<String>,
     /// Changes to plans before packets are sent through them: what would be if a node held something else.
@@ -45,13 +50,22 @@ impl Scene {
             }
             links
         };
+        let mut assumed = vec![format!(
+            "the API does not tell nodes' links: assumed are an MTU of {ETHERNET_MTU} and subnets of /24 and /64"
+        )];
+        if cluster.network.route_source == RouteSource::Bgp {
+            assumed.push("that every node has told every other of its pods by BGP".to_owned());
+        }
+        if cluster.nodes.values().any(|node| node.site.is_some()) {
+            assumed.push("and that nothing has passed the NAT gateways of sites yet".to_owned());
+        }
         Scene {
             underlay: cluster.nodes.iter().map(|(name, node)| (name.clone(), links(node))).collect(),
             cluster,
             pods,
-            assumed: Some(format!(
-                "the API does not tell nodes' links: assumed are an MTU of {ETHERNET_MTU} and subnets of /24 and /64"
-            )),
+            contacts: BTreeMap::new(),
+            gateways: Vec::new(),
+            assumed: Some(assumed.join(", ")),
             changes: Vec::new(),
         }
     }
@@ -70,13 +84,14 @@ impl Scene {
             attachments: pods.map(Pod::attachment).collect(),
             addresses: addresses.into_iter().collect(),
             underlay,
-            ..Facts::default()
+            contacts: self.contacts.get(node).cloned().unwrap_or_default(),
         }
     }
 
     /// The plans of all nodes.
     pub fn world(&self) -> World {
-        self.changed(World::planned(&self.cluster, |node| self.facts(node)))
+        let world = World::planned(&self.cluster, |node| self.facts(node));
+        self.changed(World { gateways: self.gateways.clone(), ..world })
     }
 
     /// The ways of a packet, and a world with the plans of the nodes that it comes to. A cluster may have thousands of
@@ -91,12 +106,13 @@ impl Scene {
         loop {
             let planned = |(name, node): (&NodeName, &Node)| {
                 let plan = match wanted.contains(name) {
-                    true => plan::plan(&self.cluster, name, &self.facts(name)),
+                    true => World::plan_of(&self.cluster, name, self.facts(name)),
                     false => NodePlan::default(),
                 };
                 (name.clone(), (node.clone(), plan))
             };
-            let world = self.changed(World { nodes: self.cluster.nodes.iter().map(planned).collect() });
+            let nodes = self.cluster.nodes.iter().map(planned).collect();
+            let world = self.changed(World { nodes, gateways: self.gateways.clone() });
             let ways: Vec<Outcome> = walk_all(&world, start, packet).collect();
             let before = wanted.len();
             wanted.extend(ways.iter().flat_map(|way| self.nodes_of(way)));
@@ -114,7 +130,7 @@ impl Scene {
     /// The nodes that a way leads to.
     fn nodes_of<'a>(&'a self, way: &'a Outcome) -> impl Iterator<Item = NodeName> + 'a {
         let led_to = |hop: &Hop| match &hop.step {
-            Step::Encapsulated { destination, .. } => self.node_with(destination),
+            Step::Encapsulated { destination, .. } | Step::Wrapped { destination, .. } => self.node_with(destination),
             Step::Routed { via: Some(via), .. } => self.node_with(via),
             _ => None,
         };

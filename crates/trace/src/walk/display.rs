@@ -20,6 +20,13 @@ impl fmt::Display for Loss {
             Loss::TunnelMismatch(link) => {
                 write!(f, "the tunnel device {link} at the other end is not its counterpart")
             }
+            Loss::Stranger(address) => write!(f, "IP in IP from {address} is not taken at the other end"),
+            Loss::Remembered { site, node } => {
+                write!(f, "the NAT gateway of site {site} remembers {node} and lets nobody else through")
+            }
+            Loss::NotAsked { site } => {
+                write!(f, "nobody behind the NAT gateway of site {site} has asked for it")
+            }
             Loss::NoSuchPod(address) => write!(f, "no pod has the address {address}"),
             Loss::Loop => f.write_str("the way is a circle"),
         }
@@ -69,6 +76,14 @@ impl fmt::Display for Step {
                 write!(f, "into VXLAN by {link}: {source} to {destination}")
             }
             Step::Decapsulated { link } => write!(f, "out of VXLAN by {link}"),
+            Step::Wrapped { link, source, destination, mtu } => {
+                write!(f, "into IP in IP on {link}: {source} to {destination}")?;
+                mtu.map_or(Ok(()), |mtu| write!(f, ", up to {mtu} bytes"))
+            }
+            Step::Translated { site, source, destination } => {
+                write!(f, "through the NAT gateway of site {site}: {source} to {destination}")
+            }
+            Step::Unwrapped => f.write_str("out of IP in IP"),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{Family, LinkName, MacAddr, Node, NodeName};
-use plan::{Entry, Key, Link, Member, NodePlan, Origin, Route, SetName, TableFamily, Value};
+use plan::{Entry, Key, Link, Member, NodePlan, Origin, Route, SetName, TableFamily, Value, ipip};
 
 use super::World;
 
@@ -45,6 +45,19 @@ pub(super) fn lookup<'p>(plan: &'p NodePlan, address: &IpAddr) -> Option<(&'p Ro
         let planned = plan.entries.get(&Key::Route(net))?;
         match &planned.entry {
             Entry::Route(route) => Some((route, planned.origin.clone())),
+            _ => None,
+        }
+    })
+}
+
+/// How packets to an address that leave by an uplink go in IP in IP, if they do; the longest prefix counts.
+pub(super) fn ipip<'p>(plan: &'p NodePlan, address: &IpAddr) -> Option<(&'p ipip::Route, Origin)> {
+    let host = IpNet::from(*address);
+    (0..=host.prefix_len()).rev().find_map(|length| {
+        let net = IpNet::new(*address, length).ok()?.trunc();
+        let planned = plan.entries.get(&Key::TunnelRoute(net))?;
+        match &planned.entry {
+            Entry::TunnelRoute { route, .. } => Some((route, planned.origin.clone())),
             _ => None,
         }
     })

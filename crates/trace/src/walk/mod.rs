@@ -8,6 +8,7 @@ mod display;
 mod draws;
 mod elements;
 mod filter;
+mod gateways;
 mod lookup;
 mod steps;
 mod world;
@@ -19,6 +20,7 @@ use model::{LinkName, MacAddr, Node, NodeName};
 use plan::{ChainName, NodePlan, Origin, SetName, Value};
 
 pub use answer::answer;
+pub use gateways::Gateway;
 pub use steps::{walk, walk_all};
 
 /// The nodes with their plans.
@@ -26,6 +28,8 @@ pub use steps::{walk, walk_all};
 pub struct World {
     /// Each node with what its kernel should hold.
     pub nodes: BTreeMap<NodeName, (Node, NodePlan)>,
+    /// The NAT gateways between them.
+    pub gateways: Vec<Gateway>,
 }
 
 /// A packet as its sender makes it.
@@ -156,6 +160,28 @@ pub enum Step {
         /// The device.
         link: LinkName,
     },
+    /// It was put into IP in IP.
+    Wrapped {
+        /// The uplink.
+        link: LinkName,
+        /// The outer source address.
+        source: IpAddr,
+        /// The outer destination address.
+        destination: IpAddr,
+        /// How long it can have been, in bytes.
+        mtu: Option<u32>,
+    },
+    /// A NAT gateway changed the outer addresses on the way.
+    Translated {
+        /// The site that is behind the gateway.
+        site: Box<str>,
+        /// The outer source address from there on.
+        source: IpAddr,
+        /// The outer destination address from there on.
+        destination: IpAddr,
+    },
+    /// It was taken out of IP in IP.
+    Unwrapped,
 }
 
 /// An element of a map in a node's tables.
@@ -207,6 +233,20 @@ pub enum Loss {
     NoSuchNode(IpAddr),
     /// The receiving node has no such tunnel device, or it has another Ethernet address or network identifier.
     TunnelMismatch(LinkName),
+    /// The receiving node takes no IP in IP from this address.
+    Stranger(IpAddr),
+    /// A NAT gateway remembers another node of its site, and lets nobody else through.
+    Remembered {
+        /// The site.
+        site: Box<str>,
+        /// The node that it remembers.
+        node: NodeName,
+    },
+    /// A NAT gateway lets in only what the inside has asked for, and nobody has.
+    NotAsked {
+        /// The site behind it.
+        site: Box<str>,
+    },
     /// The address is in a node's range, and no pod has it.
     NoSuchPod(IpAddr),
     /// The way led through so many nodes that it must be a circle.

@@ -153,7 +153,7 @@ fn world() -> World {
         assert!(plan.problems.is_empty(), "{:?}", plan.problems);
         (name.clone(), (node.clone(), plan))
     };
-    World { nodes: cluster.nodes.iter().map(planned).collect::<BTreeMap<_, _>>() }
+    World { nodes: cluster.nodes.iter().map(planned).collect::<BTreeMap<_, _>>(), ..World::default() }
 }
 
 /// All outcomes of a packet. It is from a pod; from a node, perhaps `as` another address of it; or from outside `at` a

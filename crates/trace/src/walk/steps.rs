@@ -7,20 +7,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use model::{Family, LinkName, Node, NodeName};
+use model::{Family, LinkName, NodeName};
+use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
-use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Route, Table, TableFamily, Value};
+use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
 
 use super::answer::Connection;
 use super::draws::Draws;
 use super::elements::Elements;
 use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
-use super::lookup::{connected, entry, link_address, lookup, owns, pod_mac, pod_port, vxlan};
+use super::lookup::{connected, entry, ipip, link_address, lookup, owns, pod_mac, pod_port, vxlan};
 use super::{End, Hop, Loss, Outcome, Packet, Start, Step, Walk, World};
 
 /// More nodes than a packet can need: the one that it is sent to, the endpoint's, and one more if a pod asks a node for
-/// a service.
-const MOST_NODES: usize = 4;
+/// a service; between two sites, those that have the tunnels, and two outside.
+const MOST_NODES: usize = 8;
 
 // linux/if_ether.h
 const ETHER_IPV4: u16 = 0x0800;
@@ -30,13 +31,13 @@ const UDP: u8 = 17;
 
 /// Walks the first packet of a connection from its start to its end.
 ///
-/// If an endpoint is chosen at random on the way, it is the first of them; [`walk_all`] has all.
+/// If an endpoint or a next hop is chosen on the way, it is the first of them; [`walk_all`] has all.
 pub fn walk(world: &World, start: &Start, packet: Packet) -> Walk {
     Walker::new(world, packet).walk(start)
 }
 
 /// Walks the first packet of a connection in all ways that it can take: one for each endpoint that can be chosen at
-/// random. Clients that stay with an endpoint are taken to have none yet.
+/// random, and for each next hop of the routes. Clients that stay with an endpoint are taken to have none yet.
 pub fn walk_all<'w>(
     world: &'w World,
     start: &Start,
@@ -215,19 +216,22 @@ impl<'w> Walker<'w> {
                 None => Err(Loss::NoSuchPod(destination)),
             };
         }
-        match lookup(plan, &destination) {
-            Some((route, origin)) => {
-                let step = Step::Routed {
-                    destination: route.destination,
-                    via: Some(route.via),
-                    link: Some(route.link.clone()),
-                };
+        let found = lookup(plan, &destination);
+        match found.and_then(|(route, origin)| Some((route, self.choose(&route.hops)?, origin))) {
+            Some((plan::Route { destination, mtu, .. }, plan::Hop { via, link }, origin)) => {
+                let destination = *destination;
+                let step = Step::Routed { destination, via: Some(*via), link: Some(link.clone()) };
+                let told = matches!(origin, Origin::Learned(_));
                 self.hop(node, step, Some(origin));
-                self.leave(node, plan, Some(&route.link))?;
-                if is_tunnel(&route.link) {
-                    self.tunnel(node, plan, route)
-                } else {
-                    self.hand_over(&route.via)
+                self.leave(node, plan, Some(link))?;
+                if is_tunnel(link) {
+                    return self.tunnel(node, plan, link, *via);
+                }
+                match ipip(plan, &self.packet.destination) {
+                    Some(tunnel) => self.ipip(node, plan, (via, link, mtu), tunnel),
+                    // A router, which knows what it does.
+                    None if told && self.owner(node, via).is_none() => self.go_outside(node),
+                    None => self.hand_over(node, via),
                 }
             }
             None => {
@@ -237,31 +241,49 @@ impl<'w> Walker<'w> {
                 };
                 self.hop(node, Step::Routed { destination: everywhere, via: None, link: None }, None);
                 self.leave(node, plan, None)?;
-                match self.owner(&destination) {
-                    Some(_) => self.hand_over(&destination),
-                    None => Ok(End::Outside),
-                }
+                self.go_outside(node)
             }
         }
     }
 
+    /// A packet that is left to others. They bring it to a node if it is for the node itself.
+    fn go_outside(&mut self, from: &NodeName) -> Result<End, Loss> {
+        let destination = self.packet.destination;
+        match self.owner(from, &destination) {
+            Some(_) => self.hand_over(from, &destination),
+            None => Ok(End::Outside),
+        }
+    }
+
+    /// The kernel takes one hop for each flow; which, depends on the flow.
+    fn choose<'h>(&mut self, hops: &'h [plan::Hop]) -> Option<&'h plan::Hop> {
+        match hops {
+            [only] => Some(only),
+            _ => hops.get(self.draws.draw(hops.len() as u32) as usize),
+        }
+    }
+
     /// A packet that goes to a node as it is, by the underlay.
-    fn hand_over(&mut self, address: &IpAddr) -> Result<End, Loss> {
-        let (owner, _) = self.owner(address).ok_or(Loss::NoSuchNode(*address))?;
+    fn hand_over(&mut self, from: &NodeName, address: &IpAddr) -> Result<End, Loss> {
+        let (owner, _) = self.owner(from, address).ok_or(Loss::NoSuchNode(*address))?;
         self.arrive(owner, Came::Link(None))
     }
 
     /// The node that has an underlay address.
-    fn owner(&self, address: &IpAddr) -> Option<(&'w NodeName, &'w NodePlan)> {
-        let has_it = |node: &Node| node.addresses.iter().any(|own| own == address);
-        let mut nodes = self.world.nodes.iter();
-        nodes.find(|(_, (node, _))| has_it(node)).map(|(name, (_, plan))| (name, plan))
+    fn owner(&self, from: &NodeName, address: &IpAddr) -> Option<(&'w NodeName, &'w NodePlan)> {
+        let name = self.world.owner(from, address)?;
+        self.world.nodes.get(name).map(|(_, plan)| (name, plan))
     }
 
-    fn tunnel(&mut self, node: &NodeName, plan: &'w NodePlan, route: &Route) -> Result<End, Loss> {
-        let link = &route.link;
-        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), route.via)) else {
-            return Err(Loss::NoNeighbour(route.via));
+    fn tunnel(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        link: &LinkName,
+        via: IpAddr,
+    ) -> Result<End, Loss> {
+        let Some(Entry::Neighbour { mac, .. }) = entry(plan, &Key::Neighbour(link.clone(), via)) else {
+            return Err(Loss::NoNeighbour(via));
         };
         let key = Key::Forwarding(link.clone(), *mac);
         let Some(Entry::Forwarding { node: remote, .. }) = entry(plan, &key) else {
@@ -275,7 +297,7 @@ impl<'w> Walker<'w> {
         let step = Step::Encapsulated { link: link.clone(), source: local, destination: *remote, mac: *mac };
         self.hop(node, step, origin);
 
-        let (name, plan) = self.owner(remote).ok_or(Loss::NoSuchNode(*remote))?;
+        let (name, plan) = self.owner(node, remote).ok_or(Loss::NoSuchNode(*remote))?;
         let outer =
             Packet { source: local, destination: *remote, protocol: UDP, destination_port: Some(port) };
         let seen = Seen { fields: fields(&outer), translated: false, source_is_own: false };
@@ -288,6 +310,47 @@ impl<'w> Walker<'w> {
         self.arrive(name, Came::Link(Some(link.clone())))
     }
 
+    /// A packet that the program on an uplink wraps.
+    fn ipip(
+        &mut self,
+        node: &NodeName,
+        plan: &'w NodePlan,
+        (via, link, mtu): (&IpAddr, &LinkName, &Option<u32>),
+        (tunnel, origin): (&ipip::Route, Origin),
+    ) -> Result<End, Loss> {
+        let (source, destination) = (tunnel.outer.source(), tunnel.outer.destination());
+        if !plan.entries.contains_key(&Key::TunnelUplink(link.clone())) {
+            return Err(Loss::TunnelMismatch(link.clone()));
+        }
+        let next = match tunnel.next_hop {
+            NextHop::Kept => *via,
+            NextHop::Asked if entry(plan, &Key::Neighbour(link.clone(), *via)).is_none() => {
+                return Err(Loss::NoNeighbour(*via));
+            }
+            NextHop::Asked => destination,
+        };
+        let step = Step::Wrapped { link: link.clone(), source, destination, mtu: *mtu };
+        self.hop(node, step, Some(origin));
+        let far = self.world.cross(node, (source, destination), self.family())?;
+        // A next hop that is a node is the one that it is meant for.
+        if self.owner(node, &next).is_some_and(|(name, _)| name != far.node) {
+            return Err(Loss::NoSuchNode(next));
+        }
+        let (name, source, destination) = (far.node, far.source, far.destination);
+        if let Some(site) = far.site {
+            self.hop(node, Step::Translated { site: site.into(), source, destination }, None);
+        }
+        let plan = self.plan(name)?;
+        if !plan.entries.contains_key(&Key::TunnelLocal(destination)) {
+            return Err(Loss::NoSuchNode(destination));
+        }
+        if !plan.entries.contains_key(&Key::TunnelNode(source)) {
+            return Err(Loss::Stranger(source));
+        }
+        self.hop(name, Step::Unwrapped, None);
+        self.arrive(name, Came::Link(None))
+    }
+
     /// The hooks between the choice of the way and the link; `None` is the node's own uplink.
     fn leave(&mut self, node: &NodeName, plan: &'w NodePlan, link: Option<&LinkName>) -> Result<(), Loss> {
         self.visit.output = link.cloned().or_else(uplink);
@@ -295,8 +358,10 @@ impl<'w> Walker<'w> {
         self.hook(node, plan, if passed_on { Hook::Forward } else { Hook::Output })?;
         self.hook(node, plan, Hook::FirstOut)?;
         // Of the chains that translate sources the first that does so has decided for the connection.
-        if !self.hook(node, plan, Hook::ServiceSourceNat)? {
-            self.hook(node, plan, Hook::SourceNat)?;
+        for hook in [Hook::TunnelSourceNat, Hook::ServiceSourceNat, Hook::SourceNat] {
+            if self.hook(node, plan, hook)? {
+                break;
+            }
         }
         self.restore_source(node);
         Ok(())

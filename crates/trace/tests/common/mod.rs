@@ -33,6 +33,8 @@ pub struct Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Tunnel,
+    /// In IP in IP.
+    Wrapped,
     Plain,
     /// There is no way.
     None,
@@ -48,6 +50,14 @@ impl Shape {
         let plain = far(from) == far(to) && (family == Family::V4 || self.underlay.v6.is_some());
         match self.sending {
             Sending::Vxlan(When::Always) => Way::Tunnel,
+            Sending::Ipip(When::Always) => Way::Wrapped,
+            Sending::Ipip(When::CrossSubnet) => {
+                if plain {
+                    Way::Plain
+                } else {
+                    Way::Wrapped
+                }
+            }
             Sending::Vxlan(When::CrossSubnet) => {
                 if plain {
                     Way::Plain
@@ -78,6 +88,8 @@ pub fn shape() -> impl Strategy<Value = Shape> {
     let sending = prop_oneof![
         Just(Sending::Vxlan(When::Always)),
         Just(Sending::Vxlan(When::CrossSubnet)),
+        Just(Sending::Ipip(When::Always)),
+        Just(Sending::Ipip(When::CrossSubnet)),
         Just(Sending::Plain),
     ];
     let nodes = prop::collection::vec((0u8..4, any::<bool>()), 1..7);
@@ -181,7 +193,7 @@ pub fn world(built: &Built) -> World {
     let planned = |(name, node): (&NodeName, &Node)| {
         (name.clone(), (node.clone(), plan(&built.cluster, name, &built.facts[name])))
     };
-    World { nodes: built.cluster.nodes.iter().map(planned).collect() }
+    World { nodes: built.cluster.nodes.iter().map(planned).collect(), ..World::default() }
 }
 
 pub fn pods(built: &Built) -> Vec<(NodeName, Attachment)> {

@@ -68,7 +68,7 @@ fn slice(text: &str, service: &str, addresses: &[&str]) -> EndpointSlice {
     EndpointSlice {
         name: ObjectName::new("shop", text),
         service: service.into(),
-        family: model::Family::of(&endpoints[0].address),
+        family: Family::of(&endpoints[0].address),
         ports: vec![port],
         endpoints,
     }
@@ -193,7 +193,12 @@ fn services_of_a_complete_list_are_planned_and_others_are_gone() {
     let slices = slices.map(|slice| (slice.name.clone(), slice));
     core.restore(
         network(),
-        Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() },
+        Objects {
+            nodes: nodes.into(),
+            services: services.into(),
+            slices: slices.into(),
+            ..Objects::default()
+        },
     );
     // Per service two cluster addresses and a node port on two addresses; one endpoint for those of IPv4.
     let counts = |core: &Core| (core.services().frontends.len(), core.services().endpoints());
@@ -282,7 +287,12 @@ fn what_is_refused_in_the_first_list_stays_as_an_earlier_run_knew_it() {
     let services = [service("gone", 1), service("web", 2)].map(|service| (service.name.clone(), service));
     let slices = [slice("gone-1", "gone", &["10.244.1.2"]), slice("web-1", "web", &["10.244.1.3"])];
     let slices = slices.map(|slice| (slice.name.clone(), slice));
-    let objects = Objects { nodes: nodes.into(), services: services.into(), slices: slices.into() };
+    let objects = Objects {
+        nodes: nodes.into(),
+        services: services.into(),
+        slices: slices.into(),
+        ..Objects::default()
+    };
     core.restore(network(), objects);
     assert!(!core.needs_earlier());
     core.take(Event::Synced);
@@ -322,4 +332,84 @@ fn a_network_that_is_refused_at_the_start_is_not_gone() {
     assert!(core.has_plan());
     let problems = core.problems();
     assert!(problems.iter().all(|problem| problem.ends_with("spec.x: 5")), "{problems:?}");
+}
+
+fn bgp_network(bgp: &str) -> NetworkConfig {
+    let json = format!(r#"{{"podRanges": ["10.244.0.0/16"], "routeSource": "bgp", "bgp": {bgp}}}"#);
+    NetworkConfig::try_from(&serde_json::from_str::<ClusterNetworkSpec>(&json).unwrap()).unwrap()
+}
+
+fn tor() -> BgpPeer {
+    let spec = r#"{"address": "192.0.2.200", "asn": 65001, "nodeSelector": {"matchLabels": {"rack": "1"}},
+        "passwordSecret": {"namespace": "net", "name": "bgp", "key": "tor"}}"#;
+    kube_source::peer("tor", &serde_json::from_str(spec).unwrap()).unwrap()
+}
+
+fn sessions(core: &mut Core) -> Option<Vec<String>> {
+    let speaker = core.new_speaker()?;
+    Some(speaker.iter().flat_map(|speaker| speaker.sessions.keys()).map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_speaker_follows_nodes_peers_labels_and_passwords_and_nothing_else() {
+    let mut core = synced([
+        Event::Network(bgp_network("{}")),
+        Event::Node(node("a", 1)),
+        Event::Node(node("b", 2)),
+        Event::Peer(tor()),
+    ]);
+    assert_eq!(sessions(&mut core), Some(vec!["node/b".to_owned()]));
+    assert_eq!(sessions(&mut core), None);
+    core.take(Event::LocalLabels([("rack".to_owned(), "1".to_owned())].into()));
+    assert_eq!(sessions(&mut core), None, "without its password it is no session");
+    assert!(core.problems().iter().any(|problem| problem.starts_with("BgpPeer tor: there is no session")));
+    let key = tor().password.unwrap();
+    core.take(Event::Passwords([(key, Ok(model::PeerPassword::new("sesame")))].into()));
+    assert_eq!(sessions(&mut core), Some(vec!["node/b".to_owned(), "bgppeer/tor".to_owned()]));
+    assert!(core.problems().is_empty(), "{:?}", core.problems());
+    core.take(Event::Service(service("web", 1)));
+    assert!(!core.is_speaker_stale());
+    core.take(Event::NodeGone(name("b")));
+    assert_eq!(sessions(&mut core), Some(vec!["bgppeer/tor".to_owned()]));
+    core.take(Event::PeerGone("tor".into()));
+    assert_eq!(sessions(&mut core), Some(Vec::new()));
+}
+
+#[test]
+fn a_peer_that_is_refused_at_the_start_is_as_an_earlier_run_knew_it() {
+    let mut core = Core::new(name("a"));
+    let objects = Objects {
+        nodes: [node("a", 1)].map(|node| (node.name.clone(), node)).into(),
+        peers: [("tor".into(), tor())].into(),
+        labels: [("rack".to_owned(), "1".to_owned())].into(),
+        ..Objects::default()
+    };
+    core.restore(bgp_network("{}"), objects);
+    let object = Object { kind: "BgpPeer", name: "tor".to_owned() };
+    core.take(Event::Refused { object, reason: "spec.asn: 0".to_owned() });
+    core.take(Event::Network(bgp_network("{}")));
+    core.take(Event::Node(node("a", 1)));
+    core.take(Event::Synced);
+    assert_eq!(core.peers().peers.len(), 1);
+    assert_eq!(core.peers().labels.len(), 1);
+}
+
+#[test]
+fn the_addresses_that_are_announced_are_told_as_news() {
+    let mut core =
+        synced([Event::Network(bgp_network(r#"{"announce": ["ClusterIP"]}"#)), Event::Node(node("a", 1))]);
+    assert_eq!(core.new_announced(), Announced::All);
+    assert_eq!(core.new_announced(), Announced::Changed(BTreeMap::new()));
+    core.take(Event::Service(service("web", 1)));
+    assert_eq!(core.new_announced(), Announced::Changed(BTreeMap::new()), "nobody serves it");
+    let told = |address: &str, told| Announced::Changed([(address.parse().unwrap(), told)].into());
+    core.take(Event::Slice(slice("web-1", "web", &["10.244.1.2"])));
+    assert_eq!(core.new_announced(), told("10.96.0.1", true));
+    core.take(Event::Slice(slice("web-2", "web", &["fd00:10:244:1::2"])));
+    assert_eq!(core.new_announced(), told("fd00:96::1", true));
+    core.take(Event::SliceGone(ObjectName::new("shop", "web-1")));
+    assert_eq!(core.new_announced(), told("10.96.0.1", false));
+    assert_eq!(core.announced().len(), 1);
+    core.take(Event::Network(bgp_network("{}")));
+    assert_eq!(core.new_announced(), told("fd00:96::1", false));
 }

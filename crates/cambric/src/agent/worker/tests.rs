@@ -1,4 +1,5 @@
 mod bench;
+mod bgp;
 mod services;
 mod state;
 

@@ -161,13 +161,23 @@ pub struct Leg {
     pub from: String,
     /// The machine that receives.
     pub to: String,
-    /// How the request is carried.
+    /// How the request is carried when it is sent.
     pub carried: Carried,
+    /// How it is carried when it is received: otherwise, if a NAT gateway is between.
+    pub arrives: Carried,
+}
+
+impl Leg {
+    /// A part of a way on which nobody changes anything.
+    pub fn new(from: impl fmt::Display, to: impl fmt::Display, carried: Carried) -> Leg {
+        Leg { from: from.to_string(), to: to.to_string(), carried, arrives: carried }
+    }
 }
 
 impl fmt::Display for Leg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} to {} {}", self.from, self.to, self.carried)
+        write!(f, "{} to {} {}", self.from, self.to, self.carried)?;
+        if self.arrives == self.carried { Ok(()) } else { write!(f, " that arrives as {}", self.arrives) }
     }
 }
 

@@ -56,20 +56,29 @@ impl Predictor<'_> {
             // From node to node it goes in a tunnel, or as it is.
             if hop.node.as_str() != at {
                 let to = hop.node.to_string();
-                let carried = tunnel.take().unwrap_or_else(|| plain(now));
-                legs.push(Leg { from: std::mem::replace(&mut at, to.clone()), to, carried });
+                let (carried, arrives) = tunnel.take().unwrap_or_else(|| (plain(now), plain(now)));
+                legs.push(Leg { from: std::mem::replace(&mut at, to.clone()), to, carried, arrives });
             }
             match &hop.step {
                 Step::Rewritten { destination, .. } => now.1 = *destination,
                 Step::SourceRewritten { source } | Step::Masqueraded { source } => now.0 = *source,
                 Step::Encapsulated { link, source, destination, .. } => {
-                    tunnel = Some(self.tunnel(&hop.node, link, *source, *destination));
+                    let carried = self.tunnel(&hop.node, link, *source, *destination);
+                    tunnel = Some((carried, carried));
+                }
+                Step::Wrapped { source, destination, .. } => {
+                    let carried = Carried::Ipip { source: *source, destination: *destination };
+                    tunnel = Some((carried, carried));
+                }
+                Step::Translated { source, destination, .. } => {
+                    let arrives = Carried::Ipip { source: *source, destination: *destination };
+                    tunnel = tunnel.map(|(carried, _)| (carried, arrives));
                 }
                 _ => {}
             }
         }
         if walk.end == End::Outside {
-            legs.push(Leg { from: at, to: self.end(walk), carried: plain(now) });
+            legs.push(Leg::new(at, self.end(walk), plain(now)));
         }
         legs
     }

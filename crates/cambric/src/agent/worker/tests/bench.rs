@@ -1,19 +1,24 @@
 //! A worker with a pretended kernel, and a cluster to tell it of.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, FromArgMatches};
+use kernel::Unplanned;
+use kernel::ipip::Counters;
 use kube_source::ClusterNetworkSpec;
-use model::{Attachment, LinkName, NetworkConfig, Node, NodeName, PerFamily};
+use model::{Attachment, Family, LinkName, NetworkConfig, Node, NodeName, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Entries, Entry, Key};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::super::*;
+use crate::agent::bgp::Wanted;
+use crate::agent::keepalives::Keepalives;
 use crate::agent::machine::AttachmentWork;
 use crate::agent::options::AgentOptions;
 use crate::agent::service_health::Checks;
@@ -75,7 +80,7 @@ impl Machine for Pretended {
         })
     }
 
-    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan) -> Outcome {
+    fn reconcile(&mut self, plan: &Entries, services: &ServicePlan, _: Unplanned) -> Outcome {
         self.with(|state| {
             state.record.push("reconcile");
             if state.refuse {
@@ -86,6 +91,14 @@ impl Machine for Pretended {
             state.services = services.clone();
             Outcome { services_error: state.services_error.clone(), ..Outcome::default() }
         })
+    }
+
+    fn heard(&mut self, _: Duration) -> BTreeSet<(IpAddr, Family)> {
+        BTreeSet::new()
+    }
+
+    fn tunnel_counters(&mut self) -> Option<Counters> {
+        None
     }
 
     fn doubt_services(&mut self) {}
@@ -141,6 +154,8 @@ pub(super) struct Bench {
     pub(super) wanted: watch::Receiver<bool>,
     condition: Option<watch::Sender<bool>>,
     pub(super) checks: watch::Sender<Checks>,
+    pub(super) speech: (UnboundedSender<Wanted>, UnboundedReceiver<Wanted>),
+    keepalives: watch::Sender<Keepalives>,
     turns: VecDeque<Turn>,
     pub(super) api_patience: Duration,
 }
@@ -156,6 +171,8 @@ impl Bench {
             wanted,
             condition: Some(condition),
             checks: watch::Sender::new(Checks::new()),
+            speech: unbounded_channel(),
+            keepalives: watch::channel(Keepalives::new()).0,
             turns: VecDeque::new(),
             api_patience: Duration::from_secs(600),
         }
@@ -181,7 +198,14 @@ impl Bench {
         let options = options(self.dir.path());
         let local = NodeName::new("a").unwrap();
         let condition = self.condition.take().unwrap();
-        let publisher = Publisher::new(local.clone(), &options, condition, self.checks.clone());
+        let publisher = Publisher::new(
+            local.clone(),
+            &options,
+            condition,
+            self.checks.clone(),
+            self.speech.0.clone(),
+            self.keepalives.clone(),
+        );
         let worker = Worker::new(
             Core::new(local),
             self.kernel.clone(),

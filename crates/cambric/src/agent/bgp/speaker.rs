@@ -1,0 +1,179 @@
+//! A speaker that runs, and what it has been told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bgp::transport::{self, Event, Handle, Options, PeerTransport};
+use bgp::{PeerConfig, PeerName, PeerStatus};
+use ipnet::IpNet;
+use plan::bgp::{Session, Speaker};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::translate;
+
+/// How long peers are given to take leave.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Running {
+    handle: Handle,
+    events: UnboundedReceiver<Vec<Event>>,
+    speaker: Arc<Speaker>,
+    peers: BTreeMap<PeerName, (PeerConfig, PeerTransport)>,
+    sessions: BTreeMap<String, Session>,
+    pod_routes: BTreeSet<IpNet>,
+    /// Where it should listen and does not, and why.
+    deaf: Vec<SocketAddr>,
+    closed: Vec<String>,
+}
+
+impl Running {
+    /// Starts it. It also speaks if it cannot listen: those who are to connect to it do not get through then, and that is
+    /// among the problems.
+    pub(super) async fn start(
+        speaker: Arc<Speaker>,
+        services: &BTreeSet<IpAddr>,
+        restarting: bool,
+    ) -> io::Result<(Running, Vec<String>)> {
+        let config = translate::speaker(&speaker, restarting);
+        let mut options = Options::default();
+        let (mut deaf, mut closed) = (Vec::new(), Vec::new());
+        for address in speaker.addresses.iter() {
+            let at = SocketAddr::new(*address, transport::PORT);
+            match TcpListener::bind(at) {
+                Ok(_) => options.listen.push(at),
+                Err(error) => {
+                    deaf.push(at);
+                    closed.push(format!(
+                        "BGP: cannot listen on {at}: {error}; sessions that this node opens still come up. See what else \
+                         has the port (ss -ltnp sport = :{})",
+                        transport::PORT
+                    ));
+                }
+            }
+        }
+        let (handle, events) = transport::start(config, translate::seed(speaker.router_id), options)?;
+        tracing::info!(asn = %speaker.asn, router_id = %speaker.router_id, "speaking BGP");
+        let mut running = Running {
+            handle,
+            events,
+            speaker: speaker.clone(),
+            peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            pod_routes: BTreeSet::new(),
+            deaf,
+            closed,
+        };
+        for address in services {
+            running.set_service(*address, true).await;
+        }
+        let problems = running.adjust(speaker).await;
+        Ok((running, problems))
+    }
+
+    /// Whether this one can become what is wanted, without its being started anew. When routes begin to come from its
+    /// sessions it cannot: who waits for all of them is told once after each start that they are there.
+    pub(super) fn fits(&self, wanted: &Speaker) -> bool {
+        let Speaker { asn, router_id, cluster_id, addresses, routes, .. } = &*self.speaker;
+        (asn, router_id, cluster_id, addresses)
+            == (&wanted.asn, &wanted.router_id, &wanted.cluster_id, &wanted.addresses)
+            && (*routes || !wanted.routes)
+    }
+
+    /// Makes sessions and routes as they are wanted; what cannot be done.
+    pub(super) async fn adjust(&mut self, wanted: Arc<Speaker>) -> Vec<String> {
+        let mut problems = Vec::new();
+        for gone in self.pod_routes.difference(&wanted.pod_routes) {
+            self.handle.withdraw(*gone).await;
+        }
+        for range in &wanted.pod_routes {
+            if wanted.heard != self.speaker.heard || !self.pod_routes.contains(range) {
+                self.handle.announce(*range, translate::pod_route(&wanted, range)).await;
+            }
+        }
+        self.pod_routes.clone_from(&wanted.pod_routes);
+
+        let mut peers = BTreeMap::new();
+        self.sessions.clear();
+        for (name, session) in &wanted.sessions {
+            match translate::peer(&wanted, name, session) {
+                Ok(peer) => {
+                    self.sessions.insert(name.to_string(), session.clone());
+                    peers.insert(translate::name(name), peer);
+                }
+                Err(error) => problems.push(format!("BGP: {name}: {error}")),
+            }
+        }
+        for gone in self.peers.keys().filter(|name| !peers.contains_key(name)) {
+            self.handle.remove_peer(gone.clone()).await;
+        }
+        for (name, (config, transport)) in &peers {
+            if self.peers.get(name).is_none_or(|(known, way)| known != config || way != transport)
+                && let Err(error) = self.handle.set_peer(config.clone(), transport.clone()).await
+            {
+                problems.push(format!("BGP: {error}"));
+            }
+        }
+        self.peers = peers;
+        self.speaker = wanted;
+        problems
+    }
+
+    /// Tells peers of an address of a service, or that it is no more.
+    pub(super) async fn set_service(&self, address: IpAddr, told: bool) {
+        match told {
+            true => self.handle.announce(address.into(), translate::service_route(&self.speaker)).await,
+            false => self.handle.withdraw(address.into()).await,
+        }
+    }
+
+    /// BFD has found an address to be out of reach.
+    pub(super) async fn unreachable(&self, address: IpAddr) {
+        let peers = self.peers.iter().filter(|(_, (config, _))| config.address == address && !config.roaming);
+        for (name, _) in peers {
+            // One that has ended has no sessions to lose.
+            let _ = self.handle.peer_lost(name.clone()).await;
+        }
+    }
+
+    /// What has happened; never anything, if the speaker has ended.
+    pub(super) async fn events(&mut self) -> Vec<Event> {
+        match self.events.recv().await {
+            Some(events) => events,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) async fn status(&self) -> Option<Vec<PeerStatus>> {
+        self.handle.status().await.ok()
+    }
+
+    /// The session of a name.
+    pub(super) fn session(&self, name: &str) -> Option<&Session> {
+        self.sessions.get(name)
+    }
+
+    /// Where it cannot listen, and why.
+    pub(super) fn closed(&self) -> &[String] {
+        &self.closed
+    }
+
+    /// Whether it could listen now where it could not when it was started.
+    pub(super) fn could_listen(&self) -> bool {
+        self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
+    }
+
+    /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
+    pub(super) async fn leave(mut self) {
+        drop(self.handle);
+        while self.events.recv().await.is_some() {}
+    }
+
+    /// Ends it for good: peers are told to forget its routes.
+    pub(super) async fn stop(self) {
+        tracing::info!("BGP is spoken no more");
+        let _ = tokio::time::timeout(STOP_PATIENCE, self.handle.stop()).await;
+    }
+}
