@@ -235,6 +235,21 @@ fn what_is_predicted_is_what_is_captured_without_encapsulation() {
     assert_agrees("direct.yaml");
 }
 
+#[test]
+fn what_is_predicted_is_what_is_captured_with_ip_in_ip() {
+    assert_agrees("ipip.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_with_routes_from_bgp() {
+    assert_agrees("bgp.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_through_a_nat_gateway() {
+    assert_agrees("nat-gateway.yaml");
+}
+
 /// In the plan of the first node the way to the last one's pods.
 fn forget_a_route(world: &mut World) {
     let ranges = world.nodes.values().next_back().unwrap().0.pod_ranges.clone();
