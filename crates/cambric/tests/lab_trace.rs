@@ -170,6 +170,11 @@ fn question(stage: &Stage, dice: &mut Dice) -> Option<Query> {
             (at(Party::Pod((**dice.one(&web)).clone()), Some(8080)), transport)
         }
     };
+    // What gateways make of packets that are in no tunnel is not in the plans.
+    let plain = from_outside || matches!(destination.party, Party::Node(_));
+    if plain && !scene.gateways.is_empty() {
+        return None;
+    }
     // What a pod or node sends to itself does not leave it.
     (source.party != destination.party).then_some(Query {
         source,

@@ -26,9 +26,9 @@ pub use cluster_network::{
     AddressKind, BfdSpec, BgpSpec, ClusterNetwork, ClusterNetworkSpec, ClusterNetworkStatus, Condition,
     EncapsulationSpec, MtuSpec, Protocol, RouteSource, SINGLETON, When, crds,
 };
-pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use error::{ConnectError, PeerError, SpecError, WriteError};
 pub use peer_conversion::peer;
+pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use source::{Source, client};
 pub use status::verdict;
 pub use track::{Event, Object, Watched};

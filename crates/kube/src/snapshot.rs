@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kube::api::{Api, ListParams};
 use kube::runtime::watcher;
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt};
 use model::{Cluster, NetworkConfig, NodeName, Pod};
 
 use crate::cluster_network::SINGLETON;
@@ -12,7 +12,7 @@ use crate::namespaced::{Namespaced, Tracker};
 use crate::objects::{ClusterNetworkLite, EndpointSliceLite, NodeLite, ServiceLite};
 use crate::pod::PodLite;
 use crate::source::{OURS, PAGE, PAGE_OF_SERVICES, PAGE_OF_SLICES, chain};
-use crate::track::{Event, NetworkTracker, NodeTracker, Object};
+use crate::track::{Event, NetworkTracker, Object, read_node};
 
 /// Pods per page of a list, of some 5 KiB of JSON each.
 const PAGE_OF_PODS: u32 = 500;
@@ -66,20 +66,18 @@ pub async fn snapshot(client: &Client) -> Result<Snapshot, SnapshotError> {
     for network in list::<ClusterNetworkLite>(client, PAGE, None).await? {
         networks.take(watcher::Event::InitApply(network), &mut events);
     }
-    // No node is this one: nobody asks what is said of it.
-    let mut nodes = NodeTracker::new(nobody());
     for node in list::<NodeLite>(client, PAGE, None).await? {
-        nodes.take(watcher::Event::InitApply(node), &mut events);
+        let named = NodeName::new(node.name_any()).map_err(|error| error.to_string());
+        let read = named.and_then(|name| read_node(name, &node).map_err(|error| error.to_string()));
+        events.push(match read {
+            Ok(node) => Event::Node(node),
+            Err(reason) => Event::Refused { object: Object { kind: "Node", name: node.name_any() }, reason },
+        });
     }
     namespaced::<ServiceLite>(client, PAGE_OF_SERVICES, &mut events).await?;
     namespaced::<EndpointSliceLite>(client, PAGE_OF_SLICES, &mut events).await?;
     let pods = list::<PodLite>(client, PAGE_OF_PODS, None).await?.iter().filter_map(PodLite::read).collect();
     gathered(events, pods)
-}
-
-fn nobody() -> NodeName {
-    // A name that no Node can have would not be a name.
-    NodeName::new("0").unwrap_or_else(|_| unreachable!("0 is a DNS subdomain"))
 }
 
 fn gathered(events: Vec<Event>, pods: Vec<Pod>) -> Result<Snapshot, SnapshotError> {

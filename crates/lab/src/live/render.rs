@@ -21,7 +21,8 @@ pub fn text(comparison: &Comparison) -> String {
         }
         rows.iter().for_each(|row| text += &both(row));
     }
-    text += &wrapped("", &format!("the sender should get {} and got {}", comparison.expected, comparison.got));
+    text +=
+        &wrapped("", &format!("the sender should get {} and got {}", comparison.expected, comparison.got));
     match &comparison.difference {
         None => text += "prediction and observation agree\n",
         Some(difference) => text += &wrapped("DIFFERENT ", difference),

@@ -202,7 +202,7 @@ fn mtu(plan: &NodePlan, link: &LinkName) -> Option<u32> {
 }
 
 /// An object as kubectl would name it.
-fn object(scene: &Scene, origin: &Origin) -> String {
+pub(super) fn object(scene: &Scene, origin: &Origin) -> String {
     match origin {
         Origin::Attachment(id) => {
             let pod = scene.pods.iter().find(|pod| pod.attachment().id == *id);

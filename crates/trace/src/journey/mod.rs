@@ -22,7 +22,7 @@ pub use party::{Named, Party, PartyError, Port};
 pub use points::{Outer, Place, Point, Way};
 pub use scene::Scene;
 
-use crate::{End, Loss, Outcome, Packet, Start, Walk, World, answer};
+use crate::{End, Loss, Outcome, Packet, Start, Step, Walk, World, answer};
 
 // IANA protocol numbers
 const ICMP: u8 = 1;
@@ -203,6 +203,8 @@ pub struct Lost {
     pub node: String,
     /// Why.
     pub why: String,
+    /// The object that is the cause, if one is.
+    pub object: Option<String>,
     /// Whether the sender is told.
     pub told: bool,
     /// Whether it is the answer that is lost.
@@ -283,10 +285,23 @@ impl Scene {
     fn lost(&self, start: &Start, walk: &Walk, answer: bool) -> Option<Lost> {
         let End::Lost(loss) = &walk.end else { return None };
         let (Start::Pod(first, _) | Start::Node(first) | Start::Outside { node: first }) = start;
-        let node = walk.hops.last().map_or(first, |hop| &hop.node);
+        let last = walk.hops.last();
+        let node = last.map_or(first, |hop| &hop.node);
+        // What led to the chain that ends it says more than that does.
+        let led = match loss {
+            Loss::Dropped { .. } | Loss::Refused { .. } => last,
+            _ => None,
+        };
+        let led = led.and_then(|hop| match &hop.step {
+            Step::Rule { comment, element: None, .. } => Some((format!("{comment}: "), hop)),
+            Step::Rule { .. } => Some((String::new(), hop)),
+            _ => None,
+        });
+        let (cause, origin) = led.map_or((String::new(), None), |(cause, hop)| (cause, hop.origin.as_ref()));
         Some(Lost {
             node: node.to_string(),
-            why: loss.to_string(),
+            why: format!("{cause}{loss}"),
+            object: origin.map(|origin| hops::object(self, origin)),
             told: matches!(loss, Loss::Refused { .. }),
             answer,
         })

@@ -134,9 +134,6 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
     for hop in &walk.hops {
         if trail.at.as_ref() != Some(&hop.node) {
             trail.leave();
-            if let Step::Translated { source, destination, .. } = &hop.step {
-                trail.outer = Some(Outer::Ipip { source: *source, destination: *destination });
-            }
             trail.enter(&hop.node);
         }
         match &hop.step {
@@ -161,6 +158,10 @@ pub(super) fn points(scene: &Scene, world: &World, start: &Start, packet: Packet
                 trail.leaving = Some(trail.uplink(&hop.node, Some(Family::of(destination))));
             }
             Step::Wrapped { source, destination, .. } => {
+                trail.outer = Some(Outer::Ipip { source: *source, destination: *destination });
+            }
+            Step::Translated { source, destination, .. } => {
+                trail.leave();
                 trail.outer = Some(Outer::Ipip { source: *source, destination: *destination });
             }
             Step::Unwrapped => trail.outer = None,

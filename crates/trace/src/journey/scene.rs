@@ -130,22 +130,30 @@ impl Scene {
     /// The nodes that a way leads to.
     fn nodes_of<'a>(&'a self, way: &'a Outcome) -> impl Iterator<Item = NodeName> + 'a {
         let led_to = |hop: &Hop| match &hop.step {
-            Step::Encapsulated { destination, .. } | Step::Wrapped { destination, .. } => self.node_with(destination),
-            Step::Routed { via: Some(via), .. } => self.node_with(via),
+            Step::Encapsulated { destination, .. }
+            | Step::Wrapped { destination, .. }
+            | Step::Translated { destination, .. } => Some(*destination),
+            Step::Routed { via, .. } => *via,
             _ => None,
         };
-        let of_hops = way.walk.hops.iter().flat_map(move |hop| [Some(hop.node.clone()), led_to(hop)]);
+        let addresses = way.walk.hops.iter().filter_map(led_to).chain([way.walk.packet.destination]);
         let end = match &way.walk.end {
             End::Pod(node, _) | End::Node(node) => Some(node.clone()),
             End::Outside | End::Lost(_) => None,
         };
-        of_hops.chain([end, self.node_with(&way.walk.packet.destination)]).flatten()
+        let of_hops = way.walk.hops.iter().map(|hop| hop.node.clone());
+        of_hops.chain(addresses.flat_map(|address| self.nodes_with(address))).chain(end)
     }
 
-    /// The node that has an underlay address.
+    /// The nodes that have an underlay address: nodes of different sites may have the same.
+    fn nodes_with(&self, address: IpAddr) -> impl Iterator<Item = NodeName> + '_ {
+        let has = move |node: &&Node| node.addresses.iter().any(|own| *own == address);
+        self.cluster.nodes.values().filter(has).map(|node| node.name.clone())
+    }
+
+    /// The first node that has an underlay address.
     pub fn node_with(&self, address: &IpAddr) -> Option<NodeName> {
-        let has = |node: &&Node| node.addresses.iter().any(|own| own == address);
-        self.cluster.nodes.values().find(has).map(|node| node.name.clone())
+        self.nodes_with(*address).next()
     }
 
     /// The pod that has an address of its own.

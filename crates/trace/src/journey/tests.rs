@@ -160,7 +160,11 @@ fn what_is_lost_is_said_with_the_place() {
     assert!(!unserved.delivered);
     let lost = unserved.ways[0].lost.as_ref().unwrap();
     assert_eq!(lost.node, "node-1");
-    assert!(lost.told && lost.why.contains("refuse"), "{lost:?}");
+    assert!(
+        lost.told && lost.why.starts_with("a cluster address or port without a service: refused"),
+        "{lost:?}"
+    );
+    assert_eq!(lost.object.as_deref(), Some("ClusterNetwork"));
     let nobody = journey("client", "10.244.2.77");
     assert!(nobody.ways[0].lost.as_ref().unwrap().why.contains("no pod has the address 10.244.2.77"));
     assert_eq!(nobody.protocol, "ICMP");

@@ -102,7 +102,8 @@ fn way(journey: &Journey, route: &Route, style: &Style) -> String {
     if let Some(lost) = &route.lost {
         let what = if lost.answer { "the answer is lost" } else { "LOST" };
         let told = if lost.told { "; the sender is told at once" } else { "; the sender is not told" };
-        let line = wrapped(&format!("{what} on {}: ", lost.node), &(lost.why.clone() + told));
+        let object = lost.object.as_ref().map(|object| format!(" ({object})")).unwrap_or_default();
+        let line = wrapped(&format!("{what} on {}: ", lost.node), &format!("{}{object}{told}", lost.why));
         text += &paint(&line, "31;1", style);
     }
     text
@@ -126,8 +127,8 @@ fn legs(hops: &[HopView], style: &Style) -> String {
         }
         let node = if at == hop.node { "" } else { hop.node.as_str() };
         at = &hop.node;
-        let by = element.take().and_then(|rule| rule.element.as_ref());
-        let by = by.filter(|_| hop.action == Action::RewriteDestination);
+        let by = element.take().filter(|_| hop.action == Action::RewriteDestination).unwrap_or(hop);
+        let by = by.element.as_ref();
         let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
         let object = hop.object.as_ref().map(|object| format!(" ({object})")).unwrap_or_default();
         text += &wrapped(&format!("  {node:<width$}  "), &format!("{}{by}{object}", hop.text));

@@ -34,7 +34,7 @@ pub(super) struct Rules<'p> {
 /// What a hook did with a packet.
 #[derive(Debug)]
 pub(super) struct Ran {
-    /// The rules that led on by a map, in order.
+    /// The rules that led on to another chain, and not back, in order.
     pub(super) led: Vec<Ruling>,
     /// What came of it.
     pub(super) verdict: Verdict,
@@ -128,7 +128,10 @@ impl<'r> Runner<'r> {
                     decided @ Flow::Decided(_) => Some(decided),
                 };
             }
-            Action::Goto(name) => return Some(self.follow(name)),
+            Action::Goto(name) => {
+                self.led.push(plain());
+                return Some(self.follow(name));
+            }
             Action::Look(key, map) => {
                 let (element, Found { datum: Some(Datum::Goto(name)), service }) = self.find(key, *map)?
                 else {
