@@ -312,6 +312,8 @@ macro_rules! resource {
     };
 }
 
+pub(crate) use resource;
+
 resource!(NodeLite, ClusterResourceScope, "", "v1", "Node", "nodes");
 resource!(
     ClusterNetworkLite,

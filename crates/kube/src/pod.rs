@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 use model::{Family, NodeName, ObjectName, PerFamily, Pod};
 use serde::Deserialize;
 
-use crate::objects::{null_is_empty, slim_meta};
+use crate::objects::{null_is_empty, resource, slim_meta};
 
 /// A Pod, without what does not concern the network.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,34 +64,7 @@ impl PodLite {
     }
 }
 
-impl Resource for PodLite {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "pods".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+resource!(PodLite, NamespaceResourceScope, "", "v1", "Pod", "pods");
 
 #[cfg(test)]
 mod tests {
