@@ -7,7 +7,7 @@ release=$(realpath "$1")
 echo "== building the benchmarks"
 cargo build --quiet --release --package cni --example bench
 cargo build --quiet --release --package kernel --example scale --example services
-cargo build --quiet --release --package cambric --example agent
+cargo build --quiet --release --package cambric --example agent --example install
 cargo build --quiet --release --package bgp --example receive
 
 # Everything is measured, whatever misses its goal; then the whole has failed.
@@ -25,4 +25,5 @@ measure "the agent's process with 10,000 of them" "$release/examples/agent" "$re
 measure "CNI ADD and DEL beside the reference bridge + host-local, in turns on the same cores" \
   "$release/examples/bench" "$release/cambric-cni"
 measure "100,000 BGP routes, received by this speaker, BIRD and GoBGP in turns" "$release/examples/receive" 100000 15
+measure "100,000 BGP routes, from the peer to the kernel, by this speaker and BIRD" "$release/examples/install" 100000 5
 exit "$failed"

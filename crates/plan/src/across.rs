@@ -2,7 +2,7 @@
 
 use model::{NetworkConfig, Node, PodRange, Sending};
 
-use crate::local::{among_services, pod_mtu, prefix, stray};
+use crate::local::{is_complete, pod_mtu, prefix, stray};
 use crate::remote::apart;
 use crate::site::{HOLD, NoWay, View, Way};
 use crate::tables::TUNNELLED;
@@ -24,13 +24,7 @@ pub(crate) fn across(
     if remote.site.is_none() {
         entries.extend(view.accepted(remote).into_iter().map(Entry::TunnelNode));
     }
-    among_services(network, remote, problems);
-    if remote.addresses.is_empty() {
-        problems.push(Problem::NoAddress(remote.name.clone()));
-        return entries;
-    }
-    if remote.pod_ranges.is_empty() {
-        problems.push(Problem::NoRange(remote.name.clone()));
+    if !is_complete(network, remote, problems) {
         return entries;
     }
     let ranges: Vec<&PodRange> =

@@ -30,13 +30,7 @@ pub(crate) fn local(
     underlay: &PerFamily<Underlay>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Entry> {
-    if node.addresses.is_empty() {
-        problems.push(Problem::NoAddress(node.name.clone()));
-    }
-    if node.pod_ranges.is_empty() {
-        problems.push(Problem::NoRange(node.name.clone()));
-    }
-    among_services(network, node, problems);
+    is_complete(network, node, problems);
     let mut entries = settings(node);
     entries.extend(bridge(network, node, underlay, problems));
     entries.extend(tunnels(network, node, underlay));
@@ -204,8 +198,20 @@ fn firewall(network: &NetworkConfig, node: &Node) -> Vec<Entry> {
     entries
 }
 
+/// Whether a node has what it takes to be reached; notes what is missing, or wrong with it.
+pub(crate) fn is_complete(network: &NetworkConfig, node: &Node, problems: &mut Vec<Problem>) -> bool {
+    among_services(network, node, problems);
+    if node.addresses.is_empty() {
+        problems.push(Problem::NoAddress(node.name.clone()));
+    }
+    if node.pod_ranges.is_empty() {
+        problems.push(Problem::NoRange(node.name.clone()));
+    }
+    !node.addresses.is_empty() && !node.pod_ranges.is_empty()
+}
+
 /// Notes ranges of a node that services have. Those of the cluster are checked with the `ClusterNetwork`.
-pub(crate) fn among_services(network: &NetworkConfig, node: &Node, problems: &mut Vec<Problem>) {
+fn among_services(network: &NetworkConfig, node: &Node, problems: &mut Vec<Problem>) {
     for range in node.pod_ranges.iter() {
         let net = range.net();
         let clash = |services: &&IpNet| services.contains(&net) || net.contains(*services);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use model::{Family, MacAddr, Node, PodRange, RouteSource, Sending};
 
-use crate::local::{among_services, prefix, stray, tunnel_link};
+use crate::local::{is_complete, prefix, stray, tunnel_link};
 use crate::rules::Value;
 use crate::tables::{NODES, TUNNELLED};
 use crate::underlay::next_hop;
@@ -28,13 +28,7 @@ pub(crate) fn remote(
         .iter()
         .flat_map(|address| [node_member(address), Entry::TunnelNode(*address)])
         .collect();
-    among_services(network, remote, problems);
-    if remote.addresses.is_empty() {
-        problems.push(Problem::NoAddress(remote.name.clone()));
-        return entries;
-    }
-    if remote.pod_ranges.is_empty() {
-        problems.push(Problem::NoRange(remote.name.clone()));
+    if !is_complete(network, remote, problems) {
         return entries;
     }
     let Some(underlay) = way::tunnel_family(local, remote) else {

@@ -82,17 +82,6 @@ impl GoBgp {
         assert_eq!(self.ask(&["global", "rib", "del", "-a", family, prefix]), "");
     }
 
-    /// Asks us for everything again.
-    pub fn refresh(&self) {
-        self.ask(&["neighbor", &self.peer, "softresetin"]);
-    }
-
-    /// How many UPDATEs it has received from us.
-    pub fn updates_received(&self) -> u64 {
-        let said: Value = serde_json::from_str(&self.ask(&["-j", "neighbor", &self.peer])).unwrap();
-        said["state"]["messages"]["received"]["update"].as_u64().unwrap()
-    }
-
     /// What it has received from us.
     pub fn routes(&self) -> BTreeMap<String, Route> {
         let mut routes = BTreeMap::new();

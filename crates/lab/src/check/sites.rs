@@ -142,11 +142,11 @@ pub(super) fn ways(
     let all = Ways { view, source, destination };
     match (site(view, from), site(view, to)) {
         (Some(_), None) => all.out(from, to),
-        (None, Some(_)) => all.into_site(from, to),
+        (None, Some(_)) => all.entering(from, to),
         (Some(_), Some(_)) => {
             let outside = view.cluster.nodes.values().filter(|node| node.site.is_none());
             let by = |relay: &Node| {
-                let seconds = all.into_site(&relay.name, to);
+                let seconds = all.entering(&relay.name, to);
                 let firsts = all.out(from, &relay.name).into_iter();
                 firsts.flat_map(move |first| {
                     let join =
@@ -183,7 +183,7 @@ impl Ways<'_> {
     }
 
     /// From a node outside to one inside.
-    fn into_site(&self, from: &NodeName, to: &NodeName) -> Vec<Vec<Leg>> {
+    fn entering(&self, from: &NodeName, to: &NodeName) -> Vec<Vec<Leg>> {
         let through = |carrier: &NodeName| {
             let (inside, outside, gateway) = self.ends(carrier, from)?;
             let tunnel = Leg {
