@@ -4,6 +4,7 @@
 
 mod agent;
 mod cleanup;
+mod doctor;
 mod files;
 mod install;
 mod lock;
@@ -29,6 +30,7 @@ struct Cli {
 enum Command {
     Agent(agent::AgentOptions),
     Status(status::StatusOptions),
+    Doctor(doctor::DoctorOptions),
     Cleanup(cleanup::CleanupOptions),
     InstallCni(install::InstallOptions),
     #[command(subcommand)]
@@ -71,6 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
             agent::run(options)?;
         }
         Command::Status(options) => return status::run(&options),
+        Command::Doctor(options) => return doctor::run(&options),
         Command::Cleanup(options) => cleanup::run(&options)?,
         Command::InstallCni(options) => install::run(&options)?,
         Command::Lab(command) => return Ok(lab::cli::run(command)?),
