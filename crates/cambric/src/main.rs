@@ -4,6 +4,7 @@
 
 mod agent;
 mod cleanup;
+mod doctor;
 mod files;
 mod install;
 mod journey;
@@ -32,6 +33,7 @@ enum Command {
     Agent(agent::AgentOptions),
     Status(status::StatusOptions),
     Trace(journey::TraceOptions),
+    Doctor(doctor::DoctorOptions),
     Cleanup(cleanup::CleanupOptions),
     InstallCni(install::InstallOptions),
     #[command(subcommand)]
@@ -89,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
             agent::run(options)?;
         }
         Command::Status(options) => return status::run(&options),
+        Command::Doctor(options) => return doctor::run(&options),
         Command::Cleanup(options) => cleanup::run(&options)?,
         Command::InstallCni(options) => install::run(&options)?,
         Command::Trace(options) => return journey::run(&options),

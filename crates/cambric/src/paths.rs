@@ -8,6 +8,10 @@ pub(crate) const RUN_DIR: &str = "/run/cambric";
 pub(crate) const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 /// Where the CNI plugin keeps addresses.
 pub(crate) const CNI_DATA_DIR: &str = "/var/lib/cni/networks";
+/// What names these directories where they are not given: `cambric lab exec` sets it.
+pub(crate) const RUN_DIR_VARIABLE: &str = "CAMBRIC_RUN_DIR";
+pub(crate) const CNI_CONF_DIR_VARIABLE: &str = "CAMBRIC_CNI_CONF_DIR";
+pub(crate) const CNI_DATA_DIR_VARIABLE: &str = "CAMBRIC_CNI_DATA_DIR";
 /// The name of our network, which is a directory under the CNI plugin's.
 pub(crate) const NETWORK: &str = "cambric";
 

@@ -35,7 +35,7 @@ use crate::paths::{self, RunDir};
 )]
 pub(crate) struct StatusOptions {
     /// The agent's run directory
-    #[arg(long, value_name = "DIR", default_value = paths::RUN_DIR)]
+    #[arg(long, value_name = "DIR", env = paths::RUN_DIR_VARIABLE, default_value = paths::RUN_DIR)]
     run_dir: PathBuf,
     /// As JSON, for programs
     #[arg(long)]

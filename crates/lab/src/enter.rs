@@ -39,7 +39,12 @@ fn replace(lab: &LabName, member: &str, mut command: Command) -> Error {
         Err(error) => return error,
     };
     if place.node {
-        command.env("KUBECONFIG", lab.paths().node(member).kubeconfig());
+        let paths = lab.paths().node(member);
+        command.env("KUBECONFIG", paths.kubeconfig());
+        // Where cambric's own commands find what the agent has.
+        command.env("CAMBRIC_RUN_DIR", paths.run());
+        command.env("CAMBRIC_CNI_CONF_DIR", paths.cni_conf());
+        command.env("CAMBRIC_CNI_DATA_DIR", paths.cni_data());
     }
     let namespace = NetNs::open(namespace_path(&place.namespace));
     let _stay = match namespace.and_then(|namespace| namespace.enter()) {

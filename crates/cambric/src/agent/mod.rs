@@ -44,8 +44,9 @@ pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
 pub(crate) use routes::{HopStatus, RouteStatus};
 pub(crate) use system::remove_from_kernel;
+pub(crate) use words::{entry as entry_words, nowhere};
 
-use self::core::Core;
+pub(crate) use self::core::Core;
 use crate::files::make_private_dir;
 use crate::lock::{AgentLock, Locked};
 use crate::paths::RunDir;
@@ -123,6 +124,15 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What an agent of this boot has last written down of the cluster, with the plan that comes of it; `None` if there is
+/// nothing. What the kernel says of the node is not in it.
+pub(crate) fn last_known(run_dir: &RunDir, node: &NodeName) -> Result<Option<Core>> {
+    let Some((network, objects)) = persist::load(&run_dir.state(), node)? else { return Ok(None) };
+    let mut core = Core::new(node.clone());
+    core.restore(network, objects);
+    Ok(Some(core))
 }
 
 /// The way to the worker.

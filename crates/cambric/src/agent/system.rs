@@ -14,6 +14,7 @@ use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
 
 use super::machine::{AttachmentWork, Ear, Failure, Heard, Machine, Outcome, Surroundings};
+use super::words;
 use crate::paths::{self, RunDir};
 
 pub(crate) use kernel::Waker;
@@ -96,12 +97,7 @@ impl Machine for System {
     fn surroundings(&mut self, underlay: &PerFamily<IpAddr>) -> Result<Surroundings, Failure> {
         let found = self.kernel.surroundings(underlay).map_err(|error| failure(&error))?;
         let nowhere = |address: &&IpAddr| found.underlay.of(Family::of(address)).is_none();
-        let missing = underlay.iter().find(nowhere).map(|address| {
-            format!(
-                "this node's InternalIP {address} is on none of its links, so nothing can be sent from it to other \
-                 nodes; see --node-ip of the kubelet"
-            )
-        });
+        let missing = underlay.iter().find(nowhere).map(words::nowhere);
         Ok(Surroundings { underlay: found.underlay, missing, addresses: found.addresses })
     }
 

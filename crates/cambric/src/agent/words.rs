@@ -1,4 +1,6 @@
-//! Entries of a plan in words, as the tools that show them would name them.
+//! What the agent says in words that others say as well: entries of a plan, as the tools that show them would name them.
+
+use std::net::IpAddr;
 
 use plan::{Key, TableFamily};
 
@@ -17,6 +19,14 @@ pub(crate) fn entry(key: &Key) -> String {
         Key::Neighbour(link, address) => format!("{address} dev {link}"),
         Key::TunnelRoute(net) | Key::Route(net) => net.to_string(),
     }
+}
+
+/// What is said of an underlay address of this node that no link has.
+pub(crate) fn nowhere(address: &IpAddr) -> String {
+    format!(
+        "this node's InternalIP {address} is on none of its links, so nothing can be sent from it to other nodes; see \
+         --node-ip of the kubelet"
+    )
 }
 
 fn table_family(family: TableFamily) -> &'static str {

@@ -26,7 +26,7 @@ use crate::paths::{self, RunDir};
   cambric status bgp --json")]
 pub(crate) struct BgpOptions {
     /// The agent's run directory
-    #[arg(long, value_name = "DIR", default_value = paths::RUN_DIR)]
+    #[arg(long, value_name = "DIR", env = paths::RUN_DIR_VARIABLE, default_value = paths::RUN_DIR)]
     run_dir: PathBuf,
     /// As JSON, for programs
     #[arg(long)]
