@@ -49,7 +49,7 @@ impl From<serde_saphyr::Error> for TopologyError {
                 format!("unknown field \"{field}\"; use one of {}", expected.join(", "))
             }
             serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
-                format!("\"{variant}\" is not known here; use {}", one_of(expected))
+                format!("\"{variant}\" is not known here; use {}", expected.join(" or "))
             }
             serde_saphyr::Error::SerdeMissingField { field, .. } => {
                 format!("the field \"{field}\" is missing")
@@ -63,16 +63,5 @@ impl From<serde_saphyr::Error> for TopologyError {
             }
         };
         TopologyError::new(location, message)
-    }
-}
-
-/// A choice in words: `a, b or c`.
-fn one_of(choices: &[&str]) -> String {
-    match choices {
-        [first @ .., second, last] => {
-            let first: String = first.iter().map(|one| format!("{one}, ")).collect();
-            format!("{first}{second} or {last}")
-        }
-        few => few.concat(),
     }
 }
