@@ -166,7 +166,7 @@ fn by_bgp(cluster: &Cluster, name: &NodeName, facts: Facts) -> NodePlan {
 }
 
 /// The links of a node to the underlay, as the lab has laid them.
-fn underlay(view: &View, node: &NodeName) -> PerFamily<Underlay> {
+pub(super) fn underlay(view: &View, node: &NodeName) -> PerFamily<Underlay> {
     let mut underlay = PerFamily::default();
     for interface in view.topology.machine(node.as_str()).into_iter().flat_map(|machine| &machine.interfaces)
     {
