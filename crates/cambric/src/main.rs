@@ -6,9 +6,11 @@ mod agent;
 mod cleanup;
 mod files;
 mod install;
+mod journey;
 mod lock;
 mod logging;
 mod paths;
+mod shell;
 mod status;
 
 use std::io::{self, Write};
@@ -29,6 +31,7 @@ struct Cli {
 enum Command {
     Agent(agent::AgentOptions),
     Status(status::StatusOptions),
+    Trace(journey::TraceOptions),
     Cleanup(cleanup::CleanupOptions),
     InstallCni(install::InstallOptions),
     #[command(subcommand)]
@@ -46,6 +49,21 @@ enum Command {
     #[command(after_help = "Example:
   CNI_COMMAND=VERSION cambric cni < /dev/null")]
     Cni,
+    /// Print completions for a shell.
+    #[command(after_help = "Example:
+  cambric completions bash > /usr/share/bash-completion/completions/cambric")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual, or write one page for each command into a directory.
+    #[command(after_help = "Examples:
+  cambric man | man -l -
+  cambric man /usr/local/share/man/man1")]
+    Man {
+        /// Where to write the pages
+        directory: Option<std::path::PathBuf>,
+    },
     /// Print the version.
     Version,
 }
@@ -55,7 +73,7 @@ fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_some() {
         return cni::main();
     }
-    match run(Cli::parse().command) {
+    match run(shell::parse().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("cambric: {error:#}");
@@ -73,9 +91,13 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Status(options) => return status::run(&options),
         Command::Cleanup(options) => cleanup::run(&options)?,
         Command::InstallCni(options) => install::run(&options)?,
+        Command::Trace(options) => return journey::run(&options),
         Command::Lab(command) => return Ok(lab::cli::run(command)?),
         Command::Crd => print(&crd()?)?,
         Command::Cni => return Ok(cni::main()),
+        Command::Completions { shell } => print(&shell::completions(shell))?,
+        Command::Man { directory: None } => print(&shell::manual()?)?,
+        Command::Man { directory: Some(directory) } => shell::write_manual(&directory)?,
         Command::Version => print(concat!("cambric ", env!("CARGO_PKG_VERSION"), "\n"))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -16,12 +16,13 @@ const NODES: [&str; 5] = ["hub-1", "hub-2", "north-1", "north-2", "south-1"];
 
 /// A pod on each node, named after it.
 fn pods(lab: &Lab) -> Vec<Pod> {
-    for node in NODES {
-        lab.apply(&format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {node}}}, spec: {{nodeName: {node}, containers: \
-             [{{name: c, image: echo, ports: [{{containerPort: 8080}}]}}]}}}}"
-        ));
-    }
+    let pod = |node: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {node}}}\nspec:\n  nodeName: {node}\n  containers: \
+             [{{name: c, image: echo, ports: [{{containerPort: 8080}}]}}]\n"
+        )
+    };
+    lab.apply(&NODES.map(pod).concat());
     NODES.map(|node| lab.pod(node)).into()
 }
 

@@ -236,7 +236,7 @@ pub(crate) struct HintLite {
 }
 
 /// Go writes a list that was never made as null.
-fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
@@ -244,7 +244,7 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 
 /// Keeps what the watch and we need of an object's metadata; other labels, annotations and managed fields are never
 /// built.
-fn slim_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(crate) fn slim_meta<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Slim {
@@ -311,6 +311,8 @@ macro_rules! resource {
         }
     };
 }
+
+pub(crate) use resource;
 
 resource!(NodeLite, ClusterResourceScope, "", "v1", "Node", "nodes");
 resource!(

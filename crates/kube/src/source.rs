@@ -27,14 +27,14 @@ const WATCH_TIMEOUT: u32 = 150;
 /// How long the API may take to answer; longer than a watch, which may be silent for all its time.
 const READ_TIMEOUT: Duration = Duration::from_secs(170);
 /// Objects per page of a list. A Node is some 10 KiB of JSON, and a page is held whole.
-const PAGE: u32 = 200;
+pub(crate) const PAGE: u32 = 200;
 /// Slices per page: one has up to 100 endpoints, of some 400 bytes each.
-const PAGE_OF_SLICES: u32 = 100;
+pub(crate) const PAGE_OF_SLICES: u32 = 100;
 /// Services per page, of some 2 KiB each.
-const PAGE_OF_SERVICES: u32 = 500;
+pub(crate) const PAGE_OF_SERVICES: u32 = 500;
 /// The services and slices that are ours, as kube-proxy has it: what names another proxy is not, and neither is what
 /// has no address of its own. Headless services need not have the label, but their slices do.
-const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+pub(crate) const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
 /// How long after a failed write of a status the next attempt is made.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -275,7 +275,7 @@ fn watch_secret(
 }
 
 /// An error with its causes, which the API's client keeps apart.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

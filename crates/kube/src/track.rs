@@ -245,7 +245,8 @@ impl NodeTracker {
     }
 }
 
-fn read_node(name: NodeName, lite: &NodeLite) -> Result<Node, NodeError> {
+/// What a Node says of itself.
+pub(crate) fn read_node(name: NodeName, lite: &NodeLite) -> Result<Node, NodeError> {
     let node = Node::parse(name, lite.internal_ips(), lite.spec.pod_cidrs.iter().map(String::as_str))?
         .with_external(lite.external_ips())?
         .with_labels(lite.label(SITE_LABEL), lite.label(REFLECTOR_LABEL))?;

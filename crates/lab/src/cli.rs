@@ -66,7 +66,7 @@ pub enum LabCommand {
         #[command(flatten)]
         options: check::Options,
     },
-    /// Bring a lab up, run pods in it, check it, and take it down
+    /// Bring a lab up, run pods in it, check it, trace a call, and take it down
     Demo(demo::Options),
     /// Show the packets on the links of a node, router, outside host or pod
     #[command(after_help = CAPTURE_EXAMPLES)]

@@ -1,4 +1,4 @@
-//! The demonstration: a lab from nothing, pods in it, the check, and everything gone again.
+//! The demonstration: a lab from nothing, pods in it, the check, a traced call, and everything gone again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,8 +10,11 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::Value;
 use tokio::time::timeout;
+use trace::journey::Query;
+use trace::journey::text::{Style, render};
 
 use crate::check::event_loop::{event_loop, unless_interrupted};
+use crate::live::{self, Stage};
 use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
@@ -22,6 +25,9 @@ pub const MANIFEST: &str = include_str!("../../../examples/manifests/demo.yaml")
 
 /// The name of the lab.
 const NAME: &str = "demo";
+/// Who calls, and what, when a packet is traced.
+const CALLER: &str = "pod/default/pair";
+const CALLED: &str = "service/default/web";
 /// How long the pods may take until they are ready.
 const PODS_TIME: Duration = Duration::from_secs(60);
 /// Who owns what is applied (`metadata.managedFields`).
@@ -80,7 +86,39 @@ fn show(name: &LabName, options: &Options, interrupts: &Interrupts, progress: &m
         wait_ready(client, pods).await
     }))?;
     progress.done(&format!("{pods} pods are ready"));
-    check::run(name, &options.check, interrupts, progress)
+    let so = check::run(name, &options.check, interrupts, progress)?;
+    // What is printed for programs is one document.
+    if options.check.json {
+        return Ok(so);
+    }
+    Ok(traced(name, interrupts, progress)? && so)
+}
+
+/// Traces one call of a pod to a service and prints what was predicted beside what was captured; true if both are the
+/// same.
+fn traced(name: &LabName, interrupts: &Interrupts, progress: &mut Progress) -> Result<bool> {
+    progress.step("tracing a service call");
+    let stage = Stage::load(name, interrupts)?;
+    let party =
+        |text: &str| stage.scene.party(text, "default").map_err(|error| Error::Other(error.to_string()));
+    let query = Query {
+        source: party(CALLER)?,
+        destination: party(CALLED)?,
+        transport: None,
+        family: None,
+        via: None,
+    };
+    let (journey, _, comparison) = stage.trace(&query)?;
+    progress.finish();
+    let style = Style { way: comparison.way, ..Style::default() };
+    let text = format!(
+        "\ncambric trace {CALLER} {CALLED} --live\n\n{}\n{}",
+        render(&journey, &style),
+        live::text(&comparison)
+    );
+    std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())
+        .map_err(|error| Error::system("print the trace", error))?;
+    Ok(journey.delivered && comparison.difference.is_none())
 }
 
 /// The objects of a manifest.

@@ -58,6 +58,14 @@ pub fn namespace(lab: &LabName, member: &str) -> Result<String> {
     place(lab, member).map(|place| place.namespace)
 }
 
+/// Opens the namespace of a machine or pod.
+///
+/// # Errors
+/// As [`namespace`], or what the kernel says.
+pub(crate) fn open(lab: &LabName, member: &str) -> Result<NetNs> {
+    NetNs::open(namespace_path(&namespace(lab, member)?)).map_err(Error::kernel(member))
+}
+
 struct Place {
     namespace: String,
     node: bool,

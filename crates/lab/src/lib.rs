@@ -14,6 +14,7 @@ pub mod fabric;
 pub mod gateway;
 pub mod kubelet;
 pub mod list;
+pub mod live;
 pub mod paths;
 pub mod process;
 pub mod progress;

@@ -11,6 +11,7 @@ mod name;
 mod network;
 mod node;
 mod node_file;
+mod pod;
 mod range;
 mod routing;
 mod service;
@@ -27,6 +28,7 @@ pub use network::{
 };
 pub use node::{Node, NodeError, REFLECTOR_LABEL, SITE_LABEL};
 pub use node_file::NodeFile;
+pub use pod::Pod;
 pub use range::{PodRange, RangeError};
 pub use routing::{
     Asn, AsnError, BfdTimers, BgpPeer, BgpSettings, HoldTime, PasswordState, PeerPassword, Reflector,

@@ -20,7 +20,6 @@ use plan::Facts;
 use super::*;
 use crate::check::cast::{self, Cast, PROTOCOLS, Role};
 use crate::check::judge::{Judged, Verdict, all_so, judge};
-use crate::check::predict;
 use crate::check::view::Container;
 use crate::echo::{self, EchoPort};
 use crate::fabric;
@@ -96,7 +95,7 @@ impl Harness {
 
     /// Makes a node's kernel hold its plan.
     fn program(&self, node: &Node, attachments: Vec<Attachment>) {
-        let underlay = predict::underlay(&self.view, &node.name);
+        let underlay = self.view.topology.underlay(node.name.as_str());
         let facts = Facts { attachments, underlay, ..Facts::default() };
         let plan = plan::plan(&self.view.cluster, &node.name, &facts);
         assert_eq!(plan.problems, []);

@@ -4,8 +4,8 @@ mod service;
 
 use std::net::IpAddr;
 
-use model::{Attachment, AttachmentId, Cluster, Family, LinkName, NodeName, PerFamily, RouteSource};
-use plan::{Entry, Facts, Input, Key, LearnedPath, Link, NodePlan, Planner, Underlay};
+use model::{Attachment, AttachmentId, LinkName, NodeName};
+use plan::{Entry, Facts, Key, Link};
 use trace::{End, Hop, Packet, Start, Step, Walk, World, walk};
 
 use super::evidence::{Carried, Predicted, Transport};
@@ -21,19 +21,15 @@ pub(super) struct Predictor<'v> {
 
 impl<'v> Predictor<'v> {
     pub(super) fn new(view: &'v View) -> Predictor<'v> {
-        let cluster = &view.cluster;
-        let planned = |name: &NodeName| {
+        let facts = |name: &NodeName| {
             let on_node = view.pods.iter().filter(|pod| pod.node == *name);
             let attachments = on_node.map(attachment).collect();
-            let (underlay, contacts) = (underlay(view, name), sites::contacts(view, name));
-            let facts = Facts { attachments, underlay, contacts, ..Facts::default() };
-            match cluster.network.route_source {
-                RouteSource::Kubernetes => plan::plan(cluster, name, &facts),
-                RouteSource::Bgp => by_bgp(cluster, name, facts),
-            }
+            let underlay = view.topology.underlay(name.as_str());
+            let contacts = sites::contacts(&view.sites(), name);
+            Facts { attachments, underlay, contacts, ..Facts::default() }
         };
-        let nodes = cluster.nodes.iter().map(|(name, node)| (name.clone(), (node.clone(), planned(name))));
-        Predictor { view, world: World { nodes: nodes.collect(), gateways: sites::gateways(view) } }
+        let world = World::planned(&view.cluster, facts);
+        Predictor { view, world: World { gateways: sites::gateways(&view.sites()), ..world } }
     }
 
     /// What becomes of a packet that a pod sends from an address of its own.
@@ -136,51 +132,6 @@ impl<'v> Predictor<'v> {
             _ => Carried::Otherwise,
         }
     }
-}
-
-/// The plan of a node that every other node has told of its pod ranges.
-fn by_bgp(cluster: &Cluster, name: &NodeName, facts: Facts) -> NodePlan {
-    let mut planner = Planner::new(name.clone());
-    let others = cluster.nodes.values().filter(|node| node.name != *name);
-    let told = others.flat_map(|node| {
-        node.pod_ranges.iter().filter_map(|range| {
-            let next_hop = *node.addresses.of(range.family()).or(node.addresses.v6.as_ref())?;
-            let path = LearnedPath { next_hop, peer: node.name.as_str().into(), stale: false };
-            Some(Input::Learned(range.net(), vec![path]))
-        })
-    });
-    let inputs = [Input::Network(cluster.network.clone()), Input::Underlay(facts.underlay)]
-        .into_iter()
-        .chain([Input::Addresses(facts.addresses), Input::Attachments(facts.attachments)])
-        .chain(cluster.nodes.values().cloned().map(Input::Node))
-        .chain(cluster.services.values().cloned().map(Input::Service))
-        .chain(cluster.slices.values().cloned().map(Input::Slice))
-        .chain(told)
-        .chain([Input::Heard(facts.contacts.heard)])
-        .chain(facts.contacts.others.into_iter().map(|(name, contact)| Input::Contact(name, Some(contact))))
-        .chain([Input::Converged]);
-    for input in inputs {
-        planner.update(input);
-    }
-    planner.plan()
-}
-
-/// The links of a node to the underlay, as the lab has laid them.
-pub(super) fn underlay(view: &View, node: &NodeName) -> PerFamily<Underlay> {
-    let mut underlay = PerFamily::default();
-    for interface in view.topology.machine(node.as_str()).into_iter().flat_map(|machine| &machine.interfaces)
-    {
-        let (Ok(link), Some(subnet)) =
-            (LinkName::new(interface.link.as_str()), view.topology.subnets.get(interface.subnet))
-        else {
-            continue;
-        };
-        for net in interface.addresses.iter() {
-            let family = Family::of_net(net);
-            underlay.insert(family, Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
-        }
-    }
-    underlay
 }
 
 /// A step with the node and the object that it comes from.

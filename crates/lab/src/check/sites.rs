@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use model::{Family, Node, NodeName, PerFamily};
+use model::{Cluster, Family, Node, NodeName, PerFamily};
 use plan::site::{Contact, Contacts, End};
 use serde::Deserialize;
 use trace::Gateway;
@@ -13,11 +13,11 @@ use super::evidence::{Carried, Leg};
 use super::view::View;
 use super::ways::between;
 use crate::paths::LabName;
-use crate::topology::Machine;
+use crate::topology::{Machine, Topology};
 use crate::{Error, Result};
 
 /// The outer addresses that a node has heard of late, with the family of what came.
-pub(super) type Heard = BTreeSet<(IpAddr, Family)>;
+pub(crate) type Heard = BTreeSet<(IpAddr, Family)>;
 
 /// What of a node's status is of interest here.
 #[derive(Debug, Deserialize)]
@@ -33,12 +33,29 @@ struct HeardFrom {
 }
 
 /// What a node's agent says that it hears.
-pub(super) fn heard(lab: &LabName, node: &NodeName) -> Result<Heard> {
+fn heard(lab: &LabName, node: &NodeName) -> Result<Heard> {
     let path = lab.paths().node(node.as_str()).run().join("status.json");
     let bytes = fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
     let status: Status = serde_json::from_slice(&bytes)
         .map_err(|error| Error::Other(format!("{}: {error}", path.display())))?;
     Ok(status.heard.into_iter().map(|from| (from.address, from.inner)).collect())
+}
+
+/// What is known of a lab with gateways.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sites<'v> {
+    pub(crate) topology: &'v Topology,
+    pub(crate) cluster: &'v Cluster,
+    /// Whom the nodes hear.
+    pub(crate) heard: &'v BTreeMap<NodeName, Heard>,
+}
+
+/// What all nodes hear; nothing in a lab without gateways.
+pub(crate) fn all_heard(lab: &LabName, cluster: &Cluster) -> Result<BTreeMap<NodeName, Heard>> {
+    if cluster.nodes.values().all(|node| node.site.is_none()) {
+        return Ok(BTreeMap::new());
+    }
+    cluster.nodes.keys().map(|node| Ok((node.clone(), heard(lab, node)?))).collect()
 }
 
 /// Whether a NAT gateway is between two nodes.
@@ -52,7 +69,7 @@ pub(super) fn site<'v>(view: &'v View, node: &NodeName) -> Option<&'v str> {
 }
 
 /// The NAT gateways with whom they remember, as those hear who are remembered.
-pub(super) fn gateways(view: &View) -> Vec<Gateway> {
+pub(crate) fn gateways(view: &Sites<'_>) -> Vec<Gateway> {
     let mut gateways: BTreeMap<&str, Gateway> = BTreeMap::new();
     for (name, node) in &view.cluster.nodes {
         let (Some(site), Some(outer)) = (&node.site, outer(view, name)) else { continue };
@@ -70,10 +87,11 @@ pub(super) fn gateways(view: &View) -> Vec<Gateway> {
 }
 
 /// What a node knows of the others, if all BGP sessions are up.
-pub(super) fn contacts(view: &View, local: &NodeName) -> Contacts {
-    let own = site(view, local);
+pub(crate) fn contacts(view: &Sites<'_>, local: &NodeName) -> Contacts {
+    let site = |name: &NodeName| view.cluster.nodes.get(name).and_then(|node| node.site.as_deref());
+    let own = site(local);
     let contact = |name: &NodeName, node: &Node| {
-        let apart = site(view, name) != own;
+        let apart = site(name) != own;
         if name == local {
             return None;
         }
@@ -91,7 +109,7 @@ pub(super) fn contacts(view: &View, local: &NodeName) -> Contacts {
 }
 
 /// Whom a node hears at an address.
-fn end(view: &View, node: &Node, address: &IpAddr) -> Option<End> {
+fn end(view: &Sites<'_>, node: &Node, address: &IpAddr) -> Option<End> {
     if node.site.is_some() {
         return outside_with(view, address).map(End::node);
     }
@@ -101,13 +119,13 @@ fn end(view: &View, node: &Node, address: &IpAddr) -> Option<End> {
     inside.and_then(|(_, node)| node.site.as_deref()).map(End::site)
 }
 
-fn outside_with<'v>(view: &'v View, address: &IpAddr) -> Option<&'v NodeName> {
+fn outside_with<'v>(view: &Sites<'v>, address: &IpAddr) -> Option<&'v NodeName> {
     let has_it = |node: &Node| node.site.is_none() && node.addresses.iter().any(|own| own == address);
     view.cluster.nodes.iter().find(|(_, node)| has_it(node)).map(|(name, _)| name)
 }
 
 /// The outer addresses of the gateway that a node is behind.
-fn outer(view: &View, node: &NodeName) -> Option<PerFamily<IpAddr>> {
+fn outer(view: &Sites<'_>, node: &NodeName) -> Option<PerFamily<IpAddr>> {
     let machine = view.topology.machine(node.as_str())?;
     let addresses = &view.topology.gateway_of(machine).and_then(Machine::outer)?.addresses;
     let of = |family| addresses.of(family).map(|net| net.addr());
@@ -201,7 +219,7 @@ impl Ways<'_> {
     /// The outer addresses of a tunnel: inside, outside, and the gateway's.
     fn ends(&self, inside: &NodeName, outside: &NodeName) -> Option<(IpAddr, IpAddr, IpAddr)> {
         let (inner, outer) = (self.address(inside)?, self.address(outside)?);
-        let gateway = self::outer(self.view, inside)?;
+        let gateway = self::outer(&self.view.sites(), inside)?;
         Some((inner, outer, *gateway.of(Family::of(&outer))?))
     }
 

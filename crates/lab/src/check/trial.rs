@@ -26,15 +26,22 @@ const AGAIN: Duration = Duration::from_millis(400);
 
 /// Gives each try a port.
 #[derive(Debug)]
-pub(super) struct Ports(AtomicU16);
+pub(crate) struct Ports(AtomicU16);
 
 impl Ports {
     /// Begins anywhere: what connection tracking still knows of an earlier check is not met again so soon.
-    pub(super) fn new() -> Ports {
+    pub(crate) fn new() -> Ports {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let span = u64::from(PORTS.end - PORTS.start);
         let offset = (time.as_millis() as u64 / 10 * 97) % span;
         Ports(AtomicU16::new(PORTS.start + offset as u16))
+    }
+
+    /// A number for a mark, that no try of the last days had.
+    pub(crate) fn mark(&self) -> u32 {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Sequence numbers of retransmissions are near each other, and marks should not be.
+        (time.as_micros() as u32).wrapping_mul(0x9e37_79b1) ^ u32::from(self.next())
     }
 
     fn next(&self) -> u16 {
@@ -47,11 +54,11 @@ impl Ports {
 
 /// One try, before the captures have been looked at.
 #[derive(Debug)]
-pub(super) struct Tried {
+pub(crate) struct Tried {
     /// The client's port; 0 if it got none.
-    pub(super) port: u16,
-    pub(super) got: Got,
-    pub(super) after: Duration,
+    pub(crate) port: u16,
+    pub(crate) got: Got,
+    pub(crate) after: Duration,
 }
 
 /// Connects and asks who answers, which may take some time.
@@ -62,12 +69,42 @@ pub(super) fn attempt(
     ports: &Ports,
     patience: Duration,
 ) -> Tried {
+    marked_attempt(from, to, transport, ports, patience, None)
+}
+
+/// Something by which the packets of a try are known wherever they are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Mark(pub(crate) u32);
+
+impl Mark {
+    /// What the payload of datagrams has in it.
+    pub(crate) fn text(self) -> String {
+        format!("cambric-trace-{:08x}", self.0)
+    }
+}
+
+/// The same with a mark: the sequence number of a TCP connection's first segment, or a text in a datagram, which an echo
+/// server repeats.
+pub(crate) fn marked_attempt(
+    from: &NetNs,
+    to: SocketAddr,
+    transport: Transport,
+    ports: &Ports,
+    patience: Duration,
+    mark: Option<Mark>,
+) -> Tried {
     let tried = netns::run_in(from, || -> nix::Result<Tried> {
         let (fd, port) = bound(to, transport, ports)?;
         let begun = Instant::now();
         let asked = match transport {
-            Transport::Tcp => ask_tcp(fd, to, patience),
-            Transport::Udp => ask_udp(fd, to, patience),
+            Transport::Tcp => {
+                mark.map_or(Ok(()), |mark| begin_at(&fd, mark.0))?;
+                ask_tcp(fd, to, patience)
+            }
+            Transport::Udp => {
+                let question = mark.map_or_else(|| "JSON".to_owned(), |mark| format!("JSON {}", mark.text()));
+                ask_udp(fd, to, patience, question.as_bytes())
+            }
         };
         Ok(Tried { port, got: got(asked), after: begun.elapsed() })
     });
@@ -102,6 +139,31 @@ fn bound(to: SocketAddr, transport: Transport, ports: &Ports) -> nix::Result<(Ow
     Err(Errno::EADDRINUSE)
 }
 
+/// Lets a socket that is not connected yet begin with this sequence number, by what there is for moving connections
+/// between machines (TCP_REPAIR, include/uapi/linux/tcp.h).
+fn begin_at(fd: &OwnedFd, sequence: u32) -> nix::Result<()> {
+    const TCP_SEND_QUEUE: i32 = 2;
+    // Without a probe, which there is nobody for yet.
+    const TCP_REPAIR_OFF_NO_WP: i32 = -1;
+    let set = |option, value: i32| {
+        // SAFETY: the value is an integer that lives until the call returns, and its size is given.
+        let result = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                option,
+                (&raw const value).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            )
+        };
+        Errno::result(result).map(drop)
+    };
+    set(libc::TCP_REPAIR, 1)?;
+    set(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
+    set(libc::TCP_QUEUE_SEQ, sequence.cast_signed())?;
+    set(libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
+}
+
 fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String> {
     match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
         Ok(()) | Err(Errno::EINPROGRESS) => {}
@@ -129,13 +191,13 @@ fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String
     Ok(String::from_utf8_lossy(&line).into_owned())
 }
 
-fn ask_udp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String> {
+fn ask_udp(fd: OwnedFd, to: SocketAddr, patience: Duration, question: &[u8]) -> io::Result<String> {
     let socket = UdpSocket::from(fd);
     socket.connect(to)?;
     let end = Instant::now() + patience;
     let mut buffer = vec![0; LONGEST as usize];
     loop {
-        match socket.send(b"JSON") {
+        match socket.send(question) {
             // A node hears of its own packets that they go nowhere; whether they were refused comes after that.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             result => drop(result?),

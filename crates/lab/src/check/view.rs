@@ -13,7 +13,7 @@ use model::{Cluster, Family, NetworkConfig, Node, NodeName, PerFamily, REFLECTOR
 
 use super::evidence::Transport;
 use super::probe;
-use super::sites;
+use super::sites::{self, Sites};
 use crate::paths::LabName;
 use crate::topology::{self, Machine, Role, Topology};
 use crate::{Error, Result};
@@ -96,13 +96,13 @@ impl View {
         for pod in &mut ready {
             forget_other_servers(pod)?;
         }
-        let mut heard = BTreeMap::new();
-        if cluster.nodes.values().any(|node| node.site.is_some()) {
-            for node in cluster.nodes.keys() {
-                heard.insert(node.clone(), sites::heard(lab, node)?);
-            }
-        }
+        let heard = sites::all_heard(lab, &cluster)?;
         Ok(View { lab: lab.clone(), topology, cluster, pods: ready, heard })
+    }
+
+    /// What there is to know of NAT gateways.
+    pub(super) fn sites(&self) -> Sites<'_> {
+        Sites { topology: &self.topology, cluster: &self.cluster, heard: &self.heard }
     }
 
     /// The namespace of a machine.

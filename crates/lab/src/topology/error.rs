@@ -49,7 +49,7 @@ impl From<serde_saphyr::Error> for TopologyError {
                 format!("unknown field \"{field}\"; use one of {}", expected.join(", "))
             }
             serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
-                format!("\"{variant}\" is not known here; use {}", alternatives(&expected))
+                format!("\"{variant}\" is not known here; use {}", alternatives(expected))
             }
             serde_saphyr::Error::SerdeMissingField { field, .. } => {
                 format!("the field \"{field}\" is missing")

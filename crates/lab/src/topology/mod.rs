@@ -19,7 +19,8 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use kube_source::BgpPeerSpec;
-use model::PerFamily;
+use model::{Family, LinkName, PerFamily};
+use plan::Underlay;
 
 pub(crate) use addresses::usable;
 pub use bgp::{RouterBgp, SUBNET_LABEL, Session};
@@ -113,7 +114,7 @@ impl Machine {
     pub fn addresses(&self) -> PerFamily<IpAddr> {
         let first = self.interfaces.first();
         let of = |family| first.and_then(|one| one.addresses.of(family)).map(IpNet::addr);
-        PerFamily { v4: of(model::Family::V4), v6: of(model::Family::V6) }
+        PerFamily { v4: of(Family::V4), v6: of(Family::V6) }
     }
 }
 
@@ -146,6 +147,23 @@ impl Topology {
     /// The machines of a role.
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(move |machine| machine.role == role)
+    }
+
+    /// The links of a node to the underlay, as plans are made from them.
+    pub fn underlay(&self, node: &str) -> PerFamily<Underlay> {
+        let mut underlay = PerFamily::default();
+        for interface in self.machine(node).into_iter().flat_map(|machine| &machine.interfaces) {
+            let (Ok(link), Some(subnet)) =
+                (LinkName::new(interface.link.as_str()), self.subnets.get(interface.subnet))
+            else {
+                continue;
+            };
+            for net in interface.addresses.iter() {
+                underlay
+                    .insert(Family::of_net(net), Underlay { link: link.clone(), net: *net, mtu: subnet.mtu });
+            }
+        }
+        underlay
     }
 
     /// The machine of a name.

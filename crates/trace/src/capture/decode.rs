@@ -122,6 +122,7 @@ fn transport(slice: &TransportSlice<'_>, tunnels: &Tunnels, depth: usize) -> Pay
             source_port: tcp.source_port(),
             destination_port: tcp.destination_port(),
             sequence: tcp.sequence_number(),
+            acknowledgement: tcp.acknowledgment_number(),
             flags: TcpFlags {
                 syn: tcp.syn(),
                 fin: tcp.fin(),

@@ -95,6 +95,8 @@ pub struct Tcp {
     pub destination_port: u16,
     /// Sequence number, host byte order.
     pub sequence: u32,
+    /// Acknowledgement number, host byte order; it counts only with [`TcpFlags::ack`].
+    pub acknowledgement: u32,
     /// The flags.
     pub flags: TcpFlags,
     /// The length of the payload in bytes.

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Loss, Step};
+use model::Protocol;
+use plan::Value;
+
+use super::{Loss, MapElement, Step};
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,10 +33,26 @@ impl fmt::Display for Loss {
     }
 }
 
+impl fmt::Display for MapElement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = |value: &Value| match value {
+            // As nft shows it.
+            Value::Protocol(number) => Protocol::from_number(*number)
+                .map_or_else(|| number.to_string(), |protocol| protocol.to_string().to_lowercase()),
+            value => value.to_string(),
+        };
+        let key: Vec<String> = self.key.iter().map(field).collect();
+        write!(f, "{} {{ {} }}", self.map, key.join(" . "))
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Rule { chain, comment } => write!(f, "rule in chain {chain}: {comment}"),
+            Step::Rule { chain, comment, element: None } => write!(f, "rule in chain {chain}: {comment}"),
+            Step::Rule { chain, comment, element: Some(element) } => {
+                write!(f, "rule in chain {chain}: {comment}, by {element}")
+            }
             Step::Bridged { bridge } => write!(f, "bridged by {bridge}"),
             Step::Routed { destination, via: Some(via), link: Some(link) } => {
                 write!(f, "routed: {destination} via {via} dev {link}")
@@ -51,6 +70,8 @@ impl fmt::Display for Step {
             Step::SourceRewritten { source } | Step::Masqueraded { source } => {
                 write!(f, "source becomes {source}")
             }
+            Step::DestinationRestored { destination } => write!(f, "destination becomes {destination} again"),
+            Step::SourceRestored { source } => write!(f, "source becomes {source} again"),
             Step::Encapsulated { link, source, destination, .. } => {
                 write!(f, "into VXLAN by {link}: {source} to {destination}")
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use plan::services::{Backend, Datum, ServicePortName};
 use plan::{Action, Chain, ChainName, Field, Hook, Match, Rule, SetName, Table, Value};
 
+use super::MapElement;
 use super::draws::Draws;
 use super::elements::{Elements, Found, is};
 
@@ -33,7 +34,7 @@ pub(super) struct Rules<'p> {
 /// What a hook did with a packet.
 #[derive(Debug)]
 pub(super) struct Ran {
-    /// The rules that led on by a map, in order.
+    /// The rules that led on to another chain, and not back, in order.
     pub(super) led: Vec<Ruling>,
     /// What came of it.
     pub(super) verdict: Verdict,
@@ -44,6 +45,8 @@ pub(super) struct Ran {
 pub(super) struct Ruling {
     pub(super) chain: ChainName,
     pub(super) comment: &'static str,
+    /// The element of a map that it found.
+    pub(super) element: Option<MapElement>,
     /// The service whose element it found.
     pub(super) service: Option<Arc<ServicePortName>>,
 }
@@ -109,33 +112,41 @@ impl<'r> Runner<'r> {
 
     /// What an action does; `None` is on with the next rule.
     fn act(&mut self, chain: &Chain, rule: &Rule) -> Option<Flow> {
-        let ruling = |service| Ruling { chain: chain.name.clone(), comment: rule.comment, service };
+        let ruling =
+            |element, service| Ruling { chain: chain.name.clone(), comment: rule.comment, element, service };
+        let plain = || ruling(None, None);
         let verdict = match &rule.action {
-            Action::Accept => Verdict::Pass(Some(ruling(None))),
-            Action::Drop => Verdict::Dropped(ruling(None)),
-            Action::Reset | Action::Unreachable => Verdict::Refused(ruling(None)),
-            Action::Masquerade => Verdict::Masqueraded(ruling(None)),
-            Action::SourceTo(address) => Verdict::SourceTo(ruling(None), *address),
-            Action::Return => return Some(Flow::Back(Some(ruling(None)))),
+            Action::Accept => Verdict::Pass(Some(plain())),
+            Action::Drop => Verdict::Dropped(plain()),
+            Action::Reset | Action::Unreachable => Verdict::Refused(plain()),
+            Action::Masquerade => Verdict::Masqueraded(plain()),
+            Action::SourceTo(address) => Verdict::SourceTo(plain(), *address),
+            Action::Return => return Some(Flow::Back(Some(plain()))),
             Action::Jump(name) => {
                 return match self.follow(name) {
                     Flow::Back(_) => None,
                     decided @ Flow::Decided(_) => Some(decided),
                 };
             }
-            Action::Goto(name) => return Some(self.follow(name)),
+            Action::Goto(name) => {
+                self.led.push(plain());
+                return Some(self.follow(name));
+            }
             Action::Look(key, map) => {
-                let Found { datum: Some(Datum::Goto(name)), service } = self.find(key, *map)? else {
+                let (element, Found { datum: Some(Datum::Goto(name)), service }) = self.find(key, *map)?
+                else {
                     return None;
                 };
-                self.led.push(ruling(service));
+                self.led.push(ruling(Some(element), service));
                 return Some(self.follow(&name));
             }
             Action::DestinationFrom(key, map) => {
-                let Found { datum: Some(Datum::Backend(backend)), service } = self.find(key, *map)? else {
+                let (element, Found { datum: Some(Datum::Backend(backend)), service }) =
+                    self.find(key, *map)?
+                else {
                     return None;
                 };
-                Verdict::DestinationTo(ruling(service), backend)
+                Verdict::DestinationTo(ruling(Some(element), service), backend)
             }
             // What is learned counts for the connections that come after.
             Action::Learn { .. } => return None,
@@ -166,9 +177,10 @@ impl<'r> Runner<'r> {
         self.rules.elements.find(set, key).is_some()
     }
 
-    fn find(&mut self, key: &[Field], map: SetName) -> Option<Found> {
+    fn find(&mut self, key: &[Field], map: SetName) -> Option<(MapElement, Found)> {
         let key = self.key(key)?;
-        self.rules.elements.find(map, &key)
+        let found = self.rules.elements.find(map, &key)?;
+        Some((MapElement { map, key }, found))
     }
 
     fn key(&mut self, fields: &[Field]) -> Option<Vec<Value>> {

@@ -3,6 +3,7 @@
 //! It reads nothing but plans: routes, neighbours, forwarding entries and rules as [`plan`] made them. So what it
 //! says is what the plans mean, and a test can hold it against what is captured on the wire.
 
+mod answer;
 mod display;
 mod draws;
 mod elements;
@@ -10,13 +11,15 @@ mod filter;
 mod gateways;
 mod lookup;
 mod steps;
+mod world;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use model::{LinkName, MacAddr, Node, NodeName};
-use plan::{ChainName, NodePlan, Origin};
+use plan::{ChainName, NodePlan, Origin, SetName, Value};
 
+pub use answer::answer;
 pub use gateways::Gateway;
 pub use steps::{walk, walk_all};
 
@@ -96,6 +99,8 @@ pub enum Step {
         chain: ChainName,
         /// What the rule says of itself.
         comment: &'static str,
+        /// The element of a map that it went by, if it went by one.
+        element: Option<MapElement>,
     },
     /// A bridge forwarded it between two of its ports, or between a port and the node.
     Bridged {
@@ -127,6 +132,16 @@ pub enum Step {
     /// The source address became that of the node.
     Masqueraded {
         /// The new source address.
+        source: IpAddr,
+    },
+    /// It is an answer, and its destination became the sender of the connection's first packet again.
+    DestinationRestored {
+        /// That sender's address.
+        destination: IpAddr,
+    },
+    /// It is an answer, and its source became what the connection's first packet was sent to.
+    SourceRestored {
+        /// That address.
         source: IpAddr,
     },
     /// It was put into VXLAN.
@@ -167,6 +182,15 @@ pub enum Step {
     },
     /// It was taken out of IP in IP.
     Unwrapped,
+}
+
+/// An element of a map in a node's tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapElement {
+    /// The map.
+    pub map: SetName,
+    /// Its key.
+    pub key: Vec<Value>,
 }
 
 /// Where a walk ended.

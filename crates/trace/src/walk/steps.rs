@@ -12,6 +12,7 @@ use plan::ipip::{self, NextHop};
 use plan::services::{self, Backend, ServicePortName, Settings};
 use plan::{Entry, Field, Hook, Key, NodePlan, Origin, Table, TableFamily, Value};
 
+use super::answer::Connection;
 use super::draws::Draws;
 use super::elements::Elements;
 use super::filter::{self, Fields, Rules, Ruling, Seen, Verdict};
@@ -57,7 +58,7 @@ pub fn walk_all<'w>(
     })
 }
 
-struct Walker<'w> {
+pub(super) struct Walker<'w> {
     world: &'w World,
     /// The services' tables that were needed so far.
     tables: BTreeMap<(NodeName, Family), Rc<Table>>,
@@ -67,6 +68,8 @@ struct Walker<'w> {
     visit: Visit,
     /// How many nodes it has come to.
     nodes: usize,
+    /// The connections that nodes know and the packet may be an answer of.
+    connections: Vec<Connection>,
 }
 
 /// A packet's stay on one node: how it came there and will go, and what connection tracking knows of its connection.
@@ -79,6 +82,8 @@ struct Visit {
     translated: bool,
     /// The service that its destination was rewritten for.
     service: Option<Arc<ServicePortName>>,
+    /// The connection that it is an answer of.
+    answer: Option<Connection>,
 }
 
 /// How a packet came to a node.
@@ -93,7 +98,7 @@ enum Came {
 }
 
 impl<'w> Walker<'w> {
-    fn new(world: &'w World, packet: Packet) -> Walker<'w> {
+    pub(super) fn new(world: &'w World, packet: Packet) -> Walker<'w> {
         Walker {
             world,
             tables: BTreeMap::new(),
@@ -102,10 +107,16 @@ impl<'w> Walker<'w> {
             packet,
             visit: Visit::new(Came::Own, packet),
             nodes: 0,
+            connections: Vec::new(),
         }
     }
 
-    fn walk(&mut self, start: &Start) -> Walk {
+    /// A walker for an answer of connections that nodes know.
+    pub(super) fn with(self, connections: Vec<Connection>) -> Walker<'w> {
+        Walker { connections, ..self }
+    }
+
+    pub(super) fn walk(&mut self, start: &Start) -> Walk {
         self.nodes = 0;
         let end = match start {
             Start::Pod(node, link) => self.leave_pod(node, link),
@@ -135,7 +146,7 @@ impl<'w> Walker<'w> {
 
     fn leave_node(&mut self, node: &NodeName) -> Result<End, Loss> {
         let plan = self.plan(node)?;
-        self.visit = Visit::new(Came::Own, self.packet);
+        self.visit(node, Came::Own);
         self.hook(node, plan, Hook::OutputNat)?;
         self.route(node)
     }
@@ -147,9 +158,37 @@ impl<'w> Walker<'w> {
         }
         self.nodes += 1;
         let plan = self.plan(node)?;
-        self.visit = Visit::new(came, self.packet);
+        self.visit(node, came);
         self.hook(node, plan, Hook::DestinationNat)?;
         self.route(node)
+    }
+
+    /// The packet's stay on a node begins. Of an answer the destination is restored before a way is chosen, and the
+    /// source when it leaves.
+    fn visit(&mut self, node: &NodeName, came: Came) {
+        self.visit = Visit::new(came, self.packet);
+        let is_it = |known: &&Connection| known.node == *node && known.answered_by(&self.packet);
+        let Some(known) = self.connections.iter().find(is_it).cloned() else { return };
+        self.visit.original = known.first;
+        self.visit.translated = known.first.destination != known.passed_on.destination;
+        if known.first.source != known.passed_on.source {
+            self.packet.destination = known.first.source;
+            let step = Step::DestinationRestored { destination: known.first.source };
+            self.hop(node, step, known.source_origin.clone());
+        }
+        self.visit.answer = Some(known);
+    }
+
+    /// An answer leaves the tables of a node.
+    fn restore_source(&mut self, node: &NodeName) {
+        let Some(Connection { first, passed_on, destination_origin, .. }) = self.visit.answer.take() else {
+            return;
+        };
+        let rewritten = |packet: &Packet| (packet.destination, packet.destination_port);
+        if rewritten(&first) != rewritten(&passed_on) {
+            self.packet.source = first.destination;
+            self.hop(node, Step::SourceRestored { source: first.destination }, destination_origin);
+        }
     }
 
     /// A packet that a node has to bring on its way.
@@ -161,6 +200,7 @@ impl<'w> Walker<'w> {
                 self.leave(node, plan, Some(&LinkName::loopback()))?;
             }
             self.hook(node, plan, Hook::Input)?;
+            self.restore_source(node);
             return Ok(End::Node(node.clone()));
         }
         if let Some((net, link, origin)) = connected(plan, &destination) {
@@ -323,11 +363,17 @@ impl<'w> Walker<'w> {
                 break;
             }
         }
+        self.restore_source(node);
         Ok(())
     }
 
     /// Runs a hook of the packet's family; true if it translates.
     fn hook(&mut self, node: &NodeName, plan: &'w NodePlan, hook: Hook) -> Result<bool, Loss> {
+        // Only the first packet of a connection comes to what translates addresses.
+        let for_all = matches!(hook, Hook::BridgePrerouting | Hook::Input | Hook::Forward | Hook::Output);
+        if self.visit.answer.is_some() && !for_all {
+            return Ok(true);
+        }
         let seen = self.seen(node, plan);
         let Some((rewrite, origin)) = self.run(node, plan, self.family().into(), hook, &seen)? else {
             return Ok(false);
@@ -398,7 +444,7 @@ impl<'w> Walker<'w> {
         let ran = filter::run(rules, hook, seen, &mut self.draws);
         let mut say = |ruling: Ruling| {
             let origin = ruling.service.map_or_else(|| origin.clone(), Origin::Service);
-            let step = Step::Rule { chain: ruling.chain, comment: ruling.comment };
+            let step = Step::Rule { chain: ruling.chain, comment: ruling.comment, element: ruling.element };
             self.hop(node, step, Some(origin.clone()));
             origin
         };
@@ -486,7 +532,7 @@ enum Rewrite {
 
 impl Visit {
     fn new(came: Came, packet: Packet) -> Visit {
-        Visit { came, output: None, original: packet, translated: false, service: None }
+        Visit { came, output: None, original: packet, translated: false, service: None, answer: None }
     }
 }
 

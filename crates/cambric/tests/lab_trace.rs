@@ -1,0 +1,336 @@
+//! `cambric trace` against the network: what the walker predicts of packets is what is captured of them.
+//!
+//! In labs of several modes, hundreds of packets between random ends are traced, sent, and captured on all links. And a
+//! plan or a kernel with one wrong entry is noticed.
+
+#![allow(clippy::unwrap_used)]
+
+mod lab_common;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lab::live::{Comparison, Stage, compare};
+use lab::signals::Interrupts;
+use lab_common::{CAMBRIC, Lab, succeed};
+use model::{Family, NodeName};
+use plan::{Entry, Key};
+use serde_json::Value;
+use trace::World;
+use trace::journey::{Journey, Named, Party, Port, Query, Transport};
+
+/// How many packets are sent in each lab.
+const CASES: usize = 200;
+
+/// What the labs run, beside the demonstration's: services of all kinds.
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: open}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ipFamilyPolicy: PreferDualStack
+  ports:
+    - {name: http, port: 80, targetPort: 8080, protocol: TCP}
+    - {name: datagrams, port: 80, targetPort: 8080, protocol: UDP}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  internalTrafficPolicy: Local
+  selector: {app: pair}
+  ipFamilyPolicy: PreferDualStack
+  ports: [{name: left, port: 81, targetPort: 8081, protocol: TCP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec:
+  selector: {app: nobody}
+  ipFamilyPolicy: PreferDualStack
+  ports: [{name: http, port: 80, protocol: TCP}]
+";
+
+/// Random numbers (xorshift, Marsaglia 2003), the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides as u64) as usize
+    }
+
+    fn one<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.throw(of.len())]
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("TRACE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    given.unwrap_or_else(now) | 1
+}
+
+fn with_pods(topology: &str) -> Lab {
+    let lab = Lab::up(topology);
+    let demo = include_str!("../../../examples/manifests/demo.yaml");
+    lab.apply(&format!("{demo}\n---\n{SERVICES}"));
+    lab
+}
+
+/// The lab, once every node sends to all endpoints.
+fn stage(lab: &Lab) -> Stage {
+    let interrupts = Interrupts::hold().unwrap();
+    let stage = || Stage::load(&lab.name.parse().unwrap(), &interrupts).unwrap();
+    let nodes: Vec<NodeName> = stage().scene.cluster.nodes.into_keys().collect();
+    let pods = lab.pods();
+    for node in &nodes {
+        lab.agent_ready(node.as_str());
+        let everywhere = pods.iter().filter(|pod| pod.name.starts_with("web-"));
+        // The service that pair is behind has it on its own node only.
+        let here = pods.iter().filter(|pod| pod.name == "pair" && pod.node == node.as_str());
+        let endpoints: Vec<IpAddr> = everywhere.chain(here).flat_map(|pod| pod.addresses.clone()).collect();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let maps = ["ip", "ip6"].map(|family| {
+                lab.inside(node.as_str(), &format!("nft list map {family} cambric-services backends"))
+            });
+            let maps = maps.concat();
+            let words: BTreeSet<&str> = maps.split_whitespace().collect();
+            if endpoints.iter().all(|endpoint| words.contains(endpoint.to_string().as_str())) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{node} does not send to {endpoints:?}: {maps}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    stage()
+}
+
+/// A question between random ends, or none if the dice make no sense together.
+fn question(stage: &Stage, dice: &mut Dice) -> Option<Query> {
+    let scene = &stage.scene;
+    let family = *dice.one(&Family::BOTH);
+    let pods: Vec<&model::Pod> = scene.pods.iter().collect();
+    let nodes: Vec<&NodeName> = scene.cluster.nodes.keys().collect();
+    let named = |party| Named { party, address: None, port: None };
+    let outside = stage.outside(family);
+    let source = match dice.throw(8) {
+        0 | 1 => named(Party::Node((*dice.one(&nodes)).clone())),
+        2 => {
+            let address = outside?;
+            Named { party: Party::Outside(address), address: Some(address), port: None }
+        }
+        _ => named(Party::Pod((*dice.one(&pods)).clone())),
+    };
+    let from_outside = matches!(source.party, Party::Outside(_));
+    let service = |dice: &mut Dice| {
+        let services: Vec<_> = scene.cluster.services.values().collect();
+        (*dice.one(&services)).clone()
+    };
+    let at = |party: Party, port: Option<u16>| Named { party, address: None, port: port.map(Port::Number) };
+    let (destination, transport) = match dice.throw(if from_outside { 3 } else { 10 }) {
+        0 => {
+            let service = service(dice);
+            let port = (*dice.one(&service.ports)).clone();
+            let transport =
+                if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+            (at(Party::Node((*dice.one(&nodes)).clone()), Some(port.node_port?)), transport)
+        }
+        1 => (at(Party::Node((*dice.one(&nodes)).clone()), None), Transport::Icmp),
+        // Nothing listens there.
+        2 => (at(Party::Node((*dice.one(&nodes)).clone()), Some(9)), Transport::Tcp),
+        3..=5 => {
+            let service = service(dice);
+            let port = (*dice.one(&service.ports)).clone();
+            let transport =
+                if port.protocol == model::Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+            // Or one that it does not have.
+            let number = if dice.throw(5) == 0 { 4 } else { port.port };
+            (at(Party::Service(service.name), Some(number)), transport)
+        }
+        6 => {
+            let address = outside?;
+            (Named { party: Party::Outside(address), address: Some(address), port: None }, Transport::Icmp)
+        }
+        7 => (at(Party::Pod((*dice.one(&pods)).clone()), None), Transport::Icmp),
+        8 => (at(Party::Pod((*dice.one(&pods)).clone()), Some(9)), Transport::Tcp),
+        _ => {
+            let web: Vec<_> = pods.iter().filter(|pod| pod.name.name.starts_with("web-")).collect();
+            let transport = *dice.one(&[Transport::Tcp, Transport::Udp]);
+            (at(Party::Pod((**dice.one(&web)).clone()), Some(8080)), transport)
+        }
+    };
+    // What gateways make of packets that are in no tunnel is not in the plans.
+    let plain = from_outside || matches!(destination.party, Party::Node(_));
+    if plain && !scene.gateways.is_empty() {
+        return None;
+    }
+    // What a pod or node sends to itself does not leave it.
+    (source.party != destination.party).then_some(Query {
+        source,
+        destination,
+        transport: Some(transport),
+        family: Some(family),
+        via: None,
+    })
+}
+
+fn journeys(stage: &Stage, dice: &mut Dice, count: usize) -> Vec<Journey> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        // Families that not both have are no case.
+        all.extend(question(stage, dice).and_then(|query| stage.scene.journey(&query).ok()));
+    }
+    all
+}
+
+/// Traces and sends; what was predicted otherwise than it came.
+fn disagreements(stage: &Stage, journeys: &[Journey]) -> Vec<(Journey, Comparison)> {
+    let observed = stage.observe(journeys).unwrap();
+    let compared =
+        journeys.iter().zip(&observed).map(|(journey, seen)| (journey.clone(), compare(journey, seen)));
+    compared.filter(|(_, comparison)| comparison.difference.is_some()).collect()
+}
+
+fn assert_agrees(topology: &str) {
+    let lab = with_pods(topology);
+    let stage = stage(&lab);
+    let seed = seed();
+    let journeys = journeys(&stage, &mut Dice(seed), CASES);
+    let wrong = disagreements(&stage, &journeys);
+    for (journey, comparison) in &wrong {
+        eprintln!(
+            "{:?} {}: {}",
+            journey.start,
+            trace::journey::text::render(journey, &Default::default()),
+            lab::live::text(comparison)
+        );
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {CASES} differ in {topology}; again with TRACE_SEED={seed}",
+        wrong.len()
+    );
+    let delivered = journeys.iter().filter(|journey| journey.delivered).count();
+    assert!(delivered > CASES / 2 && delivered < CASES, "{delivered} delivered: too much of one kind");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_with_vxlan() {
+    assert_agrees("vxlan.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_across_subnets() {
+    assert_agrees("cross-subnet.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_without_encapsulation() {
+    assert_agrees("direct.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_with_ip_in_ip() {
+    assert_agrees("ipip.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_with_routes_from_bgp() {
+    assert_agrees("bgp.yaml");
+}
+
+#[test]
+fn what_is_predicted_is_what_is_captured_through_a_nat_gateway() {
+    assert_agrees("nat-gateway.yaml");
+}
+
+/// In the plan of the first node the way to the last one's pods.
+fn forget_a_route(world: &mut World) {
+    let ranges = world.nodes.values().next_back().unwrap().0.pod_ranges.clone();
+    let (_, plan) = world.nodes.values_mut().next().unwrap();
+    plan.entries.retain(|key, planned| {
+        let planned = matches!(planned.entry, Entry::Route(_))
+            && matches!(key, Key::Route(net) if ranges.iter().any(|range| range.net() == *net));
+        !planned
+    });
+}
+
+#[test]
+fn one_wrong_entry_is_noticed_in_a_plan_and_in_a_kernel() {
+    let lab = with_pods("vxlan.yaml");
+    let mut stage = stage(&lab);
+    let mut dice = Dice(seed());
+    stage.scene.changes.push(forget_a_route);
+    let wrong = journeys(&stage, &mut dice, CASES / 2);
+    assert!(!disagreements(&stage, &wrong).is_empty(), "a plan without a route");
+    stage.scene.changes.clear();
+    // One that nobody repairs.
+    lab.run("kill", &["agent/node-1"]);
+    let range = stage.scene.cluster.nodes.values().next_back().unwrap().pod_ranges.v4.unwrap();
+    lab.inside("node-1", &format!("ip route replace blackhole {} proto 203", range.net()));
+    let wrong = disagreements(&stage, &journeys(&stage, &mut dice, CASES / 2));
+    let (_, first) = wrong.first().expect("a kernel without a route");
+    assert!(
+        wrong.iter().any(|(_, each)| each.difference.as_ref().unwrap().contains("the kernel of node-1")),
+        "{first:#?}"
+    );
+}
+
+fn trace(lab: &Lab, arguments: &[&str]) -> (bool, String, String) {
+    let output = Command::new(CAMBRIC).args(["trace", "--lab", &lab.name]).args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_command_shows_sends_and_says_what_is_wrong() {
+    let lab = with_pods("vxlan.yaml");
+    drop(stage(&lab));
+    for family in ["4", "6"] {
+        let (ok, text, err) =
+            trace(&lab, &["pair", "service/default/web:http", "--live", "--family", family]);
+        assert!(ok && text.contains("prediction and observation agree"), "{text}{err}");
+        assert!(text.contains("Service default/web:http"), "{text}");
+    }
+    let (ok, text, _) = trace(&lab, &["pair", "svc/empty", "--live"]);
+    assert!(
+        !ok && text.contains("LOST") && text.contains("the sender is told") && text.contains("agree"),
+        "{text}"
+    );
+    let (ok, text, _) = trace(&lab, &["pair", "web-1", "--json"]);
+    assert!(!ok && text.is_empty());
+    let (ok, text, _) = trace(&lab, &["pair", "svc/web", "--json", "--live"]);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert!(ok && json["delivered"] == true && json["live"]["difference"].is_null(), "{json:#}");
+    assert_eq!(json["ways"].as_array().unwrap().len(), 6);
+    let (ok, _, err) = trace(&lab, &["pairs", "svc/web"]);
+    assert!(!ok && err.contains("did you mean pod/default/pair?"), "{err}");
+
+    // As a cluster, of which only the API is known; and as kubectl's plugin.
+    let kubeconfig = format!("/run/cambric-lab/{}/kubeconfig", lab.name);
+    let directory = tempfile::tempdir().unwrap();
+    let plugin = directory.path().join("kubectl-cambric");
+    std::os::unix::fs::symlink(CAMBRIC, &plugin).unwrap();
+    let text =
+        succeed(Command::new(&plugin).env("KUBECONFIG", &kubeconfig).args(["trace", "pair", "svc/web"]));
+    assert!(text.contains("note: the API does not tell"), "{text}");
+    let refused = Command::new(&plugin)
+        .env("KUBECONFIG", &kubeconfig)
+        .args(["trace", "pair", "svc/web", "--live"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("in a lab only"));
+    let help = succeed(Command::new(&plugin).args(["trace", "--help"]));
+    assert!(help.contains("Usage: kubectl cambric trace"), "{help}");
+}

@@ -1,0 +1,145 @@
+//! A traced packet, really sent: what was predicted and what was captured, side by side.
+
+mod compare;
+mod probe;
+mod render;
+mod sightings;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use model::{Family, NodeName, RouteSource};
+use trace::journey::{EndView, Journey, Query, Scene};
+
+pub use self::compare::{Comparison, Row, compare};
+pub use self::render::{json, text};
+pub use self::sightings::Sighting;
+
+use self::probe::Sender;
+use self::sightings::Watch;
+use crate::check::event_loop::{event_loop, unless_interrupted};
+use crate::check::evidence::Got;
+use crate::check::sites::{self, Sites};
+use crate::check::trial::{Mark, Ports};
+use crate::paths::LabName;
+use crate::signals::Interrupts;
+use crate::topology::{self, Role, Topology};
+use crate::{Error, Result};
+
+/// How long an answer may take. In a lab it takes some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many packets are sent at the same time.
+const AT_ONCE: usize = 64;
+
+/// A lab in which packets can be traced and sent.
+#[derive(Debug)]
+pub struct Stage {
+    lab: LabName,
+    topology: Topology,
+    /// The cluster of the lab.
+    pub scene: Scene,
+    ports: Ports,
+}
+
+/// What came of a packet that was sent.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// What its sender got.
+    pub got: Got,
+    /// Where it and its answer were seen, in the order of time.
+    pub sightings: Vec<Sighting>,
+    /// Whether a capture missed packets, and so proves nothing.
+    pub blind: bool,
+}
+
+impl Stage {
+    /// Looks at a lab.
+    ///
+    /// # Errors
+    /// [`Error`] if the lab is not up, or its API does not tell what is needed.
+    pub fn load(lab: &LabName, interrupts: &Interrupts) -> Result<Stage> {
+        let topology = topology::load(&lab.paths().topology())?;
+        let other = |error: &dyn std::fmt::Display| Error::Other(format!("the lab's API: {error}"));
+        let snapshot = event_loop()?.block_on(unless_interrupted(interrupts, async {
+            let client =
+                kube_source::client(Some(&lab.paths().kubeconfig())).await.map_err(|error| other(&error))?;
+            kube_source::snapshot(&client).await.map_err(|error| other(&error))
+        }))?;
+        let kube_source::Snapshot { cluster, pods, .. } = snapshot;
+        let heard = sites::all_heard(lab, &cluster)?;
+        let known = Sites { topology: &topology, cluster: &cluster, heard: &heard };
+        let contact = |node: &NodeName| (node.clone(), sites::contacts(&known, node));
+        let underlay = |node: &NodeName| (node.clone(), topology.underlay(node.as_str()));
+        let by_bgp = cluster.network.route_source == RouteSource::Bgp;
+        let scene = Scene {
+            underlay: cluster.nodes.keys().map(underlay).collect(),
+            contacts: cluster.nodes.keys().map(contact).collect(),
+            gateways: sites::gateways(&known),
+            assumed: by_bgp
+                .then(|| "assumed is that every node has told every other of its pods by BGP".to_owned()),
+            changes: Vec::new(),
+            pods,
+            cluster,
+        };
+        Ok(Stage { lab: lab.clone(), topology, scene, ports: Ports::new() })
+    }
+
+    /// Traces a packet, sends it, and compares.
+    ///
+    /// # Errors
+    /// [`Error`] if the question has no answer, or nothing can be sent or captured.
+    pub fn trace(&self, query: &Query) -> Result<(Journey, Observation, Comparison)> {
+        let journey = self.scene.journey(query).map_err(|error| Error::Other(error.to_string()))?;
+        if journey.source.kind == "outside" && self.scene.node_with(&journey.packet.destination).is_none() {
+            return Err(Error::Other(format!(
+                "a host outside can be sent from only to nodes' own addresses, as the lab's routers know no way to {}; \
+                 leave out --live",
+                journey.packet.destination
+            )));
+        }
+        let observation = self.observe(std::slice::from_ref(&journey))?.pop();
+        let observation = observation.ok_or_else(|| Error::Other("nothing was sent".to_owned()))?;
+        let comparison = compare(&journey, &observation);
+        Ok((journey, observation, comparison))
+    }
+
+    /// The address of a host outside, if the lab has one.
+    pub fn outside(&self, family: Family) -> Option<IpAddr> {
+        self.topology.of_role(Role::Outside).find_map(|machine| machine.addresses().of(family).copied())
+    }
+
+    /// The machine or pod of the lab that is an end of a journey.
+    fn machine(&self, end: &EndView) -> Result<String> {
+        if end.kind != "outside" {
+            return Ok(end.name.clone());
+        }
+        let has = |machine: &&topology::Machine| {
+            let nets = machine.interfaces.iter().flat_map(|interface| interface.addresses.iter());
+            nets.into_iter().any(|net| net.addr() == end.address)
+        };
+        let found = self.topology.machines.iter().find(has).map(|machine| machine.name.clone());
+        found.ok_or_else(|| Error::Other(format!("no machine of the lab has the address {}", end.address)))
+    }
+
+    /// Sends the packets of journeys, each once, and says where each was seen.
+    ///
+    /// # Errors
+    /// [`Error`] if nothing can be sent or captured.
+    pub fn observe(&self, journeys: &[Journey]) -> Result<Vec<Observation>> {
+        let senders = journeys.iter().map(|journey| self.sender(journey)).collect::<Result<Vec<Sender>>>()?;
+        let watch = Watch::start(self, journeys)?;
+        let results = probe::send_all(&senders, AT_ONCE, &self.ports, PATIENCE);
+        let (mut seen, blind) = watch.stop(&senders)?;
+        let observed = |(sender, got): (&Sender, Got)| Observation {
+            got,
+            sightings: seen.remove(&sender.mark).unwrap_or_default(),
+            blind,
+        };
+        Ok(senders.iter().zip(results).map(observed).collect())
+    }
+
+    fn sender(&self, journey: &Journey) -> Result<Sender> {
+        let namespace = crate::enter::open(&self.lab, &self.machine(&journey.source)?)?;
+        Ok(Sender::new(namespace, journey.packet, Mark(self.ports.mark())))
+    }
+}
