@@ -38,6 +38,8 @@ struct Harness {
     /// A process in each pod, standing for its container.
     children: Vec<Child>,
     namespaces: Vec<PathBuf>,
+    /// A directory for each node's programs of IP in IP.
+    pins: tempfile::TempDir,
 }
 
 impl Harness {
@@ -55,6 +57,7 @@ impl Harness {
             },
             children: Vec::new(),
             namespaces: Vec::new(),
+            pins: tempfile::tempdir().unwrap(),
         };
         fabric::build(&name, &topology, |namespace| {
             harness.namespaces.push(fabric::namespace_path(namespace));
@@ -92,12 +95,15 @@ impl Harness {
 
     /// Makes a node's kernel hold its plan.
     fn program(&self, node: &Node, attachments: Vec<Attachment>) {
-        let facts = Facts { attachments, ..Facts::default() };
+        let underlay = self.view.topology.underlay(node.name.as_str());
+        let facts = Facts { attachments, underlay, ..Facts::default() };
         let plan = plan::plan(&self.view.cluster, &node.name, &facts);
         assert_eq!(plan.problems, []);
         let namespace = self.view.machine_namespace(node.name.as_str()).unwrap();
+        let pins = self.pins.path().join(node.name.as_str());
         let report = netns::run_in(&namespace, || {
             let mut kernel = Kernel::open()?;
+            kernel.pin_in(&pins);
             kernel.reconcile_services(&plan.services)?;
             kernel.reconcile(&plan.entries)
         })
@@ -195,6 +201,10 @@ impl Drop for Harness {
         for path in &self.namespaces {
             let _ = netns::remove_named(path);
         }
+        for node in self.view.cluster.nodes.keys() {
+            let pins = self.pins.path().join(node.as_str());
+            let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
+        }
     }
 }
 
@@ -278,9 +288,9 @@ fn what_plans_make_of_machines_is_proved() {
         let judged = harness.judged();
         assert!(all_so(&judged), "{judged:#?}");
         let proved = judged.iter().filter(|one| one.verdict == Verdict::So).count();
-        // Seven rows, two forgeries with pods of other nodes and one with pods of the same, and of services five more of
+        // Seven rows, three forgeries with pods of other nodes and one with pods of the same, and of services five more of
         // pods and nodes, four of hosts outside.
-        assert_eq!(proved, 19, "{judged:#?}");
+        assert_eq!(proved, 20, "{judged:#?}");
     }
 }
 

@@ -109,8 +109,24 @@ fn through_a(pod: &str) -> Path {
     Path { by: pod.to_owned(), source: ip("10.244.1.1"), legs }
 }
 
+/// A way of a pod on node a, which is behind a NAT gateway, to one on node b.
+fn through_a_gateway() -> Path {
+    let destination = ip("192.0.2.2");
+    let carried = Carried::Ipip { source: ip("192.168.1.11"), destination };
+    let arrives = Carried::Ipip { source: ip("203.0.113.1"), destination };
+    let legs = vec![Leg { arrives, ..Leg::new("a", "b", carried) }];
+    Path { by: "default/web-2".to_owned(), source: ip("10.244.1.2"), legs }
+}
+
 fn on_the_wire(legs: &[Leg]) -> Vec<Sighting> {
-    legs.iter().flat_map(|leg| sightings(&leg.from, &leg.to, leg.carried)).collect()
+    let of_leg = |leg: &Leg| {
+        let mut all = sightings(&leg.from, &leg.to, leg.carried);
+        for sighting in all.iter_mut().filter(|sighting| sighting.at == leg.to) {
+            sighting.carried = if sighting.answer { leg.arrives.reversed() } else { leg.arrives };
+        }
+        all
+    };
+    legs.iter().flat_map(of_leg).collect()
 }
 
 fn answered(path: &Path) -> Try {
@@ -153,6 +169,7 @@ fn connections() -> Vec<Connection> {
     let here = |by: &str| Path { by: by.to_owned(), source: ip("10.244.1.2"), legs: Vec::new() };
     let two = [here("default/web-2"), here("default/web-3")];
     let both = || two.iter().map(answered).collect::<Vec<Try>>();
+    let across = through_a_gateway();
     let refusal = Try { got: Got::Refusal, after: 3, wire: Vec::new() };
     vec![
         connection(Row::Inbound, Aspect::Answer, Fate::answered([path.clone()]), vec![answered(&path)]),
@@ -177,6 +194,7 @@ fn connections() -> Vec<Connection> {
         connection(Row::Service, Aspect::Share, Fate::answered(two.clone()), both()),
         connection(Row::Service, Aspect::Affinity, Fate::answered(two.clone()), vec![answered(&two[1]); 3]),
         connection(Row::Service, Aspect::Refusal, Fate::Refused { legs: Vec::new() }, vec![refusal]),
+        connection(Row::BehindNat, Aspect::Answer, Fate::answered([across.clone()]), vec![answered(&across)]),
     ]
 }
 
@@ -420,6 +438,13 @@ fn every_kind_of_wrong_evidence_is_noticed() {
         (Row::Service, "it was not tried", |e| e.connections[6].tries.clear()),
         (Row::Service, "nothing was tried", |e| {
             e.connections.retain(|one| one.row != Row::Service);
+        }),
+        (Row::BehindNat, "on the wire at b was IP a > b", |e| {
+            let untranslated = e.connections[7].tries[0].wire[0].carried;
+            e.connections[7].tries[0].wire[1].carried = untranslated;
+        }),
+        (Row::BehindNat, "nothing was tried", |e| {
+            e.connections.retain(|one| one.row != Row::BehindNat);
         }),
         (Row::SameNode, "the capture on a misses packets", |e| e.blind.push("a".to_owned())),
     ];

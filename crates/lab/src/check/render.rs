@@ -315,13 +315,16 @@ mod tests {
             line("      routes from BGP").ends_with("1                   protocol 186      proved"),
             "{text}"
         );
-        assert_eq!(line("10"), format!("10  {:<68}not yet", "nodes behind NAT"));
+        assert_eq!(
+            line("10"),
+            "10  nodes behind NAT              1  sender           IP in IP          proved"
+        );
         assert!(
             line("      no endpoint").ends_with("1  refusal          nothing           proved"),
             "{text}"
         );
         assert!(line("      VXLAN from").ends_with("1  nothing          sent, dropped     proved"), "{text}");
-        assert!(text.contains("had predicted 11 of these ways"));
+        assert!(text.contains("had predicted 12 of these ways"));
     }
 
     #[test]

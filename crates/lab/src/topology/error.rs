@@ -49,7 +49,7 @@ impl From<serde_saphyr::Error> for TopologyError {
                 format!("unknown field \"{field}\"; use one of {}", expected.join(", "))
             }
             serde_saphyr::Error::SerdeUnknownVariant { variant, expected, .. } => {
-                format!("\"{variant}\" is not known here; use {}", expected.join(" or "))
+                format!("\"{variant}\" is not known here; use {}", alternatives(expected))
             }
             serde_saphyr::Error::SerdeMissingField { field, .. } => {
                 format!("the field \"{field}\" is missing")
@@ -63,5 +63,14 @@ impl From<serde_saphyr::Error> for TopologyError {
             }
         };
         TopologyError::new(location, message)
+    }
+}
+
+/// Names as a sentence lists what can be chosen from: `a, b or c`.
+fn alternatives(names: &[&str]) -> String {
+    match names.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
     }
 }

@@ -223,7 +223,7 @@ const ERRORS: &[(&str, &str, &str)] = &[
     ("mtu: auto", "bgp: {asn: 0}", "4:8: network.bgp.asn: 0 is the number of no autonomous system; use 1"),
     (
         "outside:\n",
-        "bgpPeers: [{name: tor, spec: {address: r1, asn: 65001}}]\noutside:",
+        "bgpPeers: [{name: tor, spec: {address: r1, asn: 65001}}]\noutside:\n",
         "25:30: bgpPeers: tor: spec.address: \"r1\" is not an IP address",
     ),
     ("name: home", "name: lan", "9:11: there are two subnets \"lan\"; give each its own name"),
