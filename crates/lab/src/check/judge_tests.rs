@@ -247,7 +247,6 @@ pub(in crate::check) fn good() -> Evidence {
             plain(Row::NoOverlay, "10.244.1.2"),
             plain(Row::CrossSubnet, "10.244.1.2"),
             Exchange { row: Row::CrossSubnet, ..other_node(false) },
-            Exchange { row: Row::BehindNat, ..other_node(false) },
         ],
         connections: connections(),
         forgeries: vec![forgery(ForgeryKind::StrangersVxlan), forgery(ForgeryKind::SpoofedSource)],
