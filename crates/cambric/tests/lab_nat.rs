@@ -14,6 +14,12 @@ use serde_json::Value;
 
 const NODES: [&str; 5] = ["hub-1", "hub-2", "north-1", "north-2", "south-1"];
 
+/// A lab whose gateways forget flows soon. What the outside has sent first is in the way of a tunnel until then.
+fn forgetful() -> Lab {
+    let soon = ("genericTimeout: 30", "genericTimeout: 5");
+    Lab::up_changed("nat-gateway.yaml", &[soon, soon])
+}
+
 /// A pod on each node, named after it.
 fn pods(lab: &Lab) -> Vec<Pod> {
     let pod = |node: &str| {
@@ -82,7 +88,7 @@ fn the_check_proves_row_10() {
 
 #[test]
 fn gateways_may_forget_and_get_another_address() {
-    let lab = Lab::up("nat-gateway.yaml");
+    let lab = forgetful();
     let pods = pods(&lab);
     all_hear(&lab, &pods);
     gateway(&lab, &["flush", "gw-north"]);
@@ -98,10 +104,7 @@ fn gateways_may_forget_and_get_another_address() {
 
 #[test]
 fn when_a_carrier_dies_another_takes_over_and_keeps_it() {
-    let lab = Lab::up_changed(
-        "nat-gateway.yaml",
-        &[("genericTimeout: 30", "genericTimeout: 5"), ("genericTimeout: 30", "genericTimeout: 5")],
-    );
+    let lab = forgetful();
     let pods = pods(&lab);
     all_hear(&lab, &pods);
     let carrier = || {

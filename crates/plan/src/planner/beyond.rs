@@ -100,7 +100,8 @@ impl Planner {
                 let members: Vec<NodeName> = self.sites.of(Some(site)).cloned().collect();
                 members.iter().for_each(|name| self.replan_remote(name, change));
             }
-            (Some(own), Some(other)) if own != other => {}
+            // No way to a third node leads through another site, but whether it is there decides of its own.
+            (Some(own), Some(other)) if own != other => self.replan_remote(&node.name, change),
             _ => self.replan_across(change),
         }
     }
