@@ -179,6 +179,25 @@ fn inside_the_carrier_has_the_tunnel_and_the_others_go_through_it() {
 }
 
 #[test]
+fn a_node_of_another_site_that_turns_up_last_is_reached() {
+    let mut planner = Planner::new(name("north-1"));
+    planner.update(Input::Underlay(on_eth0("10.0.0.11/24")));
+    planner.update(Input::Network(ipip()));
+    for node in nodes() {
+        planner.update(Input::Node(node));
+    }
+    for (node, contact) in contacts_of_north().others {
+        planner.update(Input::Contact(node, Some(contact)));
+    }
+    // Until then Node objects are gone by, and it would have its routes.
+    planner.update(Input::Converged);
+    let change = planner.update(Input::Contact(name("south-1"), Some(contact("198.51.100.11", &[]))));
+    for range in ["10.244.5.0/24", "fd00:10:f4:5::/64"] {
+        assert!(change.keys.contains_key(&Key::Route(range.parse().unwrap())), "{range}");
+    }
+}
+
+#[test]
 fn a_gateway_with_a_new_address_is_followed() {
     let mut planner = Planner::new(name("hub-1"));
     planner.update(Input::Underlay(on_eth0("198.51.100.11/24")));
