@@ -30,19 +30,23 @@ fn commit(outside: &str) -> Result<(), nft::Error> {
     let outside = Value::ifname(outside)?;
     let table = Table::new(Family::Inet, "lab-nat");
     let source = Chain::base(&table, "postrouting", ChainType::Nat, Hook::Postrouting, priority::SRCNAT);
+    let input = Chain::base(&table, "input", ChainType::Filter, Hook::Input, priority::FILTER);
     let forward = Chain::base(&table, "forward", ChainType::Filter, Hook::Forward, priority::FILTER);
     let mut batch = Batch::new();
     batch.create_table(&table);
     batch.add_chain(&source);
     batch.add_rule(&Rule::new(&source).when(meta::oifname().is(outside)).masquerade(PortChoice::Keep));
-    batch.add_chain(&forward);
-    batch.add_rule(
-        &Rule::new(&forward)
-            .when(meta::iifname().is(outside))
-            .when(ct::state().lacks(ct::ESTABLISHED))
-            .when(ct::state().lacks(ct::RELATED))
-            .drop(),
-    );
+    // What the gateway takes for itself it remembers, and then lets nobody inside have a flow that looks the same. Neighbour
+    // discovery is not tracked.
+    for chain in [&input, &forward] {
+        batch.add_chain(chain);
+        batch.add_rule(
+            &Rule::new(chain)
+                .when(meta::iifname().is(outside))
+                .when(ct::state().lacks(ct::ESTABLISHED | ct::RELATED | ct::UNTRACKED))
+                .drop(),
+        );
+    }
     Socket::open()?.commit(batch)
 }
 
