@@ -65,7 +65,7 @@ pub enum Reachability {
     Up,
     /// They did, and do no more.
     Down(Diagnostic),
-    /// They did, and the neighbour has said that it stops on purpose. Says nothing of whether it can be reached
-    /// (RFC 5882, section 3.2).
+    /// They did, and the neighbour has said that it stops on purpose (RFC 5882, section 3.2), or has begun anew without a
+    /// reason of its own to be down (RFC 5880, section 4.1, diagnostic 0). Says nothing of whether it can be reached.
     Unknown,
 }

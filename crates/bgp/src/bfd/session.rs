@@ -105,7 +105,7 @@ impl Session {
             _ => {}
         }
         self.expires = self.detection_time().map(|time| now + time);
-        let mut step = Step { changed: self.change(before, packet.state), send: None };
+        let mut step = Step { changed: self.change(before, Some(packet)), send: None };
         if self.state == State::Up && before != State::Up {
             self.diagnostic = Diagnostic::None;
             // From here on the intervals are those that were asked for; the neighbour is to know.
@@ -135,7 +135,7 @@ impl Session {
             if self.state != State::AdminDown {
                 self.fall(Diagnostic::DetectionTimeExpired);
             }
-            step.changed = self.change(before, State::Down);
+            step.changed = self.change(before, None);
             self.next = Some(now);
         }
         if self.next.is_some_and(|next| next <= now) {
@@ -159,9 +159,13 @@ impl Session {
         self.former = None;
     }
 
-    fn change(&self, before: State, theirs: State) -> Option<Reachability> {
+    /// What is new since `before`, after a packet or a silence.
+    fn change(&self, before: State, packet: Option<&Packet>) -> Option<Reachability> {
+        // One that has begun anew is down without having missed anything.
+        let on_purpose =
+            |packet: &Packet| packet.state == State::AdminDown || packet.diagnostic == Diagnostic::None;
         match (before, self.state) {
-            (State::Up, State::Down) if theirs == State::AdminDown => Some(Reachability::Unknown),
+            (State::Up, State::Down) if packet.is_some_and(on_purpose) => Some(Reachability::Unknown),
             (State::Up, State::Down) => Some(Reachability::Down(self.diagnostic)),
             (State::Down | State::Init, State::Up) => Some(Reachability::Up),
             _ => None,
