@@ -30,6 +30,11 @@ impl RunDir {
         self.0.join("state.json")
     }
 
+    /// What BGP has told of the other nodes, for the next start.
+    pub(crate) fn contacts(&self) -> PathBuf {
+        self.0.join("contacts.json")
+    }
+
     /// What `cambric status` shows.
     pub(crate) fn status(&self) -> PathBuf {
         self.0.join("status.json")

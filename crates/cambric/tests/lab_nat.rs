@@ -5,30 +5,26 @@
 mod lab_common;
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use kernel::netns;
 use lab_common::traffic::Datagrams;
-use lab_common::{CAMBRIC, Lab, Pod, until};
+use lab_common::{CAMBRIC, Lab, Pod, succeed, until};
 use serde_json::Value;
 
 const NODES: [&str; 5] = ["hub-1", "hub-2", "north-1", "north-2", "south-1"];
 
-/// A lab whose gateways forget flows soon. What the outside has sent first is in the way of a tunnel until then.
-fn forgetful() -> Lab {
-    let soon = ("genericTimeout: 30", "genericTimeout: 5");
-    Lab::up_changed("nat-gateway.yaml", &[soon, soon])
-}
-
 /// A pod on each node, named after it.
 fn pods(lab: &Lab) -> Vec<Pod> {
-    let pod = |node: &str| {
-        format!(
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {node}}}\nspec:\n  nodeName: {node}\n  containers: \
-             [{{name: c, image: echo, ports: [{{containerPort: 8080}}]}}]\n"
-        )
-    };
-    lab.apply(&NODES.map(pod).concat());
+    for node in NODES {
+        lab.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {node}}}\nspec: {{nodeName: {node}, containers: \
+             [{{name: c, image: echo, ports: [{{containerPort: 8080}}]}}]}}"
+        ));
+    }
     NODES.map(|node| lab.pod(node)).into()
 }
 
@@ -53,10 +49,40 @@ fn all_hear(lab: &Lab, pods: &[Pod]) -> Duration {
     until("pods that do not hear others", || deaf(lab, pods), Vec::is_empty)
 }
 
-/// Does to a gateway what its owner or provider does.
-fn gateway(lab: &Lab, what: &[&str]) {
-    let done = Command::new(CAMBRIC).args(["lab", "gateway"]).args(what).args(["--name", &lab.name]).status();
-    assert!(done.unwrap().success());
+/// A command of `cambric lab gateway`, which must succeed.
+fn gateway(lab: &Lab, verb: &str, arguments: &[&str]) {
+    let mut command = Command::new(CAMBRIC);
+    succeed(command.args(["lab", "gateway", verb, "--name", &lab.name]).args(arguments));
+}
+
+/// Connects from a pod; whoever answers is the right one.
+fn connects(from: &Pod, to: SocketAddr) -> bool {
+    let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(1));
+    netns::run_in(&from.enter(), connect).unwrap().is_ok()
+}
+
+/// The cluster addresses of a service with a pod's name behind which this pod is alone.
+fn service(lab: &Lab, pod: &str) -> [SocketAddr; 2] {
+    lab.run("kubectl", &["--", "label", "pod", pod, &format!("app={pod}")]);
+    lab.apply(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {pod}}}\nspec: {{ipFamilyPolicy: RequireDualStack, \
+         selector: {{app: {pod}}}, ports: [{{port: 80, targetPort: 8080}}]}}"
+    ));
+    let text = lab.run("kubectl", &["--", "get", "service", pod, "-o", "json"]);
+    let service: Value = serde_json::from_str(&text).unwrap();
+    let address = |index: usize| {
+        let address: IpAddr = service["spec"]["clusterIPs"][index].as_str().unwrap().parse().unwrap();
+        SocketAddr::new(address, 80)
+    };
+    [address(0), address(1)]
+}
+
+/// The prefixes of which a node has kept that who tells them hears somebody through a gateway.
+fn kept(lab: &Lab, node: &str) -> usize {
+    let Ok(text) = fs::read(format!("{}/contacts.json", run_dir(lab, node))) else { return 0 };
+    let kept: Value = serde_json::from_slice(&text).unwrap();
+    let contacts = kept["contacts"].as_array().unwrap();
+    contacts.iter().filter(|one| !one["heard"].as_array().unwrap().is_empty()).count()
 }
 
 fn run_dir(lab: &Lab, node: &str) -> String {
@@ -88,13 +114,13 @@ fn the_check_proves_row_10() {
 
 #[test]
 fn gateways_may_forget_and_get_another_address() {
-    let lab = forgetful();
+    let lab = Lab::up("nat-gateway.yaml");
     let pods = pods(&lab);
     all_hear(&lab, &pods);
-    gateway(&lab, &["flush", "gw-north"]);
+    gateway(&lab, "flush", &["gw-north"]);
     let took = all_hear(&lab, &pods);
     eprintln!("after a flush: {took:?}");
-    gateway(&lab, &["readdress", "gw-north", "198.51.100.77"]);
+    gateway(&lab, "readdress", &["gw-north", "198.51.100.77"]);
     let took = all_hear(&lab, &pods);
     eprintln!("with another address: {took:?}");
     // Nobody told them, and the old one is not gone by any more.
@@ -103,8 +129,105 @@ fn gateways_may_forget_and_get_another_address() {
 }
 
 #[test]
+fn an_agent_behind_a_gateway_may_be_killed_and_restarted() {
+    let lab = Lab::up("nat-gateway.yaml");
+    let pods = pods(&lab);
+    all_hear(&lab, &pods);
+    // Who is killed must have kept what it has heard: of the nodes outside and of the one beside it, for both families.
+    for node in ["north-1", "north-2", "hub-1"] {
+        until("not all contacts are kept", || kept(&lab, node), |kept| *kept >= 6);
+    }
+    let [hub, one, other] = ["hub-1", "north-1", "north-2"].map(|name| lab.pod(name));
+    // One of the two carries for hub-1, and the other sends through it; then there is the way to the other site.
+    let far = lab.pod("south-1");
+    let pairs = [(&one, &hub), (&other, &hub), (&hub, &one), (&hub, &other), (&one, &far), (&far, &other)];
+    for node in ["north-1", "north-2", "hub-1"] {
+        let traffic: Vec<Datagrams> = pairs
+            .iter()
+            .enumerate()
+            .map(|(index, (from, to))| {
+                let address = if index % 2 == 0 { to.v4() } else { to.v6() };
+                let what = format!("{} to {} at {address} while {node} restarts", from.name, to.name);
+                Datagrams::start(&what, &from.enter(), &to.enter(), address)
+            })
+            .collect();
+        lab.run("kill", &[&format!("agent/{node}")]);
+        lab.run("restart", &[&format!("agent/{node}")]);
+        lab.agent_ready(node);
+        // Until all sessions are back.
+        let status = || fs::read_to_string(format!("{}/bgp.json", run_dir(&lab, node))).unwrap_or_default();
+        let up = |status: &String| status.matches("\"state\":\"Established\"").count() >= 3;
+        until("sessions are not back", status, up);
+        for one in traffic {
+            assert!(one.finish() > 100);
+        }
+    }
+}
+
+#[test]
+fn it_is_no_matter_who_sends_first() {
+    let lab = Lab::up("nat-gateway.yaml");
+    let pods = pods(&lab);
+    let pod = |name: &str| pods.iter().find(|pod| pod.name == name).unwrap();
+    let services = ["hub-1", "north-2", "south-1"].map(|name| (pod(name), service(&lab, name)));
+    let [(_, to_hub), (_, to_north), (_, to_south)] = &services;
+    // The other families' turns, and the other direction's, come by themselves: all are tried until they get through.
+    let outwards = [(pod("north-1"), to_hub), (pod("north-1"), to_south), (pod("south-1"), to_hub)];
+    let inwards = [(pod("hub-1"), to_north), (pod("south-1"), to_north), (pod("hub-2"), to_south)];
+    let try_all = |of: &[(&Pod, &[SocketAddr; 2])]| {
+        for (from, addresses) in of {
+            for address in *addresses {
+                until(
+                    &format!("{} does not get to {address}", from.name),
+                    || connects(from, *address),
+                    |got| *got,
+                );
+            }
+        }
+    };
+    let by_pods = |names: [[&str; 2]; 2]| {
+        for [from, to] in names {
+            until(&format!("{from} does not hear {to}"), || hears(&lab, pod(from), pod(to)), |heard| *heard);
+        }
+    };
+    let out = [["north-1", "hub-1"], ["north-2", "south-1"]];
+    let back = [["hub-2", "north-1"], ["south-1", "north-2"]];
+    all_hear(&lab, &pods);
+    for order in ["outside", "inside", "both"] {
+        for name in ["gw-north", "gw-south"] {
+            gateway(&lab, "flush", &[name]);
+        }
+        let begin = Instant::now();
+        match order {
+            "outside" => {
+                try_all(&inwards);
+                by_pods(back);
+                try_all(&outwards);
+                by_pods(out);
+            }
+            "inside" => {
+                try_all(&outwards);
+                by_pods(out);
+                try_all(&inwards);
+                by_pods(back);
+            }
+            _ => thread::scope(|scope| {
+                scope.spawn(|| try_all(&inwards));
+                scope.spawn(|| by_pods(back));
+                scope.spawn(|| try_all(&outwards));
+                scope.spawn(|| by_pods(out));
+            }),
+        }
+        eprintln!("{order} first: everything got through after {:?}", begin.elapsed());
+    }
+}
+
+#[test]
 fn when_a_carrier_dies_another_takes_over_and_keeps_it() {
-    let lab = forgetful();
+    let lab = Lab::up_changed(
+        "nat-gateway.yaml",
+        &[("genericTimeout: 30", "genericTimeout: 5"), ("genericTimeout: 30", "genericTimeout: 5")],
+    );
     let pods = pods(&lab);
     all_hear(&lab, &pods);
     let carrier = || {

@@ -69,7 +69,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn tunnel_heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+    pub fn tunnel_heard(&mut self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
         self.tunnel.heard()
     }
 

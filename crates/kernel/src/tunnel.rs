@@ -76,9 +76,11 @@ impl Tunnel {
         self.ipip.as_ref().map(Ipip::counters)
     }
 
-    /// For how long nothing was heard of each node; `None` if there are no programs.
-    pub(crate) fn heard(&self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
-        self.ipip.as_ref().map(Ipip::last_heard)
+    /// For how long nothing was heard of each node; `None` if there are no programs. Those that an earlier process has left
+    /// have heard on.
+    pub(crate) fn heard(&mut self) -> Option<Result<BTreeMap<IpAddr, PerFamily<Duration>>>> {
+        // Why they cannot be opened is told when something is to be made.
+        self.open().ok().map(|ipip| ipip.last_heard())
     }
 
     /// Takes away what is left of others, if all that is wanted is there.

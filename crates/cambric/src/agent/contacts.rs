@@ -12,18 +12,48 @@ use plan::site::{self, Contact};
 pub(crate) struct Contacts {
     /// By prefix. Whose it is, Node objects say.
     told: BTreeMap<IpNet, Contact>,
+    /// Those prefixes of which an earlier run was told, and this one has not been yet.
+    earlier: BTreeSet<IpNet>,
+    /// Changes whenever what was told does.
+    pub(crate) revision: u64,
     /// Whether something is another than when the news were last asked for.
     pub(crate) stale: bool,
 }
 
 impl Contacts {
+    /// Goes by what an earlier run was told, until this one is told better.
+    ///
+    /// Tunnels outlive the agent, and nodes go on sending by them. One that took everybody to be gone would take a
+    /// tunnel of another to be its own turn, and would accept nothing from gateways.
+    pub(crate) fn restore(&mut self, told: BTreeMap<IpNet, Contact>) {
+        self.earlier = told.keys().copied().collect();
+        self.told = told;
+        self.stale = true;
+    }
+
+    /// All have told what they have. What nobody has told again is no more.
+    pub(crate) fn converged(&mut self) {
+        for prefix in std::mem::take(&mut self.earlier) {
+            self.hear(prefix, None);
+        }
+    }
+
+    /// What was told, by prefix.
+    pub(crate) fn told(&self) -> &BTreeMap<IpNet, Contact> {
+        &self.told
+    }
+
     /// Takes in who tells of a prefix.
     pub(crate) fn hear(&mut self, prefix: IpNet, contact: Option<Contact>) {
+        self.earlier.remove(&prefix);
         let before = match contact.clone() {
             Some(contact) => self.told.insert(prefix, contact),
             None => self.told.remove(&prefix),
         };
-        self.stale |= before != contact;
+        if before != contact {
+            self.stale = true;
+            self.revision += 1;
+        }
     }
 
     /// What is another now than `known`.

@@ -221,6 +221,21 @@ impl Core {
         }
     }
 
+    /// What routes have said of who tells them.
+    pub(crate) fn contacts(&self) -> &Contacts {
+        &self.contacts
+    }
+
+    /// Goes by what routes have told an earlier run, until BGP has converged.
+    pub(crate) fn restore_contacts(&mut self, told: BTreeMap<IpNet, Contact>) {
+        self.contacts.restore(told);
+    }
+
+    /// BGP has converged: what only an earlier run was told is no more.
+    pub(crate) fn forget_earlier_contacts(&mut self) {
+        self.contacts.converged();
+    }
+
     /// What of it says who is there beyond NAT gateways, and changes the plan.
     pub(crate) fn new_contacts(&mut self) -> Change {
         let mut change = Change::default();

@@ -7,6 +7,7 @@
 mod bgp;
 mod condition;
 mod contacts;
+mod contacts_file;
 mod core;
 mod debounce;
 mod health;

@@ -165,7 +165,7 @@ pub(crate) fn is_of_this_boot(path: &Path) -> bool {
     fs::read_to_string(path).is_ok_and(|noted| boot_id().is_ok_and(|boot| noted == boot))
 }
 
-fn boot_id() -> Result<String> {
+pub(super) fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     Ok(fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?.trim().to_owned())
 }

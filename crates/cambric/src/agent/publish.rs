@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use super::bgp::Wanted;
+use super::contacts_file::ContactsFile;
 use super::core::{Announced, Core};
 use super::keepalives::Keepalives;
 use super::options::AgentOptions;
@@ -146,6 +147,8 @@ pub(crate) struct Publisher {
     shown: Option<Status>,
     /// Keeps the state for a start without the API.
     pub(crate) saver: Saver,
+    /// Keeps what BGP has told of other nodes for the next run.
+    pub(crate) contacts: ContactsFile,
     /// Lists the routes.
     pub(crate) routes: RoutesFile,
 }
@@ -164,6 +167,7 @@ impl Publisher {
         let run_dir = RunDir(options.run_dir.clone());
         Publisher {
             saver: Saver::new(run_dir.state(), local.clone()),
+            contacts: ContactsFile::new(run_dir.contacts(), local.clone()),
             routes: RoutesFile::new(run_dir.routes()),
             local,
             run_dir,

@@ -119,6 +119,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
 
     /// Works until it is told to stop.
     pub(crate) fn run(mut self) {
+        self.publisher.contacts.restore(&mut self.core);
         self.show();
         loop {
             let patience = self.patience(Instant::now());
@@ -143,10 +144,12 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
             if self.hear() == Next::Stop {
                 self.publisher.saver.finish(&self.core);
+                self.publisher.contacts.finish(&self.core);
                 return;
             }
-            self.listen();
             self.restore_if_alone();
+            // Before the first comparison: who has a tunnel is not to take it from himself.
+            self.listen();
             let now = Instant::now();
             if self.debounce.due(now) || self.next_sync.is_some_and(|at| at <= now) {
                 self.compare();
@@ -154,6 +157,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.show();
             // After all else, and for the most part by another thread.
             self.publisher.saver.keep(&self.core, Instant::now());
+            self.publisher.contacts.keep(&self.core, Instant::now());
             self.publisher.routes.keep(&self.core, Instant::now());
         }
     }
@@ -161,9 +165,10 @@ impl<M: Machine, E: Ear> Worker<M, E> {
     /// How long there is nothing to do.
     fn patience(&self, now: Instant) -> Duration {
         let kept = self.publisher.saver.deadline();
-        let listed = self.publisher.routes.deadline();
-        let times = [self.debounce.deadline(), self.next_sync, self.restore_at, self.listen_at, kept, listed];
-        let next = times.into_iter().flatten().min();
+        let (told, listed) = (self.publisher.contacts.deadline(), self.publisher.routes.deadline());
+        let own = [self.debounce.deadline(), self.next_sync, self.restore_at, self.listen_at];
+        let times = own.into_iter().chain([kept, told, listed]);
+        let next = times.flatten().min();
         next.map_or(BEAT, |next| next.saturating_duration_since(now).min(BEAT))
     }
 
@@ -242,6 +247,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             }
             bgp::News::Converged => {
                 change = self.core.observe(Input::Converged);
+                self.core.forget_earlier_contacts();
                 if self.compared {
                     self.why = Why::Change;
                 }
@@ -429,6 +435,8 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.restore_at = None;
         if self.publisher.saver.restore(&mut self.core) {
             tracing::warn!("the API has not been heard; going by the state that the last run has left");
+            // It is part of what the comparison finds.
+            self.core.new_contacts();
             self.debounce.at_once(Instant::now());
         }
     }
