@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use model::{Family, LinkName, RouteSource};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
-    RouteNextHopFlags, RouteProtocol, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteProtocol, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use plan::{Entry, Hop, Key, Route, route_protocol, route_source};
 
 use crate::link::Links;
 use crate::observed::Found;
-use crate::rtnl::{Request, RouteSocket};
+use crate::rtnl::{Request, RouteSocket, address_family, ip_address, next_hop};
 use crate::{Error, Result};
 
 /// Where routes of ours are known from, each with a protocol number.
@@ -125,8 +125,8 @@ impl Parts {
         let mut several = None;
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(destination) => address = ip(destination)?,
-                RouteAttribute::PrefSource(source) => parts.source = ip(source),
+                RouteAttribute::Destination(destination) => address = ip_address(destination)?,
+                RouteAttribute::PrefSource(source) => parts.source = ip_address(source),
                 RouteAttribute::Oif(index) => link = Some(*index),
                 RouteAttribute::Priority(metric) => parts.metric = *metric,
                 RouteAttribute::Metrics(metrics) => match metrics.as_slice() {
@@ -143,7 +143,7 @@ impl Parts {
         match several {
             None => {
                 parts.plain &= message.header.flags.contains(RouteFlags::Onlink);
-                parts.ways.push((link, via(&message.attributes)));
+                parts.ways.push((link, next_hop(&message.attributes)));
             }
             Some(hops) => {
                 for hop in hops {
@@ -151,7 +151,7 @@ impl Parts {
                     parts.plain &= hop.hops == 0 && hop.flags.contains(RouteNextHopFlags::Onlink);
                     parts.plain &=
                         !hop.attributes.iter().any(|each| matches!(each, RouteAttribute::Encap(_)));
-                    parts.ways.push((Some(hop.interface_index), via(&hop.attributes)));
+                    parts.ways.push((Some(hop.interface_index), next_hop(&hop.attributes)));
                 }
             }
         }
@@ -166,31 +166,6 @@ impl Parts {
         let mut hops: Vec<Hop> = self.ways.iter().map(hop).collect::<Option<_>>()?;
         hops.sort();
         (!hops.is_empty()).then_some(hops)
-    }
-}
-
-fn via(attributes: &[RouteAttribute]) -> Option<IpAddr> {
-    attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(gateway) => ip(gateway),
-        // The next hop of an IPv4 route is of the other family (RFC 8950).
-        RouteAttribute::Via(RouteVia::Inet6(via)) => Some(IpAddr::V6(*via)),
-        RouteAttribute::Via(RouteVia::Inet(via)) => Some(IpAddr::V4(*via)),
-        _ => None,
-    })
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
-}
-
-fn address_family(family: Family) -> AddressFamily {
-    match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
     }
 }
 

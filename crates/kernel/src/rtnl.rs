@@ -1,13 +1,16 @@
 //! Requests to the kernel's routing and link tables (rtnetlink(7)).
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use model::Family;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
     NetlinkHeader, NetlinkMessage, NetlinkPayload, ParseableParametrized,
 };
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteVia};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::{NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, acknowledged, frames};
 use crate::{Error, Result};
@@ -245,5 +248,34 @@ fn emit(message: &RouteNetlinkMessage, flags: u16, sequence: u32, datagram: &mut
     datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
     if let Some(space) = datagram.get_mut(start..) {
         message.serialize(space);
+    }
+}
+
+/// The family as routes have it.
+pub fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// The next hop that is among the attributes of a route, or of one of its next hops (`RTA_GATEWAY`, `RTA_VIA`,
+/// linux/rtnetlink.h).
+pub fn next_hop(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(gateway) => ip_address(gateway),
+        // The next hop of an IPv4 route is of the other family (RFC 8950).
+        RouteAttribute::Via(RouteVia::Inet6(via)) => Some(IpAddr::V6(*via)),
+        RouteAttribute::Via(RouteVia::Inet(via)) => Some(IpAddr::V4(*via)),
+        _ => None,
+    })
+}
+
+/// The address in an attribute of a route; `None` if it is of a family that is not IP.
+pub fn ip_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
     }
 }

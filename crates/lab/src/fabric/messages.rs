@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use ipnet::IpNet;
 use kernel::netns::NetNs;
-use kernel::rtnl::{Request, RouteSocket};
+use kernel::rtnl::{Request, RouteSocket, address_family};
 use model::Family;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -147,13 +147,6 @@ fn route_message(route: &Route) -> RouteMessage {
     }
     message.attributes.push(RouteAttribute::Gateway(route.gateway.into()));
     message
-}
-
-pub(super) fn address_family(family: Family) -> AddressFamily {
-    match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
-    }
 }
 
 fn link(index: u32, name: &str, mtu: u32) -> LinkMessage {

@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use kernel::rtnl::{Request, RouteSocket};
+use kernel::rtnl::{Request, RouteSocket, address_family, ip_address, next_hop};
 use model::Family;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
-    RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType, RouteVia,
 };
 use serde::Serialize;
 
-use super::messages::address_family;
 use super::{open, within};
 use crate::{Error, Result};
 
@@ -108,39 +107,23 @@ fn decode(message: &RouteMessage, family: Family, links: &Links) -> Option<Found
     };
     let name = |index: u32| links.get(&index).cloned().unwrap_or_else(|| format!("link {index}"));
     let onlink = header.flags.contains(RouteFlags::Onlink);
-    let mut single = FoundHop { via: None, link: String::new(), onlink };
+    let mut single = FoundHop { via: next_hop(&message.attributes), link: String::new(), onlink };
     let mut several = Vec::new();
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(destination) => address = ip(destination)?,
+            RouteAttribute::Destination(destination) => address = ip_address(destination)?,
             RouteAttribute::Oif(index) => single.link = name(*index),
             RouteAttribute::MultiPath(hops) => several.extend(hops.iter().map(|hop| FoundHop {
-                via: hop.attributes.iter().find_map(via),
+                via: next_hop(&hop.attributes),
                 link: name(hop.interface_index),
                 onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
             })),
-            other => single.via = single.via.or_else(|| via(other)),
+            _ => {}
         }
     }
     let destination = IpNet::new(address, header.destination_prefix_length).ok()?;
     let next_hops = if several.is_empty() { vec![single] } else { several };
     Some(Found { destination, protocol: header.protocol.into(), next_hops })
-}
-
-fn via(attribute: &RouteAttribute) -> Option<IpAddr> {
-    match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
-        _ => None,
-    }
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
 }
 
 /// What a machine's BGP speaker has in the machine's main table.
