@@ -219,15 +219,7 @@ fn what_somebody_does_to_it_is_put_right() {
     }
     // Another link takes the place of the uplink.
     test.run("ip link del eth0");
-    for command in [
-        "ip link add eth0 type veth peer name wire",
-        "ip addr add 172.16.0.1/16 dev eth0",
-        "ip addr add 2001:db8::1/64 dev eth0 nodad",
-        "ip link set eth0 up",
-        "ip link set wire up",
-    ] {
-        test.run(command);
-    }
+    test.add_underlay();
     clean(kernel.reconcile(&plan).unwrap());
     assert_eq!(programs("eth0"), [1, 1]);
     assert!(kernel.reconcile(&plan).unwrap().is_quiet());

@@ -38,17 +38,22 @@ impl TestNs {
     /// A namespace with an underlay link `eth0` that has the addresses of node 0 and a wire to nowhere.
     pub fn underlay(kind: &str) -> TestNs {
         let test = TestNs::new(kind);
+        test.run("ip link set lo up");
+        test.add_underlay();
+        test
+    }
+
+    /// Makes the link of [`TestNs::underlay`].
+    pub fn add_underlay(&self) {
         for command in [
-            "ip link set lo up",
             "ip link add eth0 type veth peer name wire",
             "ip addr add 172.16.0.1/16 dev eth0",
             "ip addr add 2001:db8::1/64 dev eth0 nodad",
             "ip link set eth0 up",
             "ip link set wire up",
         ] {
-            test.run(command);
+            self.run(command);
         }
-        test
     }
 
     pub fn enter(&self) -> Guard {
