@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 
 /// Makes a file have this content, so that a reader sees the old or the new and nothing between. Says whether it
 /// was written: a file that is right already is left alone.
@@ -39,6 +40,17 @@ pub(crate) fn replace(
         fs::rename(&new, path)
     };
     replace().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads what was written as JSON; `None` if there is no such file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(json) => {
+            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Makes a directory, with those above it, that only its owner can use.

@@ -1,6 +1,5 @@
 //! `cambric trace`: a packet's way, from what the Kubernetes API holds.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +11,8 @@ use lab::signals::Interrupts;
 use model::{Family, NodeName};
 use trace::journey::text::{Style, render};
 use trace::journey::{Journey, Query, Scene, Transport};
+
+use crate::terminal::in_colour;
 
 /// Show a packet's way through the cluster, hop by hop, and the way of its answer.
 ///
@@ -166,12 +167,11 @@ fn query(options: &TraceOptions, scene: &Scene) -> Result<Query> {
 }
 
 fn style(options: &TraceOptions, comparison: Option<&Comparison>) -> Style {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     Style {
         all: options.all,
         way: comparison.map_or(0, |comparison| comparison.way),
         rules: options.verbose,
         ascii: options.ascii,
-        colour: colour && std::io::stdout().is_terminal(),
+        colour: in_colour(&std::io::stdout()),
     }
 }

@@ -13,6 +13,7 @@ mod logging;
 mod paths;
 mod shell;
 mod status;
+mod terminal;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -6,16 +6,15 @@ mod services;
 mod table;
 
 use std::fmt::Write;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use crate::agent::Status;
+use crate::files::read_json;
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
 
@@ -61,14 +60,7 @@ pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
     }
     let run_dir = RunDir(options.run_dir.clone());
     let holder = AgentLock::holder(&run_dir.lock());
-    let path = run_dir.status();
-    let status: Option<Status> = match fs::read(&path) {
-        Ok(json) => Some(
-            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))?,
-        ),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let status: Option<Status> = read_json(&run_dir.status())?;
     if options.json {
         let json = serde_json::json!({"agent": holder, "status": status});
         println!("{json:#}");

@@ -1,13 +1,11 @@
 //! What BGP has told of the other nodes, on disk: an agent that is restarted goes by it until it is told anew.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnet::IpNet;
 use model::{Family, NodeName};
 use plan::site::Contact;
@@ -16,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::persist::boot_id;
 use super::scribe::Scribe;
-use crate::files::replace;
+use crate::files::{read_json, replace};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -103,12 +101,7 @@ fn save(path: &Path, node: NodeName, told: &BTreeMap<IpNet, Contact>) -> Result<
 
 /// Reads what was written in this boot for this node; `None` if there is nothing.
 fn load(path: &Path, local: &NodeName) -> Result<Option<BTreeMap<IpNet, Contact>>> {
-    let json = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        json => json.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let file: File =
-        serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))?;
+    let Some(file) = read_json::<File>(path)? else { return Ok(None) };
     if file.boot_id != boot_id()? || file.node != *local {
         return Ok(None);
     }
@@ -121,6 +114,8 @@ fn load(path: &Path, local: &NodeName) -> Result<Option<BTreeMap<IpNet, Contact>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use plan::site::End;
 
     use super::*;

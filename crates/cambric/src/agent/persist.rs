@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use model::{BgpPeer, EndpointSlice, NetworkConfig, Node, NodeName, Reflector, Se
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, Objects};
-use crate::files::{publish, replace};
+use crate::files::{publish, read_json, replace};
 
 /// Services and slices are borrowed when it is written: there may be many. A file without them, which an older agent has
 /// left, is of no use: going by it would take the services away.
@@ -126,12 +125,8 @@ pub(crate) fn save(path: &Path, local: &NodeName, snapshot: &Snapshot) -> Result
 
 /// Reads the state that was written in this boot for this node; `None` if there is none.
 pub(crate) fn load(path: &Path, local: &NodeName) -> Result<Option<(NetworkConfig, Objects)>> {
-    let json = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        json => json.with_context(|| format!("cannot read {}", path.display()))?,
-    };
+    let Some(file) = read_json::<File<Service, EndpointSlice>>(path)? else { return Ok(None) };
     let context = || format!("{} cannot be used", path.display());
-    let file: File<Service, EndpointSlice> = serde_json::from_slice(&json).with_context(context)?;
     if file.boot_id != boot_id()? || file.node != *local {
         return Ok(None);
     }

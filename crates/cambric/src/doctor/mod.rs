@@ -8,7 +8,7 @@ mod gather;
 mod observation;
 mod render;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ use clap::Args;
 
 use self::render::Colour;
 use crate::paths;
+use crate::terminal::in_colour;
 
 /// The exit code if there is no finding because something could not be looked at.
 const UNKNOWN: u8 = 2;
@@ -69,8 +70,7 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     if options.json {
         crate::print(&format!("{}\n", serde_json::to_string_pretty(&verdict)?))?;
     } else {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let colour = if io::stdout().is_terminal() && !plain { Colour::Yes } else { Colour::No };
+        let colour = if in_colour(&io::stdout()) { Colour::Yes } else { Colour::No };
         crate::print(&render::text(&verdict, colour))?;
     }
     Ok(ExitCode::from(verdict.exit_code()))

@@ -3,9 +3,8 @@
 use std::fmt::{self, Write};
 
 use super::finding::{Finding, Remark, Verdict};
+use crate::terminal::labelled;
 
-/// The most columns of a line that can be broken.
-const WIDTH: usize = 80;
 /// Where what is said of a finding begins.
 const INDENT: usize = 8;
 
@@ -72,21 +71,7 @@ fn remarks(out: &mut String, title: &str, remarks: &[Remark], colour: Colour) ->
 
 /// A label, and words in as many lines as they need.
 fn wrapped(out: &mut String, label: &str, words: &str) -> fmt::Result {
-    let mut column = INDENT;
-    write!(out, "{:<INDENT$}", format!("  {label}"))?;
-    for (index, word) in words.split_whitespace().enumerate() {
-        let width = word.chars().count();
-        if index > 0 && column + 1 + width > WIDTH {
-            write!(out, "\n{:INDENT$}", "")?;
-            column = INDENT;
-        } else if index > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
-    }
-    writeln!(out)
+    labelled(out, INDENT, &format!("  {label}"), words.split_whitespace())
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
 //! `cambric status bgp`: with whom this node speaks BGP.
 
 use std::fmt::Write;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use super::table::{INDENT, WIDTH, aligned, wrapped};
+use super::table::{INDENT, aligned, wrapped};
 use crate::agent::{BgpStatus, SessionStatus};
+use crate::files::read_json;
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
+use crate::terminal::WIDTH;
 
 /// Show this node's BGP sessions.
 ///
@@ -36,14 +36,7 @@ pub(crate) struct BgpOptions {
 pub(super) fn run(options: &BgpOptions) -> Result<ExitCode> {
     let run_dir = RunDir(options.run_dir.clone());
     let runs = AgentLock::holder(&run_dir.lock()).is_some();
-    let path = run_dir.bgp();
-    let status: Option<BgpStatus> = match fs::read(&path) {
-        Ok(json) => Some(
-            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))?,
-        ),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let status: Option<BgpStatus> = read_json(&run_dir.bgp())?;
     if options.json {
         crate::print(&format!("{:#}\n", serde_json::json!({"agentRuns": runs, "bgp": status})))?;
     } else {

@@ -1,18 +1,18 @@
 //! `cambric status routes`: where this node sends packets to pods and to what BGP peers tell, and why.
 
 use std::fmt::Write;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use super::table::{INDENT, WIDTH, aligned, wrapped};
+use super::table::{INDENT, aligned, wrapped};
 use crate::agent::RouteStatus;
+use crate::files::read_json;
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
+use crate::terminal::WIDTH;
 
 /// Show this node's routes.
 ///
@@ -34,14 +34,7 @@ pub(crate) struct RoutesOptions {
 pub(super) fn run(options: &RoutesOptions) -> Result<ExitCode> {
     let run_dir = RunDir(options.run_dir.clone());
     let runs = AgentLock::holder(&run_dir.lock()).is_some();
-    let path = run_dir.routes();
-    let routes: Option<Vec<RouteStatus>> = match fs::read(&path) {
-        Ok(json) => Some(
-            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))?,
-        ),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let routes: Option<Vec<RouteStatus>> = read_json(&run_dir.routes())?;
     if options.json {
         crate::print(&format!("{:#}\n", serde_json::json!({"agentRuns": runs, "routes": routes})))?;
     } else {

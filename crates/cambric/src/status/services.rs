@@ -11,8 +11,8 @@ use model::Protocol;
 use plan::services::{Backend, Target};
 use serde::Serialize;
 
-/// The most columns of a line that can be broken.
-const WIDTH: usize = 80;
+use crate::terminal::labelled;
+
 /// Where values begin.
 const INDENT: usize = 14;
 
@@ -196,21 +196,7 @@ fn line<'a>(
     label: &str,
     words: impl Iterator<Item = &'a str>,
 ) -> fmt::Result {
-    let mut column = INDENT;
-    write!(out, "{:<INDENT$}", format!("{margin}{label}"))?;
-    for (index, word) in words.enumerate() {
-        let width = word.chars().count();
-        if index > 0 && column + 1 + width > WIDTH {
-            write!(out, "\n{:INDENT$}", "")?;
-            column = INDENT;
-        } else if index > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
-    }
-    writeln!(out)
+    labelled(out, INDENT, &format!("{margin}{label}"), words)
 }
 
 fn json(seen: &SeenServices) -> Result<String> {
@@ -300,6 +286,7 @@ mod tests {
     use plan::services::Frontend;
 
     use super::*;
+    use crate::terminal::WIDTH;
 
     fn frontend(kind: AddressKind, address: &str, port: u16, target: Target) -> SeenFrontend {
         SeenFrontend {

@@ -1,7 +1,7 @@
 //! Tables for terminals.
 
-/// How wide a terminal is at least.
-pub(super) const WIDTH: usize = 80;
+use crate::terminal::WIDTH;
+
 /// What sets off what belongs to the line above.
 pub(super) const INDENT: &str = "  ";
 

@@ -17,7 +17,6 @@ use cni::ipam::Store;
 use kernel::{Kernel, counters};
 use model::{Attachment, Node, NodeName};
 use plan::Input;
-use serde::de::DeserializeOwned;
 
 use self::drift::Compared;
 use super::DoctorOptions;
@@ -25,6 +24,7 @@ use super::check::settings_of_interest;
 use super::finding::{Check, Remark};
 use super::observation::{AgentSeen, Observation};
 use crate::agent::{Core, Status, last_known};
+use crate::files::read_json;
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
 
@@ -129,7 +129,7 @@ impl Observation {
 
 /// What the agent has left, and the name that it gives the node.
 fn agent(run_dir: &RunDir) -> Result<(AgentSeen, NodeName)> {
-    let status: Option<Status> = left(&run_dir.status())?;
+    let status: Option<Status> = read_json(&run_dir.status())?;
     let Some(status) = status else {
         bail!(
             "there is no {}, so nothing is known of the cluster: no agent has run here since the last boot or cleanup, or \
@@ -139,18 +139,8 @@ fn agent(run_dir: &RunDir) -> Result<(AgentSeen, NodeName)> {
     };
     let node = NodeName::new(status.node.clone()).context("the agent's status names no node")?;
     let pid = AgentLock::holder(&run_dir.lock());
-    let bgp = left(&run_dir.bgp())?;
+    let bgp = read_json(&run_dir.bgp())?;
     Ok((AgentSeen { pid, status: Some(status), bgp }, node))
-}
-
-fn left<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match fs::read(path) {
-        Ok(json) => {
-            serde_json::from_slice(&json).with_context(|| format!("{} cannot be used", path.display()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
 }
 
 /// Whether the agent has programs pinned in a directory: only then nothing is made there by looking.
