@@ -26,7 +26,7 @@ build: plugin ## build the release binary, and the plugin beside it
 	@cargo build --quiet --release --package cambric
 	@install -m 0755 $(PLUGIN) $(TARGET)/release/cambric-cni
 
-demo: setup build ## bring up a lab, prove the rows of the network model, trace a call, tear down
+demo: setup build ## bring up labs, prove the rows of the network model, trace a call, tear down
 	@$(TARGET)/release/cambric lab demo
 
 test: setup ## run every test (root; all traffic stays in namespaces of the tests)
