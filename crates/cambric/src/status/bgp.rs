@@ -135,6 +135,12 @@ fn details(session: &SessionStatus, address_is_shown: bool) -> Vec<String> {
     if !place.is_empty() {
         all.push(place.join(", "));
     }
+    all.extend(session.translated.map(|from| {
+        format!(
+            "it connects from {from}, so a NAT gateway is before it: the node needs the label {}",
+            model::SITE_LABEL
+        )
+    }));
     all.extend(session.last_error.as_ref().map(|error| format!("last error: {error}")));
     all
 }
