@@ -42,8 +42,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// What the worker wants.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// This speaker; none if there is nobody to speak with.
-    Speaker(Option<Arc<Speaker>>),
+    /// This speaker; none if there is nobody to speak with. With another number it is to be started anew: who waits for
+    /// all that there is to learn is told once after each start that it is there.
+    Speaker(Option<Arc<Speaker>>, u64),
     /// These addresses of services are to be told.
     Services(BTreeSet<IpAddr>),
     /// Of these addresses some are to be told from now on, and some no more.
@@ -57,8 +58,9 @@ pub(crate) enum News {
     Routes(Vec<(IpNet, Vec<LearnedPath>)>),
     /// What their best paths say of who tells them; none for what nobody tells any more.
     Contacts(Vec<(IpNet, Option<Contact>)>),
-    /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more.
-    Converged,
+    /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more. With the
+    /// number that came with the speaker.
+    Converged(u64),
     /// All that is wrong with the speaker as a whole, in words.
     Problems(Vec<String>),
 }
@@ -77,6 +79,7 @@ pub(crate) async fn serve(
         metrics,
         tell,
         wanted: None,
+        epoch: 0,
         services: BTreeSet::new(),
         running: None,
         neighbours: Neighbours::default(),
@@ -135,6 +138,8 @@ struct Task<T> {
     metrics: Arc<Metrics>,
     tell: T,
     wanted: Option<Arc<Speaker>>,
+    /// The number that came with it.
+    epoch: u64,
     services: BTreeSet<IpAddr>,
     running: Option<Running>,
     neighbours: Neighbours,
@@ -151,9 +156,10 @@ struct Task<T> {
 impl<T: Fn(News)> Task<T> {
     async fn obey(&mut self, told: Wanted) {
         match told {
-            Wanted::Speaker(speaker) => {
+            Wanted::Speaker(speaker, epoch) => {
                 self.wanted = speaker;
-                self.adjust(false).await;
+                let anew = std::mem::replace(&mut self.epoch, epoch) != epoch;
+                self.adjust(anew).await;
             }
             Wanted::Services(all) => {
                 let gone = self.services.difference(&all).map(|address| (*address, false));
@@ -218,16 +224,17 @@ impl<T: Fn(News)> Task<T> {
 
     /// There is nobody to speak with any more.
     async fn fall_silent(&mut self) {
-        self.neighbours = Neighbours::default();
         if let Some(running) = self.running.take() {
-            running.stop().await;
+            running.finish().await;
         }
+        // Not before the sessions: one whose neighbour is silent while it seems to be up cannot be reached.
+        self.neighbours = Neighbours::default();
         self.unheard = None;
         let gone = std::mem::take(&mut self.learned);
         self.tell_gone(gone);
         (self.tell)(News::Problems(Vec::new()));
         // Nothing will be learned, so all is.
-        (self.tell)(News::Converged);
+        (self.tell)(News::Converged(self.epoch));
     }
 
     async fn hear(&mut self, events: Vec<Event>) {
@@ -259,7 +266,7 @@ impl<T: Fn(News)> Task<T> {
                         self.tell_gone(gone);
                     }
                     self.tell_routes(&mut changes, &mut contacts);
-                    (self.tell)(News::Converged);
+                    (self.tell)(News::Converged(self.epoch));
                 }
             }
         }

@@ -73,13 +73,11 @@ impl Running {
         Ok((running, problems))
     }
 
-    /// Whether this one can become what is wanted, without its being started anew. When routes begin to come from its
-    /// sessions it cannot: who waits for all of them is told once after each start that they are there.
+    /// Whether this one can become what is wanted, without its being started anew.
     pub(super) fn fits(&self, wanted: &Speaker) -> bool {
-        let Speaker { asn, router_id, cluster_id, addresses, routes, .. } = &*self.speaker;
+        let Speaker { asn, router_id, cluster_id, addresses, .. } = &*self.speaker;
         (asn, router_id, cluster_id, addresses)
             == (&wanted.asn, &wanted.router_id, &wanted.cluster_id, &wanted.addresses)
-            && (*routes || !wanted.routes)
     }
 
     /// Makes sessions and routes as they are wanted; what cannot be done.
@@ -171,9 +169,14 @@ impl Running {
         while self.events.recv().await.is_some() {}
     }
 
-    /// Ends it for good: peers are told to forget its routes.
-    pub(super) async fn stop(self) {
+    /// Ends it for good. Peers outside are told to forget its routes. Other nodes keep them for a while: those that have not
+    /// heard yet that routes come from elsewhere have no others.
+    pub(super) async fn finish(self) {
         tracing::info!("BGP is spoken no more");
-        let _ = tokio::time::timeout(STOP_PATIENCE, self.handle.stop()).await;
+        if self.sessions.values().any(|session| session.outside) {
+            let _ = tokio::time::timeout(STOP_PATIENCE, self.handle.stop()).await;
+        } else {
+            self.leave().await;
+        }
     }
 }
