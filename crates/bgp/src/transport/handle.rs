@@ -74,6 +74,20 @@ impl Handle {
         Ok(())
     }
 
+    /// Says that BFD has found a peer: one that has not been connected with is tried at once, and not when its turn comes.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn peer_found(&self, name: PeerName) -> Result<(), Stopped> {
+        let waits = |peer: &PeerStatus| {
+            peer.name == name && matches!(peer.state, SessionState::Connect | SessionState::Active)
+        };
+        if self.status().await?.iter().any(waits) {
+            self.reset_peer(name).await;
+        }
+        Ok(())
+    }
+
     /// Announces a route, or changes one.
     pub async fn announce(&self, prefix: IpNet, route: LocalRoute) {
         self.tell(Input::Announce(prefix, route)).await;

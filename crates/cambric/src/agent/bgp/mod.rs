@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bgp::bfd::{Change, Reachability};
 use bgp::transport::Event;
 use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
@@ -300,10 +301,12 @@ impl<T: Fn(News)> Task<T> {
     }
 
     /// BFD has something to say.
-    async fn noticed(&mut self, change: bgp::bfd::Change) {
+    async fn noticed(&mut self, change: Change) {
         self.neighbours.note(change);
-        if let (bgp::bfd::Reachability::Down(_), Some(running)) = (change.reachability, &self.running) {
-            running.unreachable(change.neighbour).await;
+        match (change.reachability, &self.running) {
+            (Reachability::Down(_), Some(running)) => running.unreachable(change.neighbour).await,
+            (Reachability::Up, Some(running)) => running.reachable(change.neighbour).await,
+            _ => {}
         }
         self.look_soon();
     }

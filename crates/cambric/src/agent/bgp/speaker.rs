@@ -136,6 +136,14 @@ impl Running {
         }
     }
 
+    /// BFD has found an address to be in reach.
+    pub(super) async fn reachable(&self, address: IpAddr) {
+        for (name, _) in self.peers.iter().filter(|(_, (config, _))| config.address == address) {
+            // One that has ended has no sessions to open.
+            let _ = self.handle.peer_found(name.clone()).await;
+        }
+    }
+
     /// What has happened; never anything, if the speaker has ended.
     pub(super) async fn events(&mut self) -> Vec<Event> {
         match self.events.recv().await {
