@@ -1,5 +1,8 @@
 //! The speaker as its user holds it.
 
+use std::io;
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use model::Family;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +21,7 @@ pub struct Handle {
 pub(super) enum Command {
     Tell(Input),
     SetPeer(Box<PeerConfig>, PeerTransport),
+    Listen(SocketAddr, oneshot::Sender<io::Result<()>>),
     Status(oneshot::Sender<Vec<PeerStatus>>),
     Routes(oneshot::Sender<Vec<RibChange>>),
     Stop(oneshot::Sender<()>),
@@ -29,6 +33,14 @@ pub(super) enum Command {
 pub struct Stopped;
 
 impl Handle {
+    /// Takes connections at one more address than [`super::Options::listen`] has.
+    ///
+    /// # Errors
+    /// What the system says of the address; the speaker goes on as before.
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<()> {
+        self.ask(|answer| Command::Listen(address, answer)).await.map_err(io::Error::other)?
+    }
+
     /// Adds a peer, or changes one.
     ///
     /// # Errors

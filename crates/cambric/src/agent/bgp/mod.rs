@@ -34,7 +34,7 @@ use neighbours::Neighbours;
 use speaker::Running;
 
 /// When something that could not be opened is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(3);
 /// After an event others are waited for, so that a thousand of them are one look.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often is looked at how things stand, whether or not anything was heard.
@@ -192,8 +192,8 @@ impl<T: Fn(News)> Task<T> {
         } else {
             self.start(wanted.clone()).await;
         }
-        if let Some(running) = &self.running {
-            self.problems.extend(running.closed().iter().cloned());
+        if let Some(running) = &mut self.running {
+            self.problems.extend(running.listen().await.cloned());
         }
         self.problems.extend(self.neighbours.adjust(&wanted).await);
         if !self.problems.is_empty() {
@@ -319,8 +319,8 @@ impl<T: Fn(News)> Task<T> {
     async fn see_to_what_is_due(&mut self) {
         let now = Instant::now();
         if self.retry_at.is_some_and(|at| at <= now) {
-            let anew = self.running.as_ref().is_some_and(Running::could_listen);
-            self.adjust(anew).await;
+            self.adjust(false).await;
+            self.look_soon();
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look().await;
