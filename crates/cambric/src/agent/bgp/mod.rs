@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bgp::bfd::{Change, Reachability};
 use bgp::transport::Event;
 use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
@@ -33,7 +34,7 @@ use neighbours::Neighbours;
 use speaker::Running;
 
 /// When something that could not be opened is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(3);
 /// After an event others are waited for, so that a thousand of them are one look.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often is looked at how things stand, whether or not anything was heard.
@@ -191,8 +192,8 @@ impl<T: Fn(News)> Task<T> {
         } else {
             self.start(wanted.clone()).await;
         }
-        if let Some(running) = &self.running {
-            self.problems.extend(running.closed().iter().cloned());
+        if let Some(running) = &mut self.running {
+            self.problems.extend(running.listen().await.cloned());
         }
         self.problems.extend(self.neighbours.adjust(&wanted).await);
         if !self.problems.is_empty() {
@@ -300,10 +301,12 @@ impl<T: Fn(News)> Task<T> {
     }
 
     /// BFD has something to say.
-    async fn noticed(&mut self, change: bgp::bfd::Change) {
+    async fn noticed(&mut self, change: Change) {
         self.neighbours.note(change);
-        if let (bgp::bfd::Reachability::Down(_), Some(running)) = (change.reachability, &self.running) {
-            running.unreachable(change.neighbour).await;
+        match (change.reachability, &self.running) {
+            (Reachability::Down(_), Some(running)) => running.unreachable(change.neighbour).await,
+            (Reachability::Up, Some(running)) => running.reachable(change.neighbour).await,
+            _ => {}
         }
         self.look_soon();
     }
@@ -316,8 +319,8 @@ impl<T: Fn(News)> Task<T> {
     async fn see_to_what_is_due(&mut self) {
         let now = Instant::now();
         if self.retry_at.is_some_and(|at| at <= now) {
-            let anew = self.running.as_ref().is_some_and(Running::could_listen);
-            self.adjust(anew).await;
+            self.adjust(false).await;
+            self.look_soon();
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look().await;

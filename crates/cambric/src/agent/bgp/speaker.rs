@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,8 @@ pub(super) struct Running {
     peers: BTreeMap<PeerName, (PeerConfig, PeerTransport)>,
     sessions: BTreeMap<String, Session>,
     pod_routes: BTreeSet<IpNet>,
-    /// Where it should listen and does not, and why.
-    deaf: Vec<SocketAddr>,
-    closed: Vec<String>,
+    /// Where it should listen and does not, and why, in words.
+    deaf: BTreeMap<SocketAddr, String>,
 }
 
 impl Running {
@@ -38,23 +37,8 @@ impl Running {
         restarting: bool,
     ) -> io::Result<(Running, Vec<String>)> {
         let config = translate::speaker(&speaker, restarting);
-        let mut options = Options::default();
-        let (mut deaf, mut closed) = (Vec::new(), Vec::new());
-        for address in speaker.addresses.iter() {
-            let at = SocketAddr::new(*address, transport::PORT);
-            match TcpListener::bind(at) {
-                Ok(_) => options.listen.push(at),
-                Err(error) => {
-                    deaf.push(at);
-                    closed.push(format!(
-                        "BGP: cannot listen on {at}: {error}; sessions that this node opens still come up. See what else \
-                         has the port (ss -ltnp sport = :{})",
-                        transport::PORT
-                    ));
-                }
-            }
-        }
-        let (handle, events) = transport::start(config, translate::seed(speaker.router_id), options)?;
+        let (handle, events) =
+            transport::start(config, translate::seed(speaker.router_id), Options::default())?;
         tracing::info!(asn = %speaker.asn, router_id = %speaker.router_id, "speaking BGP");
         let mut running = Running {
             handle,
@@ -63,9 +47,11 @@ impl Running {
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pod_routes: BTreeSet::new(),
-            deaf,
-            closed,
+            deaf: BTreeMap::new(),
         };
+        for address in speaker.addresses.iter() {
+            running.listen_at(SocketAddr::new(*address, transport::PORT)).await;
+        }
         for address in services {
             running.set_service(*address, true).await;
         }
@@ -136,6 +122,14 @@ impl Running {
         }
     }
 
+    /// BFD has found an address to be in reach.
+    pub(super) async fn reachable(&self, address: IpAddr) {
+        for (name, _) in self.peers.iter().filter(|(_, (config, _))| config.address == address) {
+            // One that has ended has no sessions to open.
+            let _ = self.handle.peer_found(name.clone()).await;
+        }
+    }
+
     /// What has happened; never anything, if the speaker has ended.
     pub(super) async fn events(&mut self) -> Vec<Event> {
         match self.events.recv().await {
@@ -153,14 +147,19 @@ impl Running {
         self.sessions.get(name)
     }
 
-    /// Where it cannot listen, and why.
-    pub(super) fn closed(&self) -> &[String] {
-        &self.closed
+    /// Listens wherever it should; where it cannot, and why, in words.
+    pub(super) async fn listen(&mut self) -> impl Iterator<Item = &String> {
+        for at in std::mem::take(&mut self.deaf).into_keys() {
+            self.listen_at(at).await;
+        }
+        self.deaf.values()
     }
 
-    /// Whether it could listen now where it could not when it was started.
-    pub(super) fn could_listen(&self) -> bool {
-        self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
+    async fn listen_at(&mut self, at: SocketAddr) {
+        match self.handle.listen(at).await {
+            Ok(()) => tracing::info!(%at, "taking BGP connections"),
+            Err(error) => drop(self.deaf.insert(at, translate::deaf(at, &error))),
+        }
     }
 
     /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
