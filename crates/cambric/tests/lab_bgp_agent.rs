@@ -67,7 +67,7 @@ fn pod_ranges(lab: &Lab, node: &str) -> Vec<String> {
 #[test]
 fn nodes_speak_each_with_each_and_status_shows_it() {
     let (old, new) = settings("routeSource: bgp\n  bgp: {bfd: {}}");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new)]);
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new)]);
     for (node, others) in [
         ("node-1", ["node/node-2", "node/node-3"]),
         ("node-2", ["node/node-1", "node/node-3"]),
@@ -243,7 +243,7 @@ fn a_router_outside_hears_what_it_is_meant_to_hear() {
     let (old, new) = settings("bgp: {announce: [ClusterIP, LoadBalancerIP]}");
     let one = ("  - name: node-1\n", "  - name: node-1\n    labels: {rack: one}\n");
     let two = ("  - name: node-2\n", "  - name: node-2\n    labels: {rack: two}\n");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
     let bird = Bird::start(&lab, "router", BIRD);
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
