@@ -245,6 +245,10 @@ fn a_router_outside_hears_what_it_is_meant_to_hear() {
     let two = ("  - name: node-2\n", "  - name: node-2\n    labels: {rack: two}\n");
     let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
     let bird = Bird::start(&lab, "router", BIRD);
+    let listed = lab.run("kubectl", &["--", "get", "bgppeers"]);
+    let row = |line: &str| line.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> = listed.lines().map(row).collect();
+    assert_eq!(rows, ["NAME ADDRESS AS", "tor 192.0.2.1 65001", "tor6 2001:db8:1::1 65001"], "{listed}");
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
     until("the Secret is missed", || problems(&lab, "node-1"), |seen| seen.contains(missing));
