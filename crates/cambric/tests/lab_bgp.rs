@@ -55,7 +55,7 @@ const SPEAKING: (&str, &str) = (
 #[test]
 fn a_router_takes_routes_from_nodes_and_tells_them_its_own() {
     let lab = Lab::up_changed(
-        "direct.yaml",
+        "direct-kubernetes.yaml",
         &[SPEAKING, ("nodes:\n  - name: node-1", "bgpPeers: []\nnodes:\n  - name: node-1")],
     );
     let shared = ["203.0.113.0/24", "2001:db8:77::/48"];
@@ -135,7 +135,7 @@ fn wait_routed(lab: &Lab) -> Duration {
 /// Graceful restart (RFC 4724): who has gone without a word will be back, so what it told stays in force.
 #[test]
 fn speakers_that_are_killed_cost_no_packet() {
-    let lab = Lab::up("bgp.yaml");
+    let lab = Lab::up("direct.yaml");
     lab.apply(PODS);
     wait_established(&lab);
     wait_routed(&lab);
@@ -213,7 +213,7 @@ const MENDED: Duration = Duration::from_secs(10);
 /// A cut that no link notices: BFD (RFC 5880) does.
 #[test]
 fn behind_a_cut_cable_nobody_is_sent_packets_for_longer_than_a_second() {
-    let lab = Lab::up_changed("bgp.yaml", &[("asn: 64512", "asn: 64512\n    announce: [ExternalIP]")]);
+    let lab = Lab::up_changed("direct.yaml", &[("asn: 64512", "asn: 64512\n    announce: [ExternalIP]")]);
     lab.apply(PODS);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
     lab.apply(&SERVICE.replace("ADDRESS", &a.v4().to_string()));

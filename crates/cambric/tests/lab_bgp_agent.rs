@@ -67,7 +67,7 @@ fn pod_ranges(lab: &Lab, node: &str) -> Vec<String> {
 #[test]
 fn nodes_speak_each_with_each_and_status_shows_it() {
     let (old, new) = settings("routeSource: bgp\n  bgp: {bfd: {}}");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new)]);
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new)]);
     for (node, others) in [
         ("node-1", ["node/node-2", "node/node-3"]),
         ("node-2", ["node/node-1", "node/node-3"]),
@@ -243,8 +243,12 @@ fn a_router_outside_hears_what_it_is_meant_to_hear() {
     let (old, new) = settings("bgp: {announce: [ClusterIP, LoadBalancerIP]}");
     let one = ("  - name: node-1\n", "  - name: node-1\n    labels: {rack: one}\n");
     let two = ("  - name: node-2\n", "  - name: node-2\n    labels: {rack: two}\n");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
     let bird = Bird::start(&lab, "router", BIRD);
+    let listed = lab.run("kubectl", &["--", "get", "bgppeers"]);
+    let row = |line: &str| line.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> = listed.lines().map(row).collect();
+    assert_eq!(rows, ["NAME ADDRESS AS", "tor 192.0.2.1 65001", "tor6 2001:db8:1::1 65001"], "{listed}");
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
     until("the Secret is missed", || problems(&lab, "node-1"), |seen| seen.contains(missing));

@@ -90,7 +90,7 @@ fn an_ipv6_lab_is_proved() {
 
 #[test]
 fn a_lab_without_encapsulation_is_proved() {
-    assert_eq!(assert_proved("direct.yaml", 2), set(&["plain"]));
+    assert_eq!(assert_proved("direct-kubernetes.yaml", 2), set(&["plain"]));
 }
 
 /// Each exchange was carried as the subnets of its two nodes say, or its row would not be so.
@@ -112,7 +112,7 @@ fn a_lab_with_ip_in_ip_across_subnets_only_is_proved() {
 
 #[test]
 fn a_lab_whose_routes_come_from_bgp_is_proved() {
-    assert_eq!(assert_rows_proved("bgp.yaml", 2, &[8]), set(&["plain"]));
+    assert_eq!(assert_rows_proved("direct.yaml", 2, &[8]), set(&["plain"]));
 }
 
 #[test]

@@ -324,7 +324,7 @@ fn across_subnets_the_tunnel_stays_and_nothing_is_lost_on_either_way() {
 /// Routes by a link go with it, in IPv4 without a word, and come back with it.
 #[test]
 fn a_link_that_flaps_has_its_routes_back_within_a_second() {
-    let lab = Lab::up("direct.yaml");
+    let lab = Lab::up("direct-kubernetes.yaml");
     for _ in 0..3 {
         settled(&lab, &["node-1"], &[("eth0", 4)]);
         lab.inside("node-1", "ip link set eth0 down");

@@ -237,7 +237,7 @@ fn what_is_predicted_is_what_is_captured_across_subnets() {
 
 #[test]
 fn what_is_predicted_is_what_is_captured_without_encapsulation() {
-    assert_agrees("direct.yaml");
+    assert_agrees("direct-kubernetes.yaml");
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn what_is_predicted_is_what_is_captured_with_ip_in_ip() {
 
 #[test]
 fn what_is_predicted_is_what_is_captured_with_routes_from_bgp() {
-    assert_agrees("bgp.yaml");
+    assert_agrees("direct.yaml");
 }
 
 #[test]

@@ -34,9 +34,9 @@ const ACTS: [Act; 4] = [
         topology: Source::BuiltIn("vxlan.yaml", include_str!("../../../examples/labs/vxlan.yaml")),
     },
     Act {
-        lab: "demo-bgp",
+        lab: "demo-direct",
         title: "no overlay, routes from BGP",
-        topology: Source::BuiltIn("bgp.yaml", include_str!("../../../examples/labs/bgp.yaml")),
+        topology: Source::BuiltIn("direct.yaml", include_str!("../../../examples/labs/direct.yaml")),
     },
     Act {
         lab: "demo-cross-subnet",
