@@ -23,6 +23,8 @@ pub enum Input {
     RefreshPeer(PeerName, Family),
     /// The peer's data path is gone (BFD): its routes go, whatever TCP thinks.
     PeerUnreachable(PeerName),
+    /// Packets go to the peer and back (BFD): an attempt to connect makes sense.
+    PeerReachable(PeerName),
     /// A route begins here.
     Announce(IpNet, LocalRoute),
     /// A route begins here no more.

@@ -84,6 +84,7 @@ impl Speaker {
             Input::PeerUnreachable(name) => {
                 self.with_peer(&name, |peer, shared| peer.unreachable(shared, now));
             }
+            Input::PeerReachable(name) => self.with_peer(&name, |peer, shared| peer.reachable(shared, now)),
             Input::Announce(prefix, route) => self.announce(prefix.trunc(), route),
             Input::Withdraw(prefix) => {
                 let prefix = prefix.trunc();

@@ -60,6 +60,12 @@ impl Handle {
         self.tell(Input::PeerUnreachable(name)).await;
     }
 
+    /// Says that a peer's data path is there (again). After [`Handle::peer_unreachable`] this is waited for, if not for
+    /// longer than the peer's `connect_retry`.
+    pub async fn peer_reachable(&self, name: PeerName) {
+        self.tell(Input::PeerReachable(name)).await;
+    }
+
     /// Says that BFD has lost a peer. Where BFD is spoken by the same process as BGP, it ends with that process, and
     /// says nothing of the data path then: a peer whose session has ended before has its time to come back, as without
     /// BFD (RFC 5882, section 4.3.2). One whose session seems to be up cannot be reached.

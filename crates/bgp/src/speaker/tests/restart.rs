@@ -135,6 +135,33 @@ fn routes_go_at_once_when_the_peer_says_so_or_bfd_does_or_restart_is_off() {
 }
 
 #[test]
+fn a_peer_that_bfd_has_lost_is_tried_again_when_bfd_has_it_back() {
+    let lost = || {
+        let mut net = with_routes();
+        for (host, other) in [(0, "s1"), (1, "s0")] {
+            net.tell(host, Input::PeerUnreachable(PeerName::from(other)));
+        }
+        net.deliver();
+        net.pass(SECOND * 20);
+        assert!(!net.is_up(0), "nobody would watch the session");
+        net
+    };
+    let mut net = lost();
+    net.tell(1, Input::PeerReachable(PeerName::from("s0")));
+    net.deliver();
+    assert!(net.is_up(0), "{:?}", net.status(0));
+    assert_eq!(net.learned(1), [FOUR, SIX]);
+    let sessions = net.hosts[1].sessions.len();
+    net.tell(1, Input::PeerReachable(PeerName::from("s0")));
+    net.deliver();
+    assert_eq!(net.hosts[1].sessions.len(), sessions, "it has one");
+
+    let mut net = lost();
+    net.pass(SECOND * 20);
+    assert!(net.is_up(0), "the peer may have given up BFD");
+}
+
+#[test]
 fn a_lost_hold_timer_does_not_cost_the_routes_of_a_peer_that_knows_rfc_8538() {
     let mut net = with_routes();
     net.silent = true;

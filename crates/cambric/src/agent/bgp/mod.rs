@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bgp::bfd::{Change, Reachability};
 use bgp::transport::Event;
 use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
@@ -293,10 +294,14 @@ impl<T: Fn(News)> Task<T> {
     }
 
     /// BFD has something to say.
-    async fn noticed(&mut self, change: bgp::bfd::Change) {
+    async fn noticed(&mut self, change: Change) {
         self.neighbours.note(change);
-        if let (bgp::bfd::Reachability::Down(_), Some(running)) = (change.reachability, &self.running) {
-            running.unreachable(change.neighbour).await;
+        if let Some(running) = &self.running {
+            match change.reachability {
+                Reachability::Up => running.reachable(change.neighbour).await,
+                Reachability::Down(_) => running.unreachable(change.neighbour).await,
+                Reachability::Unknown => {}
+            }
         }
         self.look_soon();
     }
