@@ -175,6 +175,7 @@ fn strangers_and_wrong_discriminators_are_not_listened_to() {
         state: State::Init,
         poll: true,
         finish: false,
+        independent: true,
         multiplier: 3,
         mine: 9,
         yours: 1,
@@ -186,4 +187,10 @@ fn strangers_and_wrong_discriminators_are_not_listened_to() {
     assert_eq!(ends.state(address(1)), Some(State::Down));
     assert_eq!(ends.received(address(1), &packet.bytes(), now).len(), 2, "an answer, and the news");
     assert_eq!(ends.state(address(1)), Some(State::Up));
+    let expired = Change {
+        neighbour: address(1),
+        reachability: Reachability::Down(Diagnostic::DetectionTimeExpired),
+        independent: true,
+    };
+    assert!(ends.tick(now + MS * 150).contains(&Output::Changed(expired)), "as it has said last");
 }

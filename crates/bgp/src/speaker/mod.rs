@@ -3,6 +3,7 @@
 mod advertise;
 mod learn;
 mod peer;
+mod reach;
 mod restart;
 mod session;
 
@@ -87,6 +88,7 @@ impl Speaker {
             Input::PeerUnreachable(name) => {
                 self.with_peer(&name, |peer, shared| peer.unreachable(shared, now));
             }
+            Input::PeerLost(name) => self.with_peer(&name, |peer, shared| peer.lost(shared, now)),
             Input::PeerReachable(name) => self.with_peer(&name, |peer, shared| peer.reachable(shared, now)),
             Input::Announce(prefix, route) => self.announce(prefix.trunc(), route),
             Input::Withdraw(prefix) => {

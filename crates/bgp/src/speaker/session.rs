@@ -388,24 +388,6 @@ impl Peer {
         }
     }
 
-    /// BFD says that the peer cannot be reached.
-    pub(super) fn unreachable(&mut self, shared: &mut Shared, now: Moment) {
-        self.close_all(cease_subcode::BFD_DOWN, shared, now);
-        self.sweep_all(Families::BOTH, shared);
-        self.stale = None;
-        // A session that comes up before BFD does would be watched by nobody (RFC 5882, section 4.1). But BFD may have been
-        // given up by the peer, so it is not waited for without end.
-        self.retry.at = (!self.config.passive).then(|| now + self.config.connect_retry);
-    }
-
-    /// BFD says that the peer can be reached.
-    pub(super) fn reachable(&mut self, shared: &mut Shared, now: Moment) {
-        if self.session.is_none() && self.held_down.is_none() {
-            self.retry.soon(&self.config, now);
-            self.tick(shared, now);
-        }
-    }
-
     /// Removes what is stale.
     pub(super) fn sweep(&mut self, families: Families, shared: &mut Shared) {
         let Some(mut stale) = self.stale else {

@@ -189,6 +189,21 @@ fn routes_go_at_once_when_the_peer_says_so_or_bfd_does_or_restart_is_off() {
     assert!(net.learned(1).is_empty(), "the peer cannot");
 }
 
+/// Who is killed is lost by BFD, too, if that is spoken by the same process; then BGP has noticed before (RFC 5882, section
+/// 4.3.2). One whose BFD would go on cannot be reached, whatever it does (section 4.3.1).
+#[test]
+fn bfd_that_ends_with_the_peer_does_not_end_its_restart() {
+    let lost = || Input::PeerLost(PeerName::from("s0"));
+    let mut net = with_routes();
+    net.kill(0);
+    net.tell(1, lost());
+    assert_eq!((net.learned(1).len(), net.status(1).stale), (2, true), "it restarts");
+    come_back(&mut net, true, &[FOUR, SIX]);
+    net.tell(1, lost());
+    net.deliver();
+    assert_eq!((net.learned(1).len(), net.is_up(1)), (0, false), "its session was up, so it does not");
+}
+
 #[test]
 fn a_peer_that_bfd_has_lost_is_tried_again_when_bfd_has_it_back() {
     let lost = || {

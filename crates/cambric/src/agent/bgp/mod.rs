@@ -299,7 +299,7 @@ impl<T: Fn(News)> Task<T> {
         if let Some(running) = &self.running {
             match change.reachability {
                 Reachability::Up => running.reachable(change.neighbour).await,
-                Reachability::Down(_) => running.unreachable(change.neighbour).await,
+                Reachability::Down(_) => running.lost(change.neighbour, change.independent).await,
                 Reachability::Unknown => {}
             }
         }

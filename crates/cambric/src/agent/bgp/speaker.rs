@@ -130,10 +130,9 @@ impl Running {
     }
 
     /// BFD has found an address to be out of reach.
-    pub(super) async fn unreachable(&self, address: IpAddr) {
+    pub(super) async fn lost(&self, address: IpAddr, independent: bool) {
         for name in self.watched_at(address) {
-            // One that has ended has no sessions to lose.
-            let _ = self.handle.peer_lost(name.clone()).await;
+            self.handle.peer_lost(name.clone(), independent).await;
         }
     }
 
