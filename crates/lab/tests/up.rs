@@ -12,7 +12,7 @@ use lab::Error;
 use lab::paths::LabName;
 use lab::progress::Progress;
 use lab::signals::Interrupts;
-use lab::up::{Options, up};
+use lab::up::{Options, Source, up};
 
 /// One at a time: a file that is being written cannot be executed, and a process that another test has just forked may
 /// still have it open.
