@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::netns;
+use lab::flows::{Event, Flows, What, of_lab};
 use lab_common::{CAMBRIC, Lab, Pod, succeed};
 use serde_json::{Value, json};
 
@@ -169,6 +170,14 @@ fn flows_have_names(lab: &Lab, client: &Pod, frontends: &[IpAddr]) {
     }
     follower.kill().unwrap();
     follower.wait().unwrap();
+
+    // For others in the same process: it ends when it is dropped, whatever still waits to be read.
+    let (places, mut look) = of_lab(&lab.name.parse().unwrap(), None).unwrap();
+    let scene = look().unwrap();
+    let mut followed = Flows::follow(places, &scene, look, Duration::from_millis(200)).unwrap();
+    let first = followed.next(Some(Duration::from_secs(20))).unwrap();
+    assert!(matches!(first, Some(Event::Flow(What::Listed, _))), "{first:?}");
+    drop(followed);
 }
 
 #[test]
