@@ -12,6 +12,8 @@ mod namespaced;
 mod objects;
 mod peer_conversion;
 mod pod;
+mod probe;
+mod probing;
 mod secrets;
 mod service;
 mod slice;
@@ -28,6 +30,14 @@ pub use cluster_network::{
 };
 pub use error::{ConnectError, PeerError, SpecError, WriteError};
 pub use peer_conversion::peer;
+pub use probe::{
+    MOST_WATCHERS, PROBE_LIFETIME, Probe, ProbeOuter, ProbePacket, ProbePhase, ProbePod, ProbeProtocol,
+    ProbeReply, ProbeReplyKind, ProbeReport, ProbeSender, ProbeSighting, ProbeSpec, ProbeStatus,
+    ProbeUnderlay, ProbeWatcher,
+};
+pub use probing::{
+    ProbeError, create_probe, delete_probe, find_pod, follow_probe, probe_age, report_probe, watch_probes,
+};
 pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use source::{Source, client};
 pub use status::verdict;

@@ -1,7 +1,8 @@
-//! The walker and the capture.
+//! The walker, the capture, and both side by side.
 
 pub mod capture;
 pub mod journey;
+pub mod live;
 mod walk;
 
 pub use walk::{

@@ -18,6 +18,7 @@ use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Un
 
 use super::contacts::Contacts;
 use super::keepalives::Keepalives;
+use super::probes::View;
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -450,6 +451,15 @@ impl Core {
     /// The node's own addresses.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         &self.planner.facts().addresses
+    }
+
+    /// What a probe needs to know of the node; `None` without a network.
+    pub(crate) fn view(&self) -> Option<View> {
+        Some(View {
+            underlay: self.underlay().clone(),
+            attachments: self.attachments().to_vec(),
+            vxlan_port: self.network_in_force()?.encapsulation.vxlan.port.value(),
+        })
     }
 
     /// The links that have the node's underlay addresses.

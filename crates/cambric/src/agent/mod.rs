@@ -18,6 +18,7 @@ mod machine;
 mod metrics;
 mod options;
 mod persist;
+mod probes;
 mod publish;
 mod routes;
 mod saver;
@@ -108,11 +109,25 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     let speaking = bgp::serve(wanted, run_dir, metrics, |news| inbox.send(Message::Bgp(news)));
     let health_ports =
         service_health::serve(checks, health, |problems| inbox.send(Message::HealthPorts(problems)));
+    let (ask, mut asked) = channel::unbounded_channel();
+    let netns_dir = options.netns_dir.clone();
+    tokio::spawn(probes::serve(probes::Surroundings {
+        client: client.clone(),
+        node: node.clone(),
+        netns_dir,
+        ask,
+    }));
+    let passing_on = async {
+        while let Some(answer) = asked.recv().await {
+            inbox.send(Message::Look(answer));
+        }
+    };
     let source = Source::new(node).run(client, |event| inbox.send(Message::Cluster(event, Instant::now())));
     tokio::select! {
         // It ends when the worker does, and then that is what counts.
         () = async { health_ports.await; std::future::pending().await } => Ok(()),
         () = async { speaking.await; std::future::pending().await } => Ok(()),
+        () = async { passing_on.await; std::future::pending().await } => Ok(()),
         () = source => Err(anyhow!("the watch of the API has ended by itself")),
         ended = ended => match ended {
             Ok(()) => Err(anyhow!("the thread that programs the kernel has ended by itself")),

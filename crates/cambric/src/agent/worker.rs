@@ -16,6 +16,7 @@ use super::health::Health;
 use super::journal::{self, Why};
 use super::machine::{Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use super::metrics::{Metrics, Resource};
+use super::probes;
 use super::publish::{Publisher, Report};
 
 /// What the worker is told.
@@ -27,6 +28,8 @@ pub(crate) enum Message {
     HealthPorts(Vec<String>),
     /// The BGP speaker said something.
     Bgp(bgp::News),
+    /// A probe needs to know of the node.
+    Look(probes::Ask),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -185,6 +188,8 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.fresh = true;
                 }
                 Ok(Message::Bgp(news)) => change.extend(self.hear_of_bgp(news)),
+                // Whoever asked may have gone.
+                Ok(Message::Look(answer)) => drop(answer.send(self.core.view())),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
