@@ -47,13 +47,6 @@ fn wait_for_sessions(lab: &Lab, node: &str, names: &[&str]) {
     until(&format!("sessions of {node}"), look, |seen| *seen == wanted);
 }
 
-fn problems(lab: &Lab, node: &str) -> String {
-    let mut command = Command::new(CAMBRIC);
-    command.args(["status", "--run-dir"]);
-    command.arg(format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name));
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
-}
-
 /// The pod ranges of a node.
 fn pod_ranges(lab: &Lab, node: &str) -> Vec<String> {
     let node: Value =
@@ -189,13 +182,13 @@ fn a_router_outside_hears_what_it_is_meant_to_hear() {
     let bird = Bird::start(&lab, "router", BIRD);
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
-    until("the Secret is missed", || problems(&lab, "node-1"), |seen| seen.contains(missing));
-    assert!(!problems(&lab, "node-2").contains("BgpPeer"), "it is not chosen");
+    until("the Secret is missed", || lab.status("node-1"), |seen| seen.contains(missing));
+    assert!(!lab.status("node-2").contains("BgpPeer"), "it is not chosen");
 
     let secret = ["--", "create", "secret", "generic", "bgp", "--from-literal=tor=sesame"];
     lab.run("kubectl", &secret);
     wait_for_sessions(&lab, "node-1", &["bgppeer/tor"]);
-    until("no problem", || problems(&lab, "node-1"), |seen| !seen.contains("BgpPeer"));
+    until("no problem", || lab.status("node-1"), |seen| seen.contains("problems none"));
     until("BFD", || sessions(&lab, "node-1"), |seen| seen[0]["bfd"] == "Up");
     let of_bird = bird.ask("show bfd sessions");
     assert!(of_bird.contains("192.0.2.11") && of_bird.contains("Up"), "{of_bird}");

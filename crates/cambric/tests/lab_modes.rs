@@ -5,12 +5,11 @@
 mod lab_common;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab_common::traffic::{Datagrams, Stream};
-use lab_common::{CAMBRIC, Lab, PODS, Pod};
+use lab_common::{Lab, PODS, Pod};
 use serde_json::Value;
 
 /// How long agents may take to follow. Most of it is the API's and the machine's.
@@ -93,11 +92,9 @@ fn tunnels(lab: &Lab, node: &str) -> bool {
 
 /// What `cambric status` says on a node, once it has some words.
 fn status_with(lab: &Lab, node: &str, words: &str) -> String {
-    let run_dir = format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name);
     let begin = Instant::now();
     loop {
-        let output = Command::new(CAMBRIC).args(["status", "--run-dir", &run_dir]).output().unwrap();
-        let status = String::from_utf8_lossy(&output.stdout).into_owned();
+        let status = lab.status(node);
         if status.contains(words) {
             return status;
         }

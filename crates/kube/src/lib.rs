@@ -10,6 +10,7 @@ mod conversion;
 mod error;
 mod namespaced;
 mod objects;
+mod overview;
 mod peer_conversion;
 mod pod;
 mod probe;
@@ -29,6 +30,7 @@ pub use cluster_network::{
     EncapsulationSpec, MtuSpec, Protocol, RouteSource, SINGLETON, When, crds,
 };
 pub use error::{ConnectError, PeerError, SpecError, WriteError};
+pub use overview::{NodeOverview, Overview, overview};
 pub use peer_conversion::peer;
 pub use probe::{
     MOST_WATCHERS, PROBE_LIFETIME, Probe, ProbeOuter, ProbePacket, ProbePhase, ProbePod, ProbeProtocol,
@@ -40,6 +42,6 @@ pub use probing::{
 };
 pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use source::{Source, client};
-pub use status::verdict;
+pub use status::{Verdict, verdict};
 pub use track::{Event, Object, Watched};
 pub use write::set_network_available;

@@ -24,6 +24,7 @@ mod routes;
 mod saver;
 mod scribe;
 mod service_health;
+mod summary;
 mod system;
 mod words;
 mod worker;
@@ -45,6 +46,7 @@ pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
 pub(crate) use routes::{HopStatus, RouteStatus};
+pub(crate) use summary::{ClusterStatus, Happened};
 pub(crate) use system::remove_from_kernel;
 pub(crate) use words::{entry as entry_words, nowhere};
 

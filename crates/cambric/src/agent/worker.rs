@@ -202,6 +202,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             | Event::Accepted(_)
                             | Event::Disconnected { .. }
                             | Event::Connected(_)
+                            | Event::NodeReady(..)
                     );
                     if event == Event::Synced && self.core.needs_earlier() {
                         self.publisher.saver.restore(&mut self.core);
@@ -352,6 +353,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
+            self.report.repairs.note(&outcome.done);
         }
     }
 
@@ -405,7 +407,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         });
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
-        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
+        let why = std::mem::replace(&mut self.why, Why::Drift);
+        journal::done(&outcome, why, &self.metrics);
+        if why == Why::Drift {
+            self.report.repairs.note(&outcome.done);
+        }
         self.compared = true;
         self.report.services_error.clone_from(&outcome.services_error);
         self.report.tunnel_error.clone_from(&outcome.tunnel_error);
