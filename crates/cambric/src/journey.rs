@@ -1,24 +1,29 @@
 //! `cambric trace`: a packet's way, from what the Kubernetes API holds.
 
+mod ask;
+mod cluster;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use lab::live::{self, Comparison, Stage};
+use lab::live::Stage;
 use lab::paths::LabName;
 use lab::signals::Interrupts;
 use model::{Family, NodeName};
 use trace::journey::text::{Style, render};
 use trace::journey::{Journey, Query, Scene, Transport};
+use trace::live::{self, Comparison};
 
 use crate::terminal::in_colour;
 
 /// Show a packet's way through the cluster, hop by hop, and the way of its answer.
 ///
 /// The way is worked out from what the Kubernetes API holds, by the plans that the nodes' agents make of it; nothing is
-/// sent. With --live one packet is sent, in a lab, and shown where it was captured. The exit code is 0 if the packet and
-/// its answer arrive, whichever endpoint is chosen, and 1 if not.
+/// sent. With --live one packet is sent and shown where it was captured: in a lab by this command, on a cluster by the
+/// agents of the nodes concerned, which it asks by a Probe (who may do so, the API server decides). The exit code is 0 if
+/// the packet and its answer arrive, whichever endpoint is chosen, and 1 if not.
 #[derive(Debug, Args)]
 #[command(after_help = "Ends of a way:
   pod/NAMESPACE/NAME, NAMESPACE/NAME, or NAME of a pod
@@ -31,6 +36,7 @@ Examples:
   cambric trace default/client-0 web-1:8080 --family 6
   cambric trace node/node-1 10.244.2.7:53 --protocol udp --json
   cambric trace 198.51.100.7 node/node-1:30080 --all
+  cambric trace --live client-0 service/default/web
   cambric trace --lab demo --live client-0 service/default/web")]
 pub(crate) struct TraceOptions {
     /// Who sends
@@ -57,7 +63,7 @@ pub(crate) struct TraceOptions {
     /// The lab
     #[arg(long, value_name = "LAB")]
     lab: Option<LabName>,
-    /// Send one packet, and show where it was captured beside what was predicted (in a lab)
+    /// Send one packet, and show where it was captured beside what was predicted
     #[arg(long)]
     live: bool,
     /// Show the way to each endpoint in full
@@ -93,11 +99,7 @@ pub(crate) fn family(text: &str) -> Result<Family, String> {
 pub(crate) fn run(options: &TraceOptions) -> Result<ExitCode> {
     let (journey, comparison) = match chosen_lab(options.lab.as_ref(), options.kubeconfig.as_deref())? {
         Some(lab) => in_lab(options, &lab)?,
-        None if options.live => bail!(
-            "--live sends a packet and captures it on the nodes, which for now works in a lab only; bring one up (cambric \
-             lab up) and name it with --lab, or leave out --live"
-        ),
-        None => (in_cluster(options)?, None),
+        None => cluster::trace(options.kubeconfig.as_deref(), options.live, |scene| query(options, scene))?,
     };
     let different = comparison.as_ref().is_some_and(|comparison| comparison.difference.is_some());
     let text = match options.json {
@@ -136,20 +138,6 @@ fn in_lab(options: &TraceOptions, lab: &LabName) -> Result<(Journey, Option<Comp
         return Ok((journey, Some(comparison)));
     }
     Ok((stage.scene.journey(&query)?, None))
-}
-
-fn in_cluster(options: &TraceOptions) -> Result<Journey> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let snapshot = runtime.block_on(async {
-        let client = kube_source::client(options.kubeconfig.as_deref()).await?;
-        kube_source::snapshot(&client).await.context("the Kubernetes API")
-    })?;
-    for refused in &snapshot.refused {
-        eprintln!("cambric: left out {}: {}", refused.object, refused.reason);
-    }
-    let scene = Scene::assumed(snapshot.cluster, snapshot.pods);
-    let query = query(options, &scene)?;
-    Ok(scene.journey(&query)?)
 }
 
 fn query(options: &TraceOptions, scene: &Scene) -> Result<Query> {

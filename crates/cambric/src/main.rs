@@ -12,6 +12,7 @@ mod journey;
 mod lock;
 mod logging;
 mod paths;
+mod probe;
 mod shell;
 mod status;
 mod terminal;
@@ -41,7 +42,7 @@ enum Command {
     InstallCni(install::InstallOptions),
     #[command(subcommand)]
     Lab(lab::cli::LabCommand),
-    /// Print the definitions of the resources ClusterNetwork and BgpPeer.
+    /// Print the definitions of the resources ClusterNetwork, BgpPeer and Probe.
     ///
     /// Apply them before the first agent starts, and again with every upgrade.
     #[command(after_help = "Example:

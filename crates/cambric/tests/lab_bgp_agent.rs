@@ -49,13 +49,6 @@ fn wait_for_sessions(lab: &Lab, node: &str, names: &[&str]) {
     until(&format!("sessions of {node}"), look, |seen| *seen == wanted);
 }
 
-fn problems(lab: &Lab, node: &str) -> String {
-    let mut command = Command::new(CAMBRIC);
-    command.args(["status", "--run-dir"]);
-    command.arg(format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name));
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
-}
-
 /// The pod ranges of a node.
 fn pod_ranges(lab: &Lab, node: &str) -> Vec<String> {
     let node: Value =
@@ -229,13 +222,13 @@ fn assert_goes_on_without_its_port(lab: &Lab, node: &str) {
     };
     let speaks = |(problems, ups): &(Vec<String>, u64)| names_both(problems) && *ups == 1;
     until("a session in spite of it", || deafness(lab, node), speaks);
-    assert!(problems(lab, node).contains("ss -ltnp sport = :179"));
+    assert!(lab.status(node).contains("ss -ltnp sport = :179"));
     drop(taken);
     // The session is the same one.
     until("the port is had", || deafness(lab, node), |seen| *seen == (Vec::new(), 1));
     let listening = lab.inside(node, "ss -Hltn sport = :179");
     assert_eq!(listening.lines().count(), 2, "{listening}");
-    assert!(!problems(lab, node).contains(":179"));
+    assert!(!lab.status(node).contains(":179"));
 }
 
 #[test]
@@ -251,15 +244,15 @@ fn a_router_outside_hears_what_it_is_meant_to_hear() {
     assert_eq!(rows, ["NAME ADDRESS AS", "tor 192.0.2.1 65001", "tor6 2001:db8:1::1 65001"], "{listed}");
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
-    until("the Secret is missed", || problems(&lab, "node-1"), |seen| seen.contains(missing));
-    assert!(!problems(&lab, "node-2").contains("BgpPeer"), "it is not chosen");
+    until("the Secret is missed", || lab.status("node-1"), |seen| seen.contains(missing));
+    assert!(!lab.status("node-2").contains("BgpPeer"), "it is not chosen");
     assert_both_families_over_ipv6(&lab, &bird);
     assert_goes_on_without_its_port(&lab, "node-2");
 
     let secret = ["--", "create", "secret", "generic", "bgp", "--from-literal=tor=sesame"];
     lab.run("kubectl", &secret);
     wait_for_sessions(&lab, "node-1", &["bgppeer/tor"]);
-    until("no problem", || problems(&lab, "node-1"), |seen| !seen.contains("BgpPeer"));
+    until("no problem", || lab.status("node-1"), |seen| seen.contains("problems none"));
     until("BFD", || sessions(&lab, "node-1"), |seen| seen[0]["bfd"] == "Up");
     let of_bird = bird.ask("show bfd sessions");
     assert!(of_bird.contains("192.0.2.11") && of_bird.contains("Up"), "{of_bird}");

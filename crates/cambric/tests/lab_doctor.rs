@@ -8,11 +8,12 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::netns;
-use lab_common::{CAMBRIC, Lab, PODS};
+use lab_common::{CAMBRIC, Lab, PODS, succeed, until};
 use serde_json::Value;
 
 /// What the doctor says on a node: its exit code, and all of it.
@@ -62,14 +63,14 @@ struct Held(String);
 impl Held {
     fn agent(lab: &Lab, node: &str) -> Held {
         let pid = fs::read_to_string(file(lab, node, "run/agent.lock")).unwrap().trim().to_owned();
-        lab_common::succeed(std::process::Command::new("kill").args(["-STOP", &pid]));
+        succeed(Command::new("kill").args(["-STOP", &pid]));
         Held(pid)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lab_common::succeed(std::process::Command::new("kill").args(["-CONT", &self.0]));
+        succeed(Command::new("kill").args(["-CONT", &self.0]));
     }
 }
 
@@ -415,4 +416,22 @@ fn people_get_80_columns_without_colour_and_scripts_an_exit_code() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no agent has run here"));
+    at_a_glance(&lab);
+}
+
+fn at_a_glance(lab: &Lab) {
+    let status = || lab.status("node-1");
+    until("the others", status, |text| text.contains("cluster 3 of 3 nodes ready reached 2 by VXLAN"));
+    let output = lab.command("exec", &["node-1", "--", CAMBRIC, "status"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("ready       yes"), "{text}");
+    assert!(text.lines().count() <= 24 && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+
+    let text = succeed(Command::new(CAMBRIC).args(["status", "--lab", &lab.name]));
+    assert!(
+        text.contains("3 of 3 nodes ready") && text.contains("\nnode-2  yes    yes      2001:db8:1::"),
+        "{text}"
+    );
+    lab.run("kill", &["agent/node-1"]);
+    assert!(lab.status("node-1").starts_with("agent does not run"), "{}", lab.status("node-1"));
 }

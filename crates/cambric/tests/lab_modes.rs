@@ -101,16 +101,17 @@ fn run_dir(lab: &Lab, node: &str) -> String {
     format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name)
 }
 
-fn status(lab: &Lab, node: &str, part: &[&str]) -> String {
+/// What `cambric status bgp` says on a node.
+fn bgp(lab: &Lab, node: &str) -> String {
     let mut command = Command::new(CAMBRIC);
-    let output = command.arg("status").args(part).args(["--run-dir", &run_dir(lab, node)]).output().unwrap();
+    let output = command.args(["status", "bgp", "--run-dir", &run_dir(lab, node)]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What `cambric status` says on a node, once it has some words.
 fn status_with(lab: &Lab, node: &str, words: &str) -> String {
-    until(words, || status(lab, node, &[]), |status| status.contains(words));
-    status(lab, node, &[])
+    until(words, || lab.status(node), |status| status.contains(words));
+    lab.status(node)
 }
 
 /// Stops a node's agent, so that it hears of nothing, or lets it go on.
@@ -233,14 +234,14 @@ fn routes_from_node_objects_and_from_bgp_follow_each_other_without_a_loss() {
     signal_agent(&lab, late[0], "-CONT");
     settled_by(&lab, &nodes, Bgp, &[("eth0", 4)]);
     for node in early {
-        until("sessions", || status(&lab, node, &["bgp"]), |seen| seen.matches("Established").count() == 2);
+        until("sessions", || bgp(&lab, node), |seen| seen.matches("Established").count() == 2);
     }
 
     signal_agent(&lab, late[0], "-STOP");
     set_source(&lab, Kubernetes);
     settled(&lab, &early, &[("eth0", 4)]);
     for node in early {
-        until("silence", || status(&lab, node, &["bgp"]), |seen| seen.starts_with("no BGP"));
+        until("silence", || bgp(&lab, node), |seen| seen.starts_with("no BGP"));
     }
     settled_by(&lab, &late, Bgp, &[("eth0", 4)]);
     signal_agent(&lab, late[0], "-CONT");

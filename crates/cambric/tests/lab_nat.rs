@@ -298,10 +298,7 @@ fn vxlan_is_refused_with_the_reason() {
         ("hub-1", "Node north-1 is behind the NAT gateway of site north, and cannot be reached in VXLAN"),
         ("north-1", "Node hub-1 is outside of site north, behind whose NAT gateway this node is"),
     ] {
-        let status = || {
-            let output = Command::new(CAMBRIC).args(["status", "--run-dir", &run_dir(&lab, node)]).output();
-            String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
-        };
+        let status = || lab.status(node);
         until("no word of it", status, |status| status.contains(words));
         assert!(status().contains("use protocol ipip in spec.encapsulation"), "{}", status());
         let routes = lab.inside(node, "ip -4 route show");

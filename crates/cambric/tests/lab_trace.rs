@@ -9,11 +9,12 @@ mod lab_common;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lab::live::{Comparison, Stage, compare};
+use lab::live::Stage;
 use lab::signals::Interrupts;
 use lab_common::{CAMBRIC, Lab, succeed};
 use model::{Family, NodeName};
@@ -21,6 +22,7 @@ use plan::{Entry, Key};
 use serde_json::Value;
 use trace::World;
 use trace::journey::{Journey, Named, Party, Port, Query, Transport};
+use trace::live::{Comparison, compare};
 
 /// How many packets are sent in each lab.
 const CASES: usize = 200;
@@ -213,7 +215,7 @@ fn assert_agrees(topology: &str) {
             "{:?} {}: {}",
             journey.start,
             trace::journey::text::render(journey, &Default::default()),
-            lab::live::text(comparison)
+            trace::live::text(comparison)
         );
     }
     assert!(
@@ -353,12 +355,83 @@ fn the_command_shows_sends_and_says_what_is_wrong() {
     let text =
         succeed(Command::new(&plugin).env("KUBECONFIG", &kubeconfig).args(["trace", "pair", "svc/web"]));
     assert!(text.contains("note: the API does not tell"), "{text}");
-    let refused = Command::new(&plugin)
-        .env("KUBECONFIG", &kubeconfig)
-        .args(["trace", "pair", "svc/web", "--live"])
-        .output()
-        .unwrap();
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("in a lab only"));
+    by_the_agents(&lab, &plugin, &kubeconfig);
     let help = succeed(Command::new(&plugin).args(["trace", "--help"]));
     assert!(help.contains("Usage: kubectl cambric trace"), "{help}");
+}
+
+/// `--live` on what is a cluster to the command: the nodes' agents send and capture.
+fn by_the_agents(lab: &Lab, plugin: &Path, kubeconfig: &str) {
+    let trace = |arguments: &[&str]| {
+        let output =
+            Command::new(plugin).env("KUBECONFIG", kubeconfig).arg("trace").args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    for family in ["4", "6"] {
+        for protocol in ["tcp", "udp"] {
+            let to = ["pair", "svc/open:80", "--live", "--family", family, "--protocol", protocol];
+            let (ok, text, err) = trace(&to);
+            assert!(
+                ok && text.contains("prediction and observation agree"),
+                "{family} {protocol} {text}{err}"
+            );
+            assert!(text.contains("the sender should get an answer") && !text.contains("assumed"), "{text}");
+        }
+        let (ok, text, err) = trace(&["node/node-1", "web-1", "--live", "--family", family]);
+        assert!(!ok && text.is_empty() && err.contains("did you mean"), "{text}{err}");
+        let (ok, text, err) = trace(&["node/node-1", "node/node-2", "--live", "--family", family]);
+        assert!(ok && text.contains("got an answer"), "{text}{err}");
+    }
+    let (ok, text, _) = trace(&["pair", "svc/empty", "--live"]);
+    assert!(
+        !ok && text.contains("LOST") && text.contains("got a refusal") && text.contains("agree"),
+        "{text}"
+    );
+    let (ok, _, err) = trace(&["198.51.100.7", "node/node-1:30080", "--live"]);
+    assert!(!ok && err.contains("in a lab only"), "{err}");
+
+    // A route of somebody else's, which agents leave alone.
+    let pair = lab.pod("pair");
+    let pods = lab.pods();
+    let far = pods.iter().find(|pod| pod.name.starts_with("web-") && pod.node != pair.node).unwrap();
+    for (family, address) in [("4", far.v4()), ("6", far.v6())] {
+        let route = |verb: &str| {
+            lab.inside(&pair.node, &format!("ip -{family} route {verb} blackhole {address} proto static"))
+        };
+        route("add");
+        let (ok, text, err) = trace(&["pair", &format!("{}:8080", far.name), "--live", "--family", family]);
+        route("del");
+        let there = format!("on the way there, at {} vxlan", pair.node);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!ok && text.contains("DIFFERENT") && text.contains(&there), "{text}{err}");
+        assert!(
+            text.contains(&format!("the kernel of {} does not do what its plan says", pair.node)),
+            "{text}"
+        );
+    }
+    let left = lab.run("kubectl", &["--", "get", "probes", "-o", "name"]);
+    assert!(left.trim().is_empty(), "probes are deleted: {left}");
+    assert!(refusal(lab, &pair.node).contains("is another by now"));
+}
+
+/// What an agent says of a probe that names a pod by a UID that it does not have.
+fn refusal(lab: &Lab, node: &str) -> String {
+    lab.apply(&format!(
+        "
+apiVersion: cambric.io/v1alpha1
+kind: Probe
+metadata: {{name: of-another}}
+spec:
+  sender: {{node: {node}, pod: {{namespace: default, name: pair, uid: gone}}}}
+  packet: {{protocol: icmp, destination: 10.96.0.1}}
+  watchers: [{{node: {node}}}]
+"
+    ));
+    let refused = "--for=jsonpath={.status.nodes[0].phase}=Refused";
+    lab.run("kubectl", &["--", "wait", "probe/of-another", "--timeout=20s", refused]);
+    let message =
+        lab.run("kubectl", &["--", "get", "probe/of-another", "-o", "jsonpath={.status.nodes[0].message}"]);
+    lab.run("kubectl", &["--", "delete", "probe/of-another"]);
+    message
 }

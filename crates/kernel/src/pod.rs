@@ -5,6 +5,7 @@
 
 mod early;
 mod guard;
+mod peer;
 mod requests;
 mod state;
 
@@ -17,6 +18,7 @@ use model::{Attachment, AttachmentId, Family, LinkName, MacAddr, PodRange};
 
 pub use early::Removal;
 pub use guard::{Admitted, Guard};
+pub use peer::namespace_of;
 pub use state::{DefaultRoute, Interface};
 
 use crate::netns::NetNs;
@@ -257,7 +259,8 @@ fn errno(result: &Result<()>) -> Option<i32> {
     result.as_ref().err().and_then(Error::errno)
 }
 
-fn alias(pod: &str) -> String {
+/// The alias of the node's end of a pod's veth pair, for what the operator knows the pod by.
+pub fn alias(pod: &str) -> String {
     let mut alias = format!("{ALIAS_PREFIX}{pod}");
     let cut = (0..=ALIAS_LONGEST).rev().find(|at| alias.is_char_boundary(*at)).unwrap_or_default();
     alias.truncate(cut);

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::bgp_peer::BgpPeer;
+use crate::probe::Probe;
 
 /// The name of the one `ClusterNetwork` that is in force.
 pub const SINGLETON: &str = "default";
@@ -264,8 +265,8 @@ fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The definitions of the resources, as they are applied to a cluster.
-pub fn crds() -> [CustomResourceDefinition; 2] {
-    [ClusterNetwork::crd(), BgpPeer::crd()]
+pub fn crds() -> [CustomResourceDefinition; 3] {
+    [ClusterNetwork::crd(), BgpPeer::crd(), Probe::crd()]
 }
 
 #[cfg(test)]
@@ -286,9 +287,12 @@ mod tests {
 
     #[test]
     fn it_is_cluster_scoped_with_a_status() {
-        let [crd, peers] = crds();
+        let [crd, peers, probes] = crds();
         assert_eq!(peers.metadata.name.as_deref(), Some("bgppeers.cambric.io"));
         assert_eq!(peers.spec.scope, "Cluster");
+        assert_eq!(probes.metadata.name.as_deref(), Some("probes.cambric.io"));
+        assert_eq!(probes.spec.scope, "Cluster");
+        assert!(probes.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
         assert_eq!(crd.metadata.name.as_deref(), Some("clusternetworks.cambric.io"));
         assert_eq!(crd.spec.scope, "Cluster");
         assert!(crd.spec.versions[0].subresources.as_ref().unwrap().status.is_some());
@@ -325,6 +329,16 @@ mod tests {
         assert_eq!(peer(&format!("{rule}/maxLength/maximum")).as_f64(), Some(128.0));
         assert!(peer(&format!("{rule}/prefix/pattern")).is_string());
         assert_eq!(peer("passwordSecret/required"), serde_json::json!(["key", "name", "namespace"]));
+    }
+
+    #[test]
+    fn what_agents_say_of_a_probe_is_a_map_by_node() {
+        assert_eq!(field_of(2, "/watchers/maxItems"), serde_json::json!(64));
+        let crd = serde_json::to_value(&crds()[2]).unwrap();
+        let status = "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/nodes";
+        let list = crd.pointer(status).unwrap();
+        assert_eq!(list["x-kubernetes-list-type"], "map");
+        assert_eq!(list["x-kubernetes-list-map-keys"], serde_json::json!(["node"]));
     }
 
     /// "Structural" (Kubernetes, CustomResourceDefinition): no type inside anyOf and the like, except for

@@ -10,8 +10,11 @@ mod conversion;
 mod error;
 mod namespaced;
 mod objects;
+mod overview;
 mod peer_conversion;
 mod pod;
+mod probe;
+mod probing;
 mod secrets;
 mod service;
 mod slice;
@@ -27,9 +30,18 @@ pub use cluster_network::{
     EncapsulationSpec, MtuSpec, Protocol, RouteSource, SINGLETON, When, crds,
 };
 pub use error::{ConnectError, PeerError, SpecError, WriteError};
+pub use overview::{NodeOverview, Overview, overview};
 pub use peer_conversion::peer;
+pub use probe::{
+    MOST_WATCHERS, PROBE_LIFETIME, Probe, ProbeOuter, ProbePacket, ProbePhase, ProbePod, ProbeProtocol,
+    ProbeReply, ProbeReplyKind, ProbeReport, ProbeSender, ProbeSighting, ProbeSpec, ProbeStatus,
+    ProbeUnderlay, ProbeWatcher,
+};
+pub use probing::{
+    ProbeError, create_probe, delete_probe, find_pod, follow_probe, probe_age, report_probe, watch_probes,
+};
 pub use snapshot::{Refused, Snapshot, SnapshotError, snapshot};
 pub use source::{Source, client};
-pub use status::verdict;
+pub use status::{Verdict, verdict};
 pub use track::{Event, Object, Watched};
 pub use write::set_network_available;

@@ -361,6 +361,11 @@ impl NodeLite {
         self.metadata.labels.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// Whether its kubelet says that it is ready, or nothing yet.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.status.conditions.iter().all(|condition| condition.kind != "Ready" || condition.status == "True")
+    }
+
     /// Whether the condition `NetworkUnavailable` already says what we would say.
     pub(crate) fn says_network_available(&self) -> bool {
         self.status.conditions.iter().any(|condition| {

@@ -7,19 +7,31 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::api::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use model::{Family, NodeName, ObjectName, PerFamily, Pod};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::objects::{null_is_empty, resource, slim_meta};
+use crate::objects::{null_is_empty, resource};
 
 /// A Pod, without what does not concern the network.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct PodLite {
-    #[serde(deserialize_with = "slim_meta")]
+    #[serde(deserialize_with = "identity")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: PodSpecLite,
     #[serde(default)]
     status: PodStatusLite,
+}
+
+/// Which pod it is, and nothing else of its metadata.
+fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    struct Identity {
+        name: String,
+        namespace: Option<String>,
+        uid: Option<String>,
+    }
+    let Identity { name, namespace, uid } = Identity::deserialize(deserializer)?;
+    Ok(ObjectMeta { name: Some(name), namespace, uid, ..ObjectMeta::default() })
 }
 
 /// `spec` of a Pod.
@@ -57,6 +69,7 @@ impl PodLite {
         }
         Some(Pod {
             name: ObjectName::new(self.namespace()?, self.name_any()),
+            uid: self.uid().unwrap_or_default().into(),
             node: NodeName::new(self.spec.node_name.clone()?).ok()?,
             host_network: self.spec.host_network == Some(true),
             addresses: Some(addresses).filter(|addresses| !addresses.is_empty())?,
@@ -73,7 +86,7 @@ mod tests {
     use super::*;
 
     fn read(spec: Value, status: Value) -> Option<Pod> {
-        let metadata = json!({"name": "a", "namespace": "x"});
+        let metadata = json!({"name": "a", "namespace": "x", "uid": "u"});
         serde_json::from_value::<PodLite>(json!({"metadata": metadata, "spec": spec, "status": status}))
             .unwrap()
             .read()
@@ -85,7 +98,7 @@ mod tests {
         let running = json!({"phase": "Running", "podIPs": ips});
         let pod = read(json!({"nodeName": "n", "containers": []}), running.clone()).unwrap();
         assert_eq!(pod.name, ObjectName::new("x", "a"));
-        assert_eq!(pod.addresses.iter().count(), 2);
+        assert_eq!((pod.addresses.iter().count(), &*pod.uid), (2, "u"));
         assert!(!pod.host_network);
         assert!(read(json!({"nodeName": "n", "hostNetwork": true}), running.clone()).unwrap().host_network);
         assert_eq!(read(json!({}), running), None, "it is nowhere");

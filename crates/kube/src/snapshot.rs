@@ -116,7 +116,7 @@ where
 }
 
 /// Lists all objects of a kind, page by page.
-async fn list<K>(client: &Client, page: u32, labels: Option<&str>) -> Result<Vec<K>, SnapshotError>
+pub(crate) async fn list<K>(client: &Client, page: u32, labels: Option<&str>) -> Result<Vec<K>, SnapshotError>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

@@ -242,7 +242,7 @@ async fn until(due: Option<(String, Instant)>) -> Option<String> {
     Some(name)
 }
 
-fn config(page: u32) -> watcher::Config {
+pub(crate) fn config(page: u32) -> watcher::Config {
     // The most recent state and not a cache's: a node that this one has already seen must not seem gone because a
     // replica of the API lags behind.
     watcher::Config::default().page_size(page).timeout(WATCH_TIMEOUT)

@@ -42,6 +42,8 @@ pub enum Event {
     PeerGone(Box<str>),
     /// The passwords of the peers that this node is to speak with, as far as they are known.
     Passwords(BTreeMap<SecretKey, PasswordState>),
+    /// A node's kubelet says that it is ready, or is not any more. Before, a node is taken to be ready.
+    NodeReady(NodeName, bool),
     /// All labels of this node are others.
     LocalLabels(BTreeMap<String, String>),
     /// The Node object of this node was seen.
@@ -162,6 +164,7 @@ pub(crate) struct NodeTracker {
     known: HashMap<NodeName, Node>,
     refusals: Refusals,
     listing: Listing,
+    unready: HashSet<NodeName>,
     local_says_available: Option<bool>,
     local_labels: Option<BTreeMap<String, String>>,
 }
@@ -173,6 +176,7 @@ impl NodeTracker {
             known: HashMap::new(),
             refusals: Refusals::default(),
             listing: Listing::default(),
+            unready: HashSet::new(),
             local_says_available: None,
             local_labels: None,
         }
@@ -208,6 +212,13 @@ impl NodeTracker {
             Err(error) => return self.refusals.refuse(object, error.to_string(), out),
         };
         let local = name == self.local;
+        let changed = match lite.is_ready() {
+            true => self.unready.remove(&name),
+            false => self.unready.insert(name.clone()),
+        };
+        if changed {
+            out.push(Event::NodeReady(name.clone(), lite.is_ready()));
+        }
         match read_node(name, lite) {
             Ok(node) => {
                 self.refusals.accept(object, out);
@@ -237,6 +248,7 @@ impl NodeTracker {
             if name == self.local {
                 self.local_says_available = None;
             }
+            self.unready.remove(&name);
             if self.known.remove(&name).is_some() {
                 out.push(Event::NodeGone(name));
             }
@@ -479,6 +491,21 @@ mod tests {
         assert_eq!(events, [Event::Accepted(Object { kind: "Node", name: "b".to_owned() })]);
         feed(&mut tracker, vec![Apply(bad.clone())]);
         assert_eq!(feed(&mut tracker, vec![Delete(bad)]).len(), 1);
+    }
+
+    #[test]
+    fn who_is_ready_is_followed() {
+        let mut tracker = nodes();
+        let ready = |status: &str| {
+            let mut node = node("b", "192.0.2.2", "10.244.2.0/24");
+            node.status.conditions =
+                serde_json::from_value(json!([{"type": "Ready", "status": status}])).unwrap();
+            node
+        };
+        let event = |ready| Event::NodeReady(NodeName::new("b").unwrap(), ready);
+        assert!(feed(&mut tracker, vec![Apply(ready("Unknown"))]).contains(&event(false)));
+        assert_eq!(feed(&mut tracker, vec![Apply(ready("False")), Apply(ready("True"))]), [event(true)]);
+        assert_eq!(feed(&mut tracker, vec![Apply(ready("True"))]), []);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use trace::journey::text::{Style, render};
 use crate::check::event_loop::{event_loop, unless_interrupted};
 use crate::check::evidence::Row;
 use crate::check::judge::{Judged, Verdict};
-use crate::live::{self, Stage};
+use crate::live::Stage;
 use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
@@ -206,7 +206,7 @@ fn traced(name: &LabName, interrupts: &Interrupts, progress: &mut Progress) -> R
     let text = format!(
         "\ncambric trace {CALLER} {CALLED} --live\n\n{}\n{}",
         render(&journey, &style),
-        live::text(&comparison)
+        trace::live::text(&comparison)
     );
     std::io::Write::write_all(&mut std::io::stdout().lock(), text.as_bytes())
         .map_err(|error| Error::system("print the trace", error))?;

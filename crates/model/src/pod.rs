@@ -9,6 +9,8 @@ use crate::{Attachment, AttachmentId, NodeName, ObjectName, PerFamily};
 pub struct Pod {
     /// `metadata.namespace` and `metadata.name`.
     pub name: ObjectName,
+    /// `metadata.uid`: another pod of the same name has another.
+    pub uid: Box<str>,
     /// `spec.nodeName`.
     pub node: NodeName,
     /// `spec.hostNetwork`: it has the network and the addresses of its node.

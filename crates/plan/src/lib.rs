@@ -14,6 +14,7 @@ mod learned;
 mod local;
 mod planner;
 mod problem;
+mod reach;
 mod remote;
 mod route;
 mod rules;
@@ -31,6 +32,7 @@ pub use learned::{LearnedPath, Refusal};
 pub use local::{ENCAPSULATION_OVERHEAD_V4, ENCAPSULATION_OVERHEAD_V6, node_file, pod_mtu};
 pub use planner::{Facts, Input, Planner, plan};
 pub use problem::Problem;
+pub use reach::Reach;
 pub use route::{Hop, Route, route_protocol, route_source};
 pub use rules::{
     Action, Chain, ChainName, Field, Hook, Match, Rule, Set, SetData, SetName, Table, TableFamily, TableName,

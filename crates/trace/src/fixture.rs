@@ -24,6 +24,7 @@ fn node(name: &str, number: u8) -> Node {
 pub(crate) fn pod(name: &str, node: u8, number: u8) -> Pod {
     Pod {
         name: ObjectName::new("default", name),
+        uid: format!("uid-of-{name}").into(),
         node: NodeName::new(format!("node-{node}")).unwrap(),
         host_network: false,
         addresses: PerFamily {

@@ -1,10 +1,11 @@
-//! The walker, the capture, and flows with names.
+//! The walker, the capture, both side by side, and flows with names.
 
 pub mod capture;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
 pub mod journey;
+pub mod live;
 mod walk;
 
 pub use walk::{

@@ -9,15 +9,16 @@ use kernel::Unplanned;
 use kube_source::{Event, Object, Watched};
 use model::{
     Attachment, BgpPeer, EndpointSlice, Family, NetworkConfig, Node, NodeFile, NodeName, ObjectName,
-    PerFamily, Service,
+    PerFamily, RouteSource, Service,
 };
 use plan::bgp::{self, Peers, Speaker};
 use plan::services::ServicePlan;
 use plan::site::Contact;
-use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Underlay};
+use plan::{Change, Entries, Explained, Input, Key, Planned, Planner, Problem, Reach, Underlay};
 
 use super::contacts::Contacts;
 use super::keepalives::Keepalives;
+use super::probes::View;
 
 /// The kind of the network's configuration.
 const NETWORK: &str = "ClusterNetwork";
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     network_gone: bool,
     local_gone: bool,
     says_available: Option<bool>,
+    unready: BTreeSet<NodeName>,
     revision: u64,
 }
 
@@ -114,6 +116,7 @@ impl Core {
             network_gone: false,
             local_gone: false,
             says_available: None,
+            unready: BTreeSet::new(),
             revision: 0,
             local,
         }
@@ -156,6 +159,8 @@ impl Core {
                 self.broken.remove(&watched);
             }
             Event::LocalNode { says_available } => self.says_available = Some(says_available),
+            Event::NodeReady(name, true) => drop(self.unready.remove(&name)),
+            Event::NodeReady(name, false) => drop(self.unready.insert(name)),
             Event::Synced => return self.synced(),
             Event::Network(network) => return self.network(network),
             Event::NetworkGone => {
@@ -426,6 +431,20 @@ impl Core {
         self.planner.network()
     }
 
+    /// How packets are carried, how big they can be, and where routes come from; `None` without a network.
+    pub(crate) fn mode(&self) -> Option<String> {
+        let network = self.network_in_force()?;
+        let source = match network.route_source {
+            RouteSource::Kubernetes => "Kubernetes".to_owned(),
+            RouteSource::Bgp => format!("BGP in AS {}", network.bgp.asn),
+        };
+        let mtu = match self.node_file() {
+            Some(file) => file.mtu.to_string(),
+            None => network.mtu.to_string(),
+        };
+        Some(format!("{}; MTU {mtu}; routes from {source}", network.encapsulation))
+    }
+
     /// This node.
     pub(crate) fn local_node(&self) -> Option<&Node> {
         self.planner.local_node()
@@ -434,6 +453,16 @@ impl Core {
     /// All nodes.
     pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, Node> {
         self.planner.nodes()
+    }
+
+    /// The nodes whose kubelets say that they are not ready.
+    pub(crate) fn unready(&self) -> impl Iterator<Item = &NodeName> {
+        self.unready.iter().filter(|name| self.nodes().contains_key(*name))
+    }
+
+    /// The other nodes, each with how its pods are reached.
+    pub(crate) fn reach(&self) -> impl Iterator<Item = (&NodeName, Reach)> {
+        self.planner.reach()
     }
 
     /// All services.
@@ -464,6 +493,15 @@ impl Core {
     /// The node's own addresses.
     pub(crate) fn addresses(&self) -> &[IpAddr] {
         &self.planner.facts().addresses
+    }
+
+    /// What a probe needs to know of the node; `None` without a network.
+    pub(crate) fn view(&self) -> Option<View> {
+        Some(View {
+            underlay: self.underlay().clone(),
+            attachments: self.attachments().to_vec(),
+            vxlan_port: self.network_in_force()?.encapsulation.vxlan.port.value(),
+        })
     }
 
     /// The links that have the node's underlay addresses.
@@ -550,6 +588,7 @@ impl Core {
     }
 
     fn node_gone(&mut self, name: NodeName) -> Todo {
+        self.unready.remove(&name);
         if let Some(listing) = &mut self.listing {
             listing.nodes.remove(&name);
             return Todo::Nothing;

@@ -18,11 +18,13 @@ mod machine;
 mod metrics;
 mod options;
 mod persist;
+mod probes;
 mod publish;
 mod routes;
 mod saver;
 mod scribe;
 mod service_health;
+mod summary;
 mod system;
 mod words;
 mod worker;
@@ -44,6 +46,7 @@ pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
 pub(crate) use publish::Status;
 pub(crate) use routes::{HopStatus, RouteStatus};
+pub(crate) use summary::{ClusterStatus, Happened};
 pub(crate) use system::remove_from_kernel;
 pub(crate) use words::{entry as entry_words, nowhere};
 
@@ -108,11 +111,25 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     let speaking = bgp::serve(wanted, run_dir, metrics, |news| inbox.send(Message::Bgp(news)));
     let health_ports =
         service_health::serve(checks, health, |problems| inbox.send(Message::HealthPorts(problems)));
+    let (ask, mut asked) = channel::unbounded_channel();
+    let netns_dir = options.netns_dir.clone();
+    tokio::spawn(probes::serve(probes::Surroundings {
+        client: client.clone(),
+        node: node.clone(),
+        netns_dir,
+        ask,
+    }));
+    let passing_on = async {
+        while let Some(answer) = asked.recv().await {
+            inbox.send(Message::Look(answer));
+        }
+    };
     let source = Source::new(node).run(client, |event| inbox.send(Message::Cluster(event, Instant::now())));
     tokio::select! {
         // It ends when the worker does, and then that is what counts.
         () = async { health_ports.await; std::future::pending().await } => Ok(()),
         () = async { speaking.await; std::future::pending().await } => Ok(()),
+        () = async { passing_on.await; std::future::pending().await } => Ok(()),
         () = source => Err(anyhow!("the watch of the API has ended by itself")),
         ended = ended => match ended {
             Ok(()) => Err(anyhow!("the thread that programs the kernel has ended by itself")),

@@ -35,6 +35,9 @@ pub(crate) struct AgentOptions {
     /// Directory where the CNI plugin keeps the addresses it has given out
     #[arg(long, value_name = "DIR", default_value = paths::CNI_DATA_DIR)]
     pub(crate) cni_data_dir: PathBuf,
+    /// Directory where the container runtime names the network namespaces of pods, for cambric trace --live
+    #[arg(long, value_name = "DIR", default_value = kernel::netns::NAMED)]
+    pub(crate) netns_dir: PathBuf,
     /// Address for /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9469")]
     pub(crate) listen: SocketAddr,

@@ -20,6 +20,7 @@ use super::options::AgentOptions;
 use super::routes::RoutesFile;
 use super::saver::Saver;
 use super::service_health::Checks;
+use super::summary::{ClusterStatus, Happened, Repairs, unix_now};
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
 
@@ -61,6 +62,24 @@ pub(crate) struct Status {
     pub(crate) problems: Vec<String>,
     /// When the kernel was last compared, in seconds since 1970.
     pub(crate) compared: Option<u64>,
+    /// When the agent started, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) started: u64,
+    /// How packets are carried, how big they can be, and where routes come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mode: Option<String>,
+    /// How many entries of the plan the kernel has refused.
+    #[serde(default)]
+    pub(crate) refused: usize,
+    /// What was not as planned, and was put right.
+    #[serde(default)]
+    pub(crate) repairs: Repairs,
+    /// The problem that began last, whether or not there still is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_error: Option<Happened>,
+    /// The other nodes.
+    #[serde(default)]
+    pub(crate) cluster: ClusterStatus,
 }
 
 /// An outer address from which IP in IP came.
@@ -98,6 +117,8 @@ pub(crate) struct Report {
     pub(crate) has_range: bool,
     /// Whether there has been a comparison since the status was written.
     pub(crate) fresh: bool,
+    /// What was put right in this run.
+    pub(crate) repairs: Repairs,
     entries: BTreeMap<String, usize>,
     compared: Option<u64>,
 }
@@ -109,8 +130,7 @@ impl Report {
         for key in plan.keys() {
             *self.entries.entry(key.kind().to_owned()).or_default() += 1;
         }
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        self.compared = since.ok().map(|since| since.as_secs());
+        self.compared = Some(unix_now());
     }
 
     /// Why pods cannot be networked, or not as planned.
@@ -145,6 +165,8 @@ pub(crate) struct Publisher {
     keepalives: watch::Sender<Keepalives>,
     speech: UnboundedSender<Wanted>,
     shown: Option<Status>,
+    /// When this run began, in seconds since 1970.
+    started: u64,
     /// Keeps the state for a start without the API.
     pub(crate) saver: Saver,
     /// Keeps what BGP has told of other nodes for the next run.
@@ -178,6 +200,7 @@ impl Publisher {
             keepalives,
             speech,
             shown: None,
+            started: unix_now(),
         }
     }
 
@@ -305,8 +328,14 @@ impl Publisher {
                 .iter()
                 .map(|(address, inner)| HeardFrom { address: *address, inner: *inner })
                 .collect(),
+            last_error: self.last_error(&problems),
             problems,
             compared: report.compared,
+            started: self.started,
+            mode: core.mode(),
+            refused: report.failures.len(),
+            repairs: report.repairs.clone(),
+            cluster: ClusterStatus::of(core),
         };
         self.log_news(&status);
         if let Err(error) = self.write_status(&status) {
@@ -315,6 +344,13 @@ impl Publisher {
         let count = status.problems.len();
         self.shown = Some(status);
         Some(count)
+    }
+
+    fn last_error(&self, problems: &[String]) -> Option<Happened> {
+        let before = self.shown.as_ref();
+        let is_new = |problem: &&String| before.is_none_or(|shown| !shown.problems.contains(problem));
+        let begun = problems.iter().rfind(is_new).map(|what| Happened { at: unix_now(), what: what.clone() });
+        begun.or_else(|| before?.last_error.clone())
     }
 
     fn write_status(&self, status: &Status) -> Result<()> {

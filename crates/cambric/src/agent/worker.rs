@@ -16,6 +16,7 @@ use super::health::Health;
 use super::journal::{self, Why};
 use super::machine::{Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use super::metrics::{Metrics, Resource};
+use super::probes;
 use super::publish::{Publisher, Report};
 
 /// What the worker is told.
@@ -27,6 +28,8 @@ pub(crate) enum Message {
     HealthPorts(Vec<String>),
     /// The BGP speaker said something.
     Bgp(bgp::News),
+    /// A probe needs to know of the node.
+    Look(probes::Ask),
     /// The process ends. What is in the kernel stays there.
     Stop,
 }
@@ -185,6 +188,8 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                     self.report.fresh = true;
                 }
                 Ok(Message::Bgp(news)) => change.extend(self.hear_of_bgp(news)),
+                // Whoever asked may have gone.
+                Ok(Message::Look(answer)) => drop(answer.send(self.core.view())),
                 Ok(Message::Cluster(event, at)) => {
                     if let Event::Disconnected { watched, .. } = &event {
                         let resource = Resource { resource: watched.to_string() };
@@ -197,6 +202,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                             | Event::Accepted(_)
                             | Event::Disconnected { .. }
                             | Event::Connected(_)
+                            | Event::NodeReady(..)
                     );
                     if event == Event::Synced && self.core.needs_earlier() {
                         self.publisher.saver.restore(&mut self.core);
@@ -349,6 +355,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         let outcome = self.machine.apply(&change);
         if outcome.failed.is_empty() && !outcome.reconcile_needed {
             journal::done(&outcome, Why::Drift, &self.metrics);
+            self.report.repairs.note(&outcome.done);
         }
     }
 
@@ -402,7 +409,11 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         });
         self.metrics.reconciles.inc();
         self.metrics.reconcile_time.observe(started.elapsed().as_secs_f64());
-        journal::done(&outcome, std::mem::replace(&mut self.why, Why::Drift), &self.metrics);
+        let why = std::mem::replace(&mut self.why, Why::Drift);
+        journal::done(&outcome, why, &self.metrics);
+        if why == Why::Drift {
+            self.report.repairs.note(&outcome.done);
+        }
         self.compared = true;
         self.report.services_error.clone_from(&outcome.services_error);
         self.report.tunnel_error.clone_from(&outcome.tunnel_error);

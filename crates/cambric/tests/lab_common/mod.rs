@@ -128,6 +128,13 @@ impl Lab {
         list["items"].as_array().unwrap().iter().map(pod).collect()
     }
 
+    /// What `cambric status` says on a node, without its line breaks.
+    pub fn status(&self, node: &str) -> String {
+        let run_dir = format!("/run/cambric-lab/{}/nodes/{node}/run", self.name);
+        let output = Command::new(CAMBRIC).args(["status", "--run-dir", &run_dir]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     pub fn pod(&self, name: &str) -> Pod {
         self.pods().into_iter().find(|pod| pod.name == name).unwrap()
     }

@@ -37,6 +37,8 @@ pub struct Interface {
     pub group: u32,
     /// Whether, as a port of a bridge, it may send a frame back by the port that it came in by.
     pub hairpin: bool,
+    /// The number that this namespace knows the one of a veth's other end by, if that is another (`IFLA_LINK_NETNSID`).
+    pub peer_namespace: Option<i32>,
 }
 
 /// A default route in the main table.
@@ -59,7 +61,7 @@ impl Interface {
     fn decode(message: &LinkMessage) -> Option<Interface> {
         let mut name = None;
         let (mut mac, mut mtu, mut alias, mut bridge, mut hairpin) = (None, 0, String::new(), None, false);
-        let mut group = 0;
+        let (mut group, mut peer_namespace) = (0, None);
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(text) => name = LinkName::new(text.clone()).ok(),
@@ -68,6 +70,7 @@ impl Interface {
                 LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(MacAddr),
                 LinkAttribute::Controller(index) => bridge = Some(*index),
                 LinkAttribute::Group(number) => group = *number,
+                LinkAttribute::LinkNetNsId(number) => peer_namespace = Some(*number),
                 LinkAttribute::LinkInfo(infos) => hairpin = is_hairpin(infos),
                 _ => {}
             }
@@ -83,6 +86,7 @@ impl Interface {
             bridge,
             group,
             hairpin,
+            peer_namespace,
         })
     }
 }

@@ -1,28 +1,18 @@
 //! Tries of connections to services, each from a port of its own, so that all of its packets are known by that.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kernel::netns::{self, NetNs};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, socket, sockopt,
-};
+use nix::sys::socket::SockType;
+use trace::live::Mark;
+use trace::live::send::{self, PORTS};
 
 use super::evidence::{Got, Heard, Transport};
 use super::probe::LONGEST;
 use crate::echo::Answer;
-
-/// The ports that clients use: below those that the kernel gives (net.ipv4.ip_local_port_range), above those of
-/// services.
-const PORTS: std::ops::Range<u16> = 12_000..29_000;
-/// How long to wait before a datagram is sent again. A kernel answers datagrams with errors once a second at most
-/// (net.ipv4.icmp_ratelimit), after the first few.
-const AGAIN: Duration = Duration::from_millis(400);
 
 /// Gives each try a port.
 #[derive(Debug)]
@@ -72,17 +62,6 @@ pub(super) fn attempt(
     marked_attempt(from, to, transport, ports, patience, None)
 }
 
-/// Something by which the packets of a try are known wherever they are seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Mark(pub(crate) u32);
-
-impl Mark {
-    /// What the payload of datagrams has in it.
-    pub(crate) fn text(self) -> String {
-        format!("cambric-trace-{:08x}", self.0)
-    }
-}
-
 /// The same with a mark: the sequence number of a TCP connection's first segment, or a text in a datagram, which an echo
 /// server repeats.
 pub(crate) fn marked_attempt(
@@ -94,16 +73,20 @@ pub(crate) fn marked_attempt(
     mark: Option<Mark>,
 ) -> Tried {
     let tried = netns::run_in(from, || -> nix::Result<Tried> {
-        let (fd, port) = bound(to, transport, ports)?;
+        let kind = match transport {
+            Transport::Tcp => SockType::Stream,
+            Transport::Udp => SockType::Datagram,
+        };
+        let (fd, port) = send::bound(to, kind, PORTS.map(|_| ports.next()))?;
         let begun = Instant::now();
         let asked = match transport {
             Transport::Tcp => {
-                mark.map_or(Ok(()), |mark| begin_at(&fd, mark.0))?;
-                ask_tcp(fd, to, patience)
+                mark.map_or(Ok(()), |mark| send::begin_at(&fd, mark))?;
+                send::connect(fd, to, patience).and_then(|stream| ask_tcp(stream, patience))
             }
             Transport::Udp => {
                 let question = mark.map_or_else(|| "JSON".to_owned(), |mark| format!("JSON {}", mark.text()));
-                ask_udp(fd, to, patience, question.as_bytes())
+                send::ask_udp(fd, to, patience, question.as_bytes())
             }
         };
         Ok(Tried { port, got: got(asked), after: begun.elapsed() })
@@ -120,62 +103,7 @@ pub(crate) fn marked_attempt(
     }
 }
 
-/// A socket at the next port that is free here.
-fn bound(to: SocketAddr, transport: Transport, ports: &Ports) -> nix::Result<(OwnedFd, u16)> {
-    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let kind = match transport {
-        Transport::Tcp => SockType::Stream,
-        Transport::Udp => SockType::Datagram,
-    };
-    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    for _ in PORTS {
-        let port = ports.next();
-        match bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, port))) {
-            Err(Errno::EADDRINUSE) => {}
-            result => return result.map(|()| (fd, port)),
-        }
-    }
-    Err(Errno::EADDRINUSE)
-}
-
-/// Lets a socket that is not connected yet begin with this sequence number, by what there is for moving connections
-/// between machines (TCP_REPAIR, include/uapi/linux/tcp.h).
-fn begin_at(fd: &OwnedFd, sequence: u32) -> nix::Result<()> {
-    const TCP_SEND_QUEUE: i32 = 2;
-    // Without a probe, which there is nobody for yet.
-    const TCP_REPAIR_OFF_NO_WP: i32 = -1;
-    let set = |option, value: i32| {
-        // SAFETY: the value is an integer that lives until the call returns, and its size is given.
-        let result = unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                option,
-                (&raw const value).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            )
-        };
-        Errno::result(result).map(drop)
-    };
-    set(libc::TCP_REPAIR, 1)?;
-    set(libc::TCP_REPAIR_QUEUE, TCP_SEND_QUEUE)?;
-    set(libc::TCP_QUEUE_SEQ, sequence.cast_signed())?;
-    set(libc::TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)
-}
-
-fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String> {
-    match connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
-    wait(&fd, PollFlags::POLLOUT, patience)?;
-    match getsockopt(&fd, sockopt::SocketError)? {
-        0 => {}
-        error => return Err(io::Error::from_raw_os_error(error)),
-    }
-    let mut stream = TcpStream::from(fd);
-    stream.set_nonblocking(false)?;
+fn ask_tcp(mut stream: TcpStream, patience: Duration) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     stream.write_all(b"JSON\n")?;
@@ -188,43 +116,12 @@ fn ask_tcp(fd: OwnedFd, to: SocketAddr, patience: Duration) -> io::Result<String
     if stream.shutdown(Shutdown::Write).is_ok() {
         while stream.read(&mut byte).is_ok_and(|read| read > 0) {}
     }
-    Ok(String::from_utf8_lossy(&line).into_owned())
+    Ok(line)
 }
 
-fn ask_udp(fd: OwnedFd, to: SocketAddr, patience: Duration, question: &[u8]) -> io::Result<String> {
-    let socket = UdpSocket::from(fd);
-    socket.connect(to)?;
-    let end = Instant::now() + patience;
-    let mut buffer = vec![0; LONGEST as usize];
-    loop {
-        match socket.send(question) {
-            // A node hears of its own packets that they go nowhere; whether they were refused comes after that.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            result => drop(result?),
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        match wait(&socket, PollFlags::POLLIN, left.min(AGAIN)) {
-            Ok(()) => {
-                let length = socket.recv(&mut buffer)?;
-                return Ok(String::from_utf8_lossy(&buffer[..length]).into_owned());
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut && Instant::now() < end => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn wait(fd: &impl AsFd, what: PollFlags, time: Duration) -> io::Result<()> {
-    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(fd.as_fd(), what)], timeout)? {
-        0 => Err(io::ErrorKind::TimedOut.into()),
-        _ => Ok(()),
-    }
-}
-
-fn got(asked: io::Result<String>) -> Got {
+fn got(asked: io::Result<Vec<u8>>) -> Got {
     match asked {
-        Ok(text) => match serde_json::from_str::<Answer>(&text) {
+        Ok(text) => match serde_json::from_slice::<Answer>(&text) {
             Ok(answer) => Got::Answer(Heard {
                 by: format!("{}/{}", answer.identity.namespace, answer.identity.pod),
                 source: answer.source,

@@ -1,27 +1,25 @@
 //! A traced packet, really sent: what was predicted and what was captured, side by side.
 
-mod compare;
-mod probe;
-mod render;
 mod sightings;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use kernel::netns::{self, NetNs};
 use kube_source::Snapshot;
 use model::{Family, NodeName, RouteSource};
-use trace::journey::{EndView, Journey, Query, Scene};
+use trace::Packet;
+use trace::journey::{EndView, Journey, Query, Scene, Transport};
+use trace::live::{Comparison, Mark, Observation, Reply, compare, send};
 
-pub use self::compare::{Comparison, Row, compare};
-pub use self::render::{json, text};
-pub use self::sightings::Sighting;
-
-use self::probe::Sender;
 use self::sightings::Watch;
 use crate::check::event_loop::{event_loop, unless_interrupted};
-use crate::check::evidence::Got;
+use crate::check::evidence::{Got, Transport as Asked};
 use crate::check::sites::{self, Sites};
-use crate::check::trial::{Mark, Ports};
+use crate::check::trial::{Ports, marked_attempt};
 use crate::paths::LabName;
 use crate::signals::Interrupts;
 use crate::topology::{self, Role, Topology};
@@ -42,15 +40,11 @@ pub struct Stage {
     ports: Ports,
 }
 
-/// What came of a packet that was sent.
-#[derive(Debug, Clone)]
-pub struct Observation {
-    /// What its sender got.
-    pub got: Got,
-    /// Where it and its answer were seen, in the order of time.
-    pub sightings: Vec<Sighting>,
-    /// Whether a capture missed packets, and so proves nothing.
-    pub blind: bool,
+/// Who sends what.
+struct Sender {
+    from: NetNs,
+    packet: Packet,
+    mark: Mark,
 }
 
 /// The cluster of a lab, as its API tells it.
@@ -138,18 +132,66 @@ impl Stage {
     pub fn observe(&self, journeys: &[Journey]) -> Result<Vec<Observation>> {
         let senders = journeys.iter().map(|journey| self.sender(journey)).collect::<Result<Vec<Sender>>>()?;
         let watch = Watch::start(self, journeys)?;
-        let results = probe::send_all(&senders, AT_ONCE, &self.ports, PATIENCE);
-        let (mut seen, blind) = watch.stop(&senders)?;
-        let observed = |(sender, got): (&Sender, Got)| Observation {
-            got,
-            sightings: seen.remove(&sender.mark).unwrap_or_default(),
+        let replies = send_all(&senders, &self.ports);
+        let marks: Vec<Mark> = senders.iter().map(|sender| sender.mark).collect();
+        let (mut seen, blind) = watch.stop(&marks)?;
+        let observed = |(mark, reply): (&Mark, Reply)| Observation {
+            reply,
+            answers: true,
+            sightings: seen.remove(mark).unwrap_or_default(),
             blind,
         };
-        Ok(senders.iter().zip(results).map(observed).collect())
+        Ok(marks.iter().zip(replies).map(observed).collect())
     }
 
     fn sender(&self, journey: &Journey) -> Result<Sender> {
-        let namespace = crate::enter::open(&self.lab, &self.machine(&journey.source)?)?;
-        Ok(Sender::new(namespace, journey.packet, Mark(self.ports.mark())))
+        let from = crate::enter::open(&self.lab, &self.machine(&journey.source)?)?;
+        Ok(Sender { from, packet: journey.packet, mark: Mark(self.ports.mark()) })
     }
+}
+
+impl Sender {
+    /// Sends, and asks the echo server there, if it is one, who it is and whom it sees.
+    fn send(&self, ports: &Ports) -> Reply {
+        let Packet { source, destination, destination_port, .. } = self.packet;
+        let to = SocketAddr::new(destination, destination_port.unwrap_or_default());
+        let asked = match self.packet.transport() {
+            Some(Transport::Tcp) => Asked::Tcp,
+            Some(Transport::Udp) => Asked::Udp,
+            Some(Transport::Icmp) | None => {
+                let sent = || send::send(to, Transport::Icmp, self.mark, std::iter::empty(), PATIENCE);
+                return match netns::run_in(&self.from, sent) {
+                    Ok(Reply::Answer(_)) => Reply::Answer(format!("of {destination} to {source}")),
+                    Ok(reply) => reply,
+                    Err(error) => Reply::Other(error.to_string()),
+                };
+            }
+        };
+        match marked_attempt(&self.from, to, asked, ports, PATIENCE, Some(self.mark)).got {
+            Got::Answer(heard) => Reply::Answer(format!("of {}, which saw {}", heard.by, heard.source)),
+            Got::Refusal => Reply::Refusal,
+            Got::Nothing => Reply::Nothing,
+            Got::Other(what) => Reply::Other(what),
+        }
+    }
+}
+
+/// Sends all, some at the same time.
+fn send_all(senders: &[Sender], ports: &Ports) -> Vec<Reply> {
+    let results: Vec<Mutex<Option<Reply>>> = senders.iter().map(|_| Mutex::default()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(sender), Some(result)) = (senders.get(index), results.get(index)) else { return };
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.send(ports));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..senders.len().min(AT_ONCE) {
+            scope.spawn(work);
+        }
+    });
+    let reply = |result: Mutex<Option<Reply>>| result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().map(|result| reply(result).unwrap_or(Reply::Nothing)).collect()
 }

@@ -1,33 +1,18 @@
-//! Captures on the links that packets may come by, and what of it has which mark.
+//! Captures on the links of a lab that packets may come by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::netns;
 use model::LinkName;
-use serde::Serialize;
-use trace::capture::{
-    Capture, CaptureError, Captured, Direction, Encapsulation, Limits, Options, Packet, Payload, Recorder,
-    Tunnels,
-};
-use trace::journey::{Journey, Outer, Place, Point, Way};
+use trace::capture::{Capture, CaptureError, Limits, Options, Recorder, Tunnels};
+use trace::journey::{Journey, Place};
+use trace::live::{Frame, Mark, Sighting, sightings};
 
 use super::Stage;
-use super::probe::{Sender, has, is_echo};
-use crate::check::trial::Mark;
 use crate::{Error, Result};
 
 /// The link of a pod.
 const POD_LINK: &str = "eth0";
-
-/// A packet that was seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Sighting {
-    /// Whether it is the answer.
-    pub answer: bool,
-    /// Where, and how it looked.
-    pub point: Point,
-}
 
 /// The running captures.
 pub(super) struct Watch {
@@ -73,83 +58,18 @@ impl Watch {
     }
 
     /// Ends the captures; what was seen by its mark, in the order of time, and whether anything was missed.
-    pub(super) fn stop(self, senders: &[Sender]) -> Result<(BTreeMap<Mark, Vec<Sighting>>, bool)> {
+    pub(super) fn stop(self, marks: &[Mark]) -> Result<(BTreeMap<Mark, Vec<Sighting>>, bool)> {
         let mut blind = false;
-        let mut seen = Vec::new();
+        let mut frames = Vec::new();
         for (place, link, recorder) in self.recorders {
             let recording = recorder.stop().map_err(|error| Error::Other(error.to_string()))?;
             blind |= recording.incomplete;
-            for captured in recording.frames {
-                let packet = captured.decode(&self.tunnels);
-                let found = senders
-                    .iter()
-                    .find_map(|sender| Some((sender.mark, answers(sender, &captured, &packet)?)));
-                let Some((mark, answer)) = found else { continue };
-                let Some(point) = point(&place, &link, &captured, &packet, answer) else { continue };
-                seen.push((captured.time, mark, Sighting { answer, point }));
-            }
+            frames.extend(recording.frames.into_iter().map(|captured| Frame {
+                place: place.clone(),
+                link: link.clone(),
+                captured,
+            }));
         }
-        seen.sort_by_key(|(time, ..)| *time);
-        let mut by_mark: BTreeMap<Mark, Vec<Sighting>> = BTreeMap::new();
-        for (_, mark, sighting) in seen {
-            let all = by_mark.entry(mark).or_default();
-            // Nobody knows that a segment was sent again, but that it looks the same.
-            if !all.contains(&sighting) {
-                all.push(sighting);
-            }
-        }
-        Ok((by_mark, blind))
+        Ok((sightings(frames, marks, &self.tunnels), blind))
     }
-}
-
-/// Whether a packet has a sender's mark, and if so, whether it is the answer.
-fn answers(sender: &Sender, captured: &Captured, packet: &Packet) -> Option<bool> {
-    let ip = packet.innermost().ip()?;
-    match &ip.payload {
-        Payload::Tcp(tcp) => {
-            let first = tcp.flags.syn && !tcp.flags.ack && tcp.sequence == sender.mark.0;
-            let answer = tcp.flags.ack
-                && (tcp.flags.syn || tcp.flags.rst)
-                && tcp.acknowledgement == sender.mark.0.wrapping_add(1);
-            (first || answer).then_some(answer)
-        }
-        Payload::Udp(_) => has(&captured.frame, sender.mark).then(|| {
-            // An echo server repeats what it was asked, in a field of its answer.
-            captured.frame.windows(7).any(|window| window == b"\"asked\"")
-        }),
-        Payload::Icmp(icmp) => {
-            let (request, reply) = is_echo(icmp.kind, ip.protocol);
-            ((request || reply) && has(&captured.frame, sender.mark)).then_some(reply)
-        }
-        _ => None,
-    }
-}
-
-fn point(place: &Place, link: &str, captured: &Captured, packet: &Packet, answer: bool) -> Option<Point> {
-    let inner = packet.innermost().ip()?;
-    let around = packet.ip()?;
-    let outer = packet.inner().map(|(how, _)| match how {
-        Encapsulation::Vxlan(vni) => Outer::Vxlan {
-            vni,
-            port: around.ports().map_or(0, |(_, to)| to),
-            source: around.source,
-            destination: around.destination,
-        },
-        Encapsulation::Ip => Outer::Ipip { source: around.source, destination: around.destination },
-    });
-    let way = match captured.direction {
-        Direction::In => Way::In,
-        Direction::Out => Way::Out,
-    };
-    let port = inner.ports().map(|(_, to)| to).filter(|_| !answer);
-    Some(Point {
-        place: place.clone(),
-        link: link.to_owned(),
-        way,
-        outer,
-        source: inner.source,
-        destination: inner.destination,
-        port,
-        always: true,
-    })
 }

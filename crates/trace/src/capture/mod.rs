@@ -16,4 +16,4 @@ pub use packet::{
 };
 pub use pcap::PcapWriter;
 pub use recorder::{Limits, Recorder, Recording};
-pub use socket::{Capture, CaptureError, Captured, Direction, Options, Stop};
+pub use socket::{Capture, CaptureError, Captured, Direction, Instruction, Options, Stop};

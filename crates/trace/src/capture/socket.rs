@@ -12,6 +12,10 @@ use model::LinkName;
 
 use super::{Packet, Tunnels, decode};
 
+/// An instruction of a classic BPF program (linux/filter.h) as `tcpdump -dd` prints it: code, jump if true, jump if false,
+/// operand.
+pub type Instruction = (u16, u8, u8, u32);
+
 /// What to capture.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -21,9 +25,8 @@ pub struct Options {
     pub snap_length: usize,
     /// The size in bytes of the kernel's buffer, beyond which packets are lost and counted.
     pub buffer: usize,
-    /// A classic BPF program (linux/filter.h) that says which frames are wanted; instructions as `tcpdump -dd`
-    /// prints them: code, jump if true, jump if false, operand.
-    pub filter: Vec<(u16, u8, u8, u32)>,
+    /// A program that says which frames are wanted.
+    pub filter: Vec<Instruction>,
 }
 
 impl Default for Options {
@@ -41,7 +44,7 @@ impl Options {
 }
 
 /// A program that takes all frames except those of loopback interfaces, which would be seen twice.
-fn without_loopback() -> Vec<(u16, u8, u8, u32)> {
+fn without_loopback() -> Vec<Instruction> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
@@ -309,7 +312,7 @@ fn index_of(link: &LinkName) -> Result<libc::c_uint, CaptureError> {
     }
 }
 
-fn attach(socket: &OwnedFd, filter: &[(u16, u8, u8, u32)]) -> Result<(), CaptureError> {
+fn attach(socket: &OwnedFd, filter: &[Instruction]) -> Result<(), CaptureError> {
     if filter.is_empty() {
         return Ok(());
     }

@@ -53,12 +53,7 @@ impl Scene {
         let mut assumed = vec![format!(
             "the API does not tell nodes' links: assumed are an MTU of {ETHERNET_MTU} and subnets of /24 and /64"
         )];
-        if cluster.network.route_source == RouteSource::Bgp {
-            assumed.push("that every node has told every other of its pods by BGP".to_owned());
-        }
-        if cluster.nodes.values().any(|node| node.site.is_some()) {
-            assumed.push("and that nothing has passed the NAT gateways of sites yet".to_owned());
-        }
+        assumed.extend(assumed_beside_links(&cluster));
         Scene {
             underlay: cluster.nodes.iter().map(|(name, node)| (name.clone(), links(node))).collect(),
             cluster,
@@ -68,6 +63,13 @@ impl Scene {
             assumed: Some(assumed.join(", ")),
             changes: Vec::new(),
         }
+    }
+
+    /// Takes in what nodes say of their own links, all that a packet comes to.
+    pub fn learn(&mut self, links: impl IntoIterator<Item = (NodeName, PerFamily<Underlay>)>) {
+        self.underlay.extend(links);
+        let assumed = assumed_beside_links(&self.cluster);
+        self.assumed = (!assumed.is_empty()).then(|| format!("assumed is {}", assumed.join(", ")));
     }
 
     /// What a node's kernel says of itself.
@@ -166,4 +168,15 @@ impl Scene {
         let is_it = |pod: &&Pod| pod.node == *node && pod.attachment().id.host_link() == *link;
         self.pods.iter().find(is_it)
     }
+}
+
+fn assumed_beside_links(cluster: &Cluster) -> Vec<String> {
+    let mut assumed = Vec::new();
+    if cluster.network.route_source == RouteSource::Bgp {
+        assumed.push("that every node has told every other of its pods by BGP".to_owned());
+    }
+    if cluster.nodes.values().any(|node| node.site.is_some()) {
+        assumed.push("that nothing has passed the NAT gateways of sites yet".to_owned());
+    }
+    assumed
 }

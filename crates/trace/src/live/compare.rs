@@ -2,10 +2,9 @@
 
 use model::Protocol;
 use serde::Serialize;
-use trace::journey::{Journey, Place, Point, Route, Way};
 
-use super::Observation;
-use crate::check::evidence::Got;
+use super::{Observation, Reply};
+use crate::journey::{Journey, Place, Point, Route, Way};
 
 /// What was predicted and what was seen, point by point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,7 +63,7 @@ pub fn compare(journey: &Journey, observation: &Observation) -> Comparison {
         there: Vec::new(),
         back: Vec::new(),
         expected: "nothing",
-        got: words(&observation.got),
+        got: words(&observation.reply),
         difference: Some("nothing was predicted".to_owned()),
     })
 }
@@ -77,12 +76,15 @@ fn one(journey: &Journey, index: usize, route: &Route, observation: &Observation
     };
     let there = align(&route.points, of(false));
     let outside = route.end.as_ref().is_some_and(|end| end.kind == "outside");
+    let silent = !observation.answers && observation.reply == Reply::Nothing;
     let answers = of(true);
     // Whether somebody outside answers is not ours to say, nor what a refusal on the way looks like.
-    let skip = route.end.is_none() || (outside && answers.is_empty());
+    let skip = route.end.is_none() || ((outside || silent) && answers.is_empty());
     let back = if skip { Vec::new() } else { align(&route.points_back, answers) };
-    let (expected, fits) = fate(route, &observation.got, outside, tcp);
-    let got = words(&observation.got);
+    let free = if outside { Some("whatever the host outside says") } else { None };
+    let free = free.or_else(|| (!observation.answers).then_some("an answer, if whoever gets it gives one"));
+    let (expected, fits) = fate(route, &observation.reply, free, tcp);
+    let got = words(&observation.reply);
     let mut difference = differ(&there, "on the way there").or_else(|| differ(&back, "on the way back"));
     if difference.is_none() && !fits {
         difference = Some(format!("the sender should have got {expected}, and got {got}"));
@@ -93,25 +95,25 @@ fn one(journey: &Journey, index: usize, route: &Route, observation: &Observation
     Comparison { way: index, there, back, expected, got, difference }
 }
 
-/// What the sender should get, and whether it got that.
-fn fate(route: &Route, got: &Got, outside: bool, tcp: bool) -> (&'static str, bool) {
-    let reached = !matches!(got, Got::Nothing);
+/// What the sender should get, and whether it got that. `free` is what it may get where nobody can say.
+fn fate(route: &Route, got: &Reply, free: Option<&'static str>, tcp: bool) -> (&'static str, bool) {
+    let reached = !matches!(got, Reply::Nothing);
     match &route.lost {
         // Kernels send few ICMP errors in a second (net.ipv4.icmp_ratelimit), so a refusal of that kind may be missing.
-        Some(lost) if lost.told => ("a refusal", matches!(got, Got::Refusal) || (!tcp && !reached)),
+        Some(lost) if lost.told => ("a refusal", matches!(got, Reply::Refusal) || (!tcp && !reached)),
         Some(_) => ("nothing", !reached),
-        None if outside => ("whatever the host outside says", true),
         // Who refuses because nothing listens there has got the packet.
-        None => ("an answer", reached),
+        None => free.map_or(("an answer", reached), |free| (free, true)),
     }
 }
 
-fn words(got: &Got) -> String {
+fn words(got: &Reply) -> String {
     match got {
-        Got::Answer(heard) => format!("an answer of {}, which saw {}", heard.by, heard.source),
-        Got::Refusal => "a refusal".to_owned(),
-        Got::Nothing => "nothing".to_owned(),
-        Got::Other(what) => what.clone(),
+        Reply::Answer(of) if of.is_empty() => "an answer".to_owned(),
+        Reply::Answer(of) => format!("an answer {of}"),
+        Reply::Refusal => "a refusal".to_owned(),
+        Reply::Nothing => "nothing".to_owned(),
+        Reply::Other(what) => what.clone(),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use trace::journey::text::wrapped;
-use trace::journey::{Journey, Point};
 
 use super::compare::{Comparison, Row, at};
+use crate::journey::text::wrapped;
+use crate::journey::{Journey, Point};
 
 /// The width of each of the two columns.
 const COLUMN: usize = 37;
@@ -49,7 +49,7 @@ fn both(row: &Row) -> String {
 /// The lines of a column.
 fn cell(point: Option<&Point>) -> Vec<String> {
     let Some(point) = point else { return vec!["nothing".to_owned()] };
-    let to = trace::journey::address(point.destination, point.port);
+    let to = crate::journey::address(point.destination, point.port);
     let packet = format!("{} > {to}", point.source);
     let around = point.outer.as_ref().map(|outer| format!("in {outer}"));
     let mut lines = Vec::new();
