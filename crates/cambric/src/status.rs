@@ -1,6 +1,7 @@
 //! `cambric status`: the node at a glance.
 
 mod bgp;
+mod fast_path;
 mod routes;
 mod services;
 mod table;
@@ -13,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::agent::Status;
+use crate::agent::{FastPathStatus, Status};
 use crate::files::read_json;
 use crate::lock::AgentLock;
 use crate::paths::{self, RunDir};
@@ -30,7 +31,8 @@ use crate::paths::{self, RunDir};
   cambric status --json
   cambric status services
   cambric status routes
-  cambric status bgp"
+  cambric status bgp
+  cambric status fastpath"
 )]
 pub(crate) struct StatusOptions {
     /// The agent's run directory
@@ -49,6 +51,8 @@ enum Part {
     Services(services::ServicesOptions),
     Routes(routes::RoutesOptions),
     Bgp(bgp::BgpOptions),
+    #[command(name = "fastpath")]
+    FastPath(fast_path::FastPathOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
@@ -56,6 +60,7 @@ pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
         Some(Part::Services(options)) => return services::run(options),
         Some(Part::Routes(options)) => return routes::run(options),
         Some(Part::Bgp(options)) => return bgp::run(options),
+        Some(Part::FastPath(options)) => return fast_path::run(options),
         None => {}
     }
     let run_dir = RunDir(options.run_dir.clone());
@@ -99,6 +104,8 @@ fn render(agent: Option<&str>, status: Option<&Status>, now: u64) -> String {
     line("planned", &listed(&entries));
     let packets: Vec<String> = status.tunnel.iter().map(|(fate, count)| format!("{count} {fate}")).collect();
     line("IP in IP", &listed(&packets));
+    let fast = |fast: &FastPathStatus| format!("{} flows, {} packets sent by it", fast.flows, fast.hits);
+    line("fast path", &status.fast_path.as_ref().map_or("off".to_owned(), fast));
     match status.compared {
         Some(at) => line("compared", &format!("{} seconds ago", now.saturating_sub(at))),
         None => line("compared", "never"),

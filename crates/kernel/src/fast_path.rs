@@ -10,7 +10,6 @@ use plan::{Change, Entries, Key};
 
 use crate::fast::{self, Counters, Fast, Side};
 use crate::ipip::bpffs;
-use crate::netns::NetNs;
 use crate::report::Report;
 use crate::{Error, Result};
 
@@ -100,7 +99,7 @@ impl FastPath {
     /// Takes away what a process that was killed has left pinned.
     pub(crate) fn remove(&mut self) -> Result<()> {
         self.end();
-        self.mount.as_deref().map_or(Ok(()), |mount| fast::unpin(&directory(mount)?))
+        self.mount.as_deref().map_or(Ok(()), |mount| fast::unpin(&fast::directory(mount)?))
     }
 
     fn end(&mut self) {
@@ -120,7 +119,7 @@ impl FastPath {
             let pins = match &self.mount {
                 Some(mount) => {
                     bpffs::mount(mount)?;
-                    Some(directory(mount)?)
+                    Some(fast::directory(mount)?)
                 }
                 None => None,
             };
@@ -131,6 +130,7 @@ impl FastPath {
         if has_changed {
             fast.invalidate()?;
         }
+        fast.look_around()?;
         for gone in self.places.difference(&wanted) {
             take(fast, gone, &wanted)?;
         }
@@ -146,6 +146,9 @@ impl FastPath {
         let Some(fast) = &mut self.fast else { return Ok(()) };
         let mut places = BTreeSet::new();
         let mut everything = !change.services.is_empty();
+        if change.keys.keys().any(|key| matches!(place(key), Some(Place::Pod(..)))) {
+            fast.look_around()?;
+        }
         for (key, planned) in &change.keys {
             match reach(key) {
                 Reach::Nothing => {}
@@ -197,9 +200,4 @@ fn take(fast: &mut Fast, place: &Place, left: &BTreeSet<Place>) -> Result<()> {
         }
         Place::Elsewhere(net) => fast.set_range(*net, false),
     }
-}
-
-/// A directory of the namespace's own: a run directory may come to another one.
-fn directory(mount: &Path) -> Result<PathBuf> {
-    Ok(mount.join(format!("fast-{}", NetNs::current()?.id()?.inode)))
 }

@@ -227,6 +227,14 @@ fn a_reused_address_has_no_flows() {
         flow.settle(&mut nodes);
         let (node, pod) = pair.1;
         let number = node as u32;
+        // The CNI plugin says so before it gives an address away, and the agent need not have heard of it.
+        {
+            let _guard = nodes.nodes[node].test.enter();
+            kernel::fast::forget(&nodes.bpffs.path, &[nodes.pod(pair.1).v4.into()]).unwrap();
+        }
+        let before = nodes.states()[node].counters.hits();
+        flow.exchange();
+        assert_eq!(nodes.states()[node].counters.hits(), before);
         let gone = nodes.nodes[node].pods.remove(pod);
         // As the CNI plugin does it, and then another sandbox gets the addresses.
         let old = attachment(number, 2 + pod as u8);
@@ -272,6 +280,23 @@ fn what_others_change_counts_when_it_is_told() {
         flow.exchange();
         flow.settle(&mut nodes);
     }
+}
+
+#[test]
+fn a_link_with_something_of_others_is_left_to_the_kernel() {
+    let mut nodes = Nodes::new(MODES[2], true);
+    let flow = Flow::direct(&nodes, PAIRS[0], Family::V4);
+    flow.settle(&mut nodes);
+    let link = attachment(0, 3).id.host_link();
+    nodes.nodes[0].test.run(&format!("tc qdisc add dev {link} root pfifo"));
+    nodes.nodes[0].reconcile();
+    assert_eq!(nodes.nodes[0].programs()[link.as_str()], [0, 0]);
+    let before = nodes.hits();
+    (0..20).for_each(|_| flow.exchange());
+    assert_eq!(nodes.hits(), before);
+    nodes.nodes[0].test.run(&format!("tc qdisc del dev {link} root"));
+    nodes.nodes[0].reconcile();
+    flow.settle(&mut nodes);
 }
 
 #[test]

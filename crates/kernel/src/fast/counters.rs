@@ -4,7 +4,7 @@ use super::object::Object;
 use crate::Result;
 use crate::bpf::failed;
 
-/// The names of `enum counter` in `bpf/fast.bpf.c`, in its order.
+/// The names of `enum counter` in `bpf/fast_maps.h`, in its order.
 const NAMES: [&str; 20] = [
     "hit",
     "unknown",

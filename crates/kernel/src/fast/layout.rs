@@ -1,4 +1,4 @@
-//! Keys and values of the maps as bytes; `bpf/fast.bpf.c` has the same as C structures.
+//! Keys and values of the maps as bytes; `bpf/fast_maps.h` has the same as C structures.
 //!
 //! Addresses are in network byte order, numbers in the machine's.
 
@@ -10,7 +10,7 @@ use crate::ipip::layout::{AddressBytes, address};
 pub(super) type KeyBytes = [u8; 48];
 
 /// `struct flow`.
-pub(super) type FlowBytes = [u8; 120];
+pub(super) type FlowBytes = [u8; 128];
 
 /// `struct settings`: until (ns), lifetime (ns), established (ms).
 pub(super) type Settings = [u64; 3];
@@ -35,6 +35,10 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn bytes(self) -> [u32; 2] {
         [self.link, self.slot]
+    }
+
+    pub(super) fn read([link, slot]: [u32; 2]) -> Endpoint {
+        Endpoint { link, slot }
     }
 }
 

@@ -1,8 +1,12 @@
 //! The programs on links.
 
+use std::collections::BTreeSet;
+
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use model::LinkName;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::tc::{TcAttribute, TcMessage};
 
 use super::object::{Hook, Object};
 use crate::bpf::failed;
@@ -47,6 +51,33 @@ impl Attached {
 /// The index of a link; `None` if there is none.
 pub(super) fn index(name: &LinkName) -> Result<Option<u32>> {
     Ok(link::read(&mut RouteSocket::open()?, name)?.map(|state| state.index))
+}
+
+/// The links with queueing disciplines that do something, those for what comes included.
+pub(super) fn shaped() -> Result<BTreeSet<u32>> {
+    let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let disciplines = RouteSocket::open()?.dump(&message, "list queueing disciplines")?;
+    let shapes = |message: &TcMessage| {
+        let plain =
+            |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "noqueue");
+        !message.attributes.iter().any(plain)
+    };
+    let index = |message| match message {
+        RouteNetlinkMessage::NewQueueDiscipline(message) if shapes(&message) => {
+            u32::try_from(message.header.index).ok()
+        }
+        _ => None,
+    };
+    Ok(disciplines.into_iter().filter_map(index).collect())
+}
+
+/// Packets of the fast path would pass a queueing discipline by.
+pub(super) fn refuse_shaped(name: &LinkName) -> Error {
+    Error::Foreign {
+        what: format!("use the fast path for {name}"),
+        obstacle: "a queueing discipline on it".to_owned(),
+        remedy: "its packets take the kernel's path; remove it if they are not to".to_owned(),
+    }
 }
 
 /// Whatever others have on a pod's link for packets to the pod would not see those of the fast path.

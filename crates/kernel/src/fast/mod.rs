@@ -4,6 +4,7 @@
 //! have learned is used only as long as [`Fast::attend`] is called.
 
 mod counters;
+mod forget;
 mod layout;
 mod links;
 mod object;
@@ -11,7 +12,7 @@ mod object;
 mod run_tests;
 mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,8 @@ use ipnet::IpNet;
 use model::LinkName;
 
 pub use counters::Counters;
+pub(crate) use forget::directory;
+pub use forget::forget;
 use layout::Endpoint;
 use links::Attached;
 pub use links::Side;
@@ -50,6 +53,8 @@ pub struct Fast {
     pods: BTreeMap<IpAddr, Endpoint>,
     ranges: BTreeMap<IpNet, u32>,
     links: BTreeMap<LinkName, Attached>,
+    /// Links with queueing disciplines, as of the last look.
+    shaped: BTreeSet<u32>,
     pins: Option<PathBuf>,
 }
 
@@ -72,23 +77,38 @@ impl Fast {
             pods: BTreeMap::new(),
             ranges: BTreeMap::new(),
             links: BTreeMap::new(),
+            shaped: BTreeSet::new(),
             pins: pins.map(Path::to_owned),
         };
         fast.invalidate()?;
         Ok(fast)
     }
 
+    /// Looks up which links others have queueing disciplines on, which [`Fast::set_link`] goes by.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn look_around(&mut self) -> Result<()> {
+        self.shaped = links::shaped()?;
+        Ok(())
+    }
+
     /// Puts the programs on a link of the calling thread's network namespace, or takes them off. A link that is not there
     /// has none, and is no error: whether it had been there is the result.
     ///
     /// # Errors
-    /// If the kernel refuses it, or others have programs on a pod's link.
+    /// If the kernel refuses it. [`crate::Error::Foreign`] if others have something on a pod's link that packets would pass by; it
+    /// has no programs then.
     pub fn set_link(&mut self, name: &LinkName, side: Option<Side>) -> Result<bool> {
         let index = links::index(name)?;
         let (Some(side), Some(index)) = (side, index) else {
             self.links.remove(name);
             return Ok(index.is_some());
         };
+        if side == Side::Pod && self.shaped.contains(&index) {
+            self.links.remove(name);
+            return Err(links::refuse_shaped(name));
+        }
         if self.links.get(name).is_none_or(|there| (there.index, there.side) != (index, side)) {
             self.links.remove(name);
             let attached = Attached::new(&mut self.object, name, index, side)?;

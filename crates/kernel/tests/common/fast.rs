@@ -28,7 +28,7 @@ pub type At = (usize, usize);
 
 pub struct Nodes {
     pub nodes: Vec<Node>,
-    _bpffs: Bpffs,
+    pub bpffs: Bpffs,
 }
 
 pub fn network(sending: Sending, fast_path: bool) -> NetworkConfig {
@@ -63,7 +63,7 @@ impl Nodes {
             test.run("ip link set eth0 up");
             nodes.push(Node::new(number, test, &bpffs, network(sending, fast_path)));
         }
-        Nodes { nodes, _bpffs: bpffs }
+        Nodes { nodes, bpffs }
     }
 
     /// The whole cluster follows a change of its network.

@@ -262,7 +262,7 @@ impl Flow {
     fn bytes(&self, scene: &Scene, key: &layout::KeyBytes) -> layout::FlowBytes {
         let Flow { entered, leaves, at, age, biggest } = self;
         let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
-        let mut flow = [0; 120];
+        let mut flow = [0; 128];
         let now = crate::clock::monotonic().unwrap();
         flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
         for (at, slot) in [(16, layout::ALL), (24, near), (32, far)] {
@@ -287,7 +287,7 @@ impl Flow {
     }
 }
 
-/// As `check_of` in `bpf/fast.bpf.c`.
+/// As `check_of` in `bpf/fast_packet.h`.
 pub(super) fn check(key: &layout::KeyBytes, flow: &layout::FlowBytes) -> u64 {
     let total = |bytes: &[u8], skip: usize, constant: u64| {
         let words = bytes.chunks_exact(8).enumerate().skip(skip);
