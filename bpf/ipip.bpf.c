@@ -7,12 +7,7 @@
  * crates/kernel/src/ipip/layout.rs has the same layouts.
  */
 #include "kernel.h"
-
-/* An address with its family, 4 or 6; network byte order, IPv4 in the first word. */
-struct address {
-	__u32 family;
-	__be32 words[4];
-};
+#include "packet.h"
 
 /* Where packets to a pod range go. */
 struct route {
@@ -97,31 +92,7 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-struct ipv4 {
-	__u8 version_length;
-	__u8 tos;
-	__be16 length;
-	__be16 id;
-	__be16 fragment;
-	__u8 ttl;
-	__u8 protocol;
-	__be16 checksum;
-	__be32 source;
-	__be32 destination;
-};
-
-struct ipv6 {
-	__u8 version_class;
-	__u8 class_flow;
-	__be16 flow;
-	__be16 length;
-	__u8 next;
-	__u8 hops;
-	__be32 source[4];
-	__be32 destination[4];
-};
-
-enum { OUTER_TTL = 64, DONT_FRAGMENT = 0x4000, MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+enum { OUTER_TTL = 64, DONT_FRAGMENT = 0x4000 };
 enum { SLACK = 4 };
 enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
 
@@ -138,18 +109,6 @@ static __always_inline int drop(enum counter reason)
 {
 	count(reason);
 	return TCX_DROP;
-}
-
-/* The sum of 16-bit words (RFC 1071), not complemented; 0xffff over a header with a right checksum. */
-static __always_inline __u16 sum(const __u16 *words, int number)
-{
-	__u32 total = 0;
-
-#pragma unroll
-	for (int i = 0; i < number; i++)
-		total += words[i];
-	total = (total & 0xffff) + (total >> 16);
-	return (total & 0xffff) + (total >> 16);
 }
 
 static __always_inline __u8 traffic_class(const struct ipv6 *header)

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * What the programs need of the kernel's interface (linux/bpf.h, linux/if_ether.h, linux/in.h), so that compiling them
  * takes no kernel headers. All of it is stable.
@@ -24,6 +24,8 @@ typedef __u32 __be32;
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
 #define __packed __attribute__((packed))
+/* Fields of the kernel's own structures are found by name when a program is loaded, wherever they are there. */
+#define __by_name __attribute__((preserve_access_index))
 
 /* How maps are declared in BTF: the compiler keeps types, not values, so a number is the length of an array. */
 #define __uint(name, value) int(*name)[value]
@@ -65,9 +67,16 @@ struct __sk_buff {
 	__u32 gso_size;
 };
 
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_PERCPU_ARRAY = 6, BPF_MAP_TYPE_LPM_TRIE = 11 };
-enum { BPF_F_NO_PREALLOC = 1 };
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+};
+enum { BPF_F_NO_PREALLOC = 1, BPF_F_NO_COMMON_LRU = 2 };
 enum { BPF_F_RECOMPUTE_CSUM = 1 };
+enum { BPF_F_PSEUDO_HDR = 1 << 4, BPF_F_MARK_MANGLED_0 = 1 << 5 };
 enum { BPF_ADJ_ROOM_MAC = 1 };
 enum {
 	BPF_F_ADJ_ROOM_FIXED_GSO = 1 << 0,
@@ -80,15 +89,23 @@ enum {
 
 /* TCX_NEXT leaves the packet to the next program on the link, and after the last one to the kernel. */
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
+enum { PACKET_HOST = 0 };
 
 enum { ETH_HLEN = 14, ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86dd };
-enum { IPPROTO_IPIP = 4, IPPROTO_IPV6 = 41, IPPROTO_NONE = 59 };
+enum { IPPROTO_IPIP = 4, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_IPV6 = 41, IPPROTO_NONE = 59 };
 enum { EALREADY = 114 };
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)9;
+static long (*bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
+static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const struct __sk_buff *, __u32 offset, void *to, __u32 len) = (void *)26;
+static __s64 (*bpf_csum_diff)(const void *from, __u32 from_size, const void *to, __u32 to_size, __u32 seed) = (void *)28;
+static long (*bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)32;
 static __u32 (*bpf_get_hash_recalc)(struct __sk_buff *) = (void *)34;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, int len_diff, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_redirect_neigh)(__u32 ifindex, const void *next_hop, int length, __u64 flags) = (void *)152;
+static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;

@@ -6,7 +6,7 @@ release=$(realpath "$1")
 
 echo "== building the benchmarks"
 cargo build --quiet --release --package cni --example bench
-cargo build --quiet --release --package kernel --example scale --example services
+cargo build --quiet --release --package kernel --example scale --example services --example fast_path
 cargo build --quiet --release --package cambric --example agent --example install
 cargo build --quiet --release --package bgp --example receive
 
@@ -21,6 +21,7 @@ measure() {
 measure "a cluster of 5,000 nodes, seen from one of them" "$release/examples/scale" 5000
 measure "the agent's process in it" "$release/examples/agent" "$release/cambric" nodes 5000
 measure "services: programmed, changed, and connected through" "$release/examples/services"
+measure "the fast path beside the kernel's own" "$release/examples/fast_path"
 measure "the agent's process with 10,000 of them" "$release/examples/agent" "$release/cambric" services 10000
 measure "CNI ADD and DEL beside the reference bridge + host-local, in turns on the same cores" \
   "$release/examples/bench" "$release/cambric-cni"

@@ -5,15 +5,24 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+const PROGRAMS: [&str; 2] = ["ipip", "fast"];
+const HEADERS: [&str; 7] =
+    ["conntrack.h", "fast_enter.h", "fast_leave.h", "fast_maps.h", "fast_packet.h", "kernel.h", "packet.h"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let sources = Path::new("../../bpf");
-    let (source, header) = (sources.join("ipip.bpf.c"), sources.join("kernel.h"));
-    for input in [&source, &header] {
-        println!("cargo::rerun-if-changed={}", input.display());
+    for header in HEADERS {
+        println!("cargo::rerun-if-changed={}", sources.join(header).display());
     }
     println!("cargo::rerun-if-env-changed=CLANG");
+    PROGRAMS.iter().try_for_each(|program| compile(&sources.join(format!("{program}.bpf.c")), program))
+}
+
+fn compile(source: &Path, program: &str) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={}", source.display());
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
-    let object = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("ipip.bpf.o");
+    let object =
+        PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join(format!("{program}.bpf.o"));
     let target = match env::var("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
         "big" => "bpfeb",
         _ => "bpfel",
@@ -21,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let shown = clang.to_string_lossy().into_owned();
     let status = Command::new(&clang)
         .args(["-target", target, "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c"])
-        .arg(&source)
+        .arg(source)
         .arg("-o")
         .arg(&object)
         .status()

@@ -2,6 +2,7 @@
 
 mod bgp;
 mod cluster;
+mod fast_path;
 mod node;
 mod routes;
 mod services;
@@ -36,7 +37,8 @@ use view::View;
   cambric status --lab demo
   cambric status services
   cambric status routes
-  cambric status bgp"
+  cambric status bgp
+  cambric status fastpath"
 )]
 pub(crate) struct StatusOptions {
     #[command(flatten)]
@@ -57,6 +59,8 @@ enum Part {
     Services(services::ServicesOptions),
     Routes(routes::RoutesOptions),
     Bgp(bgp::BgpOptions),
+    #[command(name = "fastpath")]
+    FastPath(fast_path::FastPathOptions),
 }
 
 pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
@@ -64,6 +68,7 @@ pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
         Some(Part::Services(options)) => return services::run(options),
         Some(Part::Routes(options)) => return routes::run(options),
         Some(Part::Bgp(options)) => return bgp::run(options),
+        Some(Part::FastPath(options)) => return fast_path::run(options),
         None => {}
     }
     let agent = options.view.agent();
@@ -113,7 +118,7 @@ mod tests {
         let parts = command.get_subcommands().chain([&command]);
         let arguments = parts.flat_map(clap::Command::get_arguments);
         let found: Vec<_> = arguments.filter(|argument| argument.get_id() == "run_dir").collect();
-        assert_eq!(found.len(), 3);
+        assert_eq!(found.len(), 4);
         assert!(found.iter().all(|argument| argument.get_env() == Some("CAMBRIC_RUN_DIR".as_ref())));
     }
 }

@@ -28,7 +28,8 @@ pub(crate) fn add(
     let file = node::file(config)?;
     let mut socket = node::socket()?;
     let attachment = node::store(config).lock()?.allocate(&target.id, &file.pod_ranges)?;
-    let made = attach(&mut socket, &mut pod, target, args, &file, &attachment);
+    let forgotten = kernel::fast::forget(&node::pins(config), &attachment.addresses);
+    let made = forgotten.and_then(|()| attach(&mut socket, &mut pod, target, args, &file, &attachment));
     let (attached, netns) = match made {
         Ok(attached) => (attached, &target.netns),
         Err(error) => return Err(give_up(config, target, &mut socket, &mut pod, error)),

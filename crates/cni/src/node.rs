@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use kernel::pod::PodNs;
 use kernel::rtnl::RouteSocket;
@@ -31,6 +32,11 @@ pub(crate) fn file(config: &Config) -> Result<NodeFile, Error> {
         return Err(Error::new(code::TRY_AGAIN, "the node has no pod range", why));
     }
     Ok(file)
+}
+
+/// The BPF file system in which the agent pins what there is to be told of pods: it is beside the node file.
+pub(crate) fn pins(config: &Config) -> PathBuf {
+    config.node_file.with_file_name("bpf")
 }
 
 /// The addresses of the network.

@@ -291,9 +291,13 @@ impl<'a> Apply<'a> {
                 Some(neighbour::remove(link, self.links.named(link)?.index, address))
             }
             Key::TunnelLocal(_) | Key::TunnelNode(_) | Key::TunnelRoute(_) | Key::TunnelUplink(_) => None,
-            Key::Route(_) | Key::Table(_) | Key::Member(_) | Key::Link(_) | Key::Port(_) | Key::Sysctl(_) => {
-                None
-            }
+            Key::Route(_)
+            | Key::Table(_)
+            | Key::Member(_)
+            | Key::Link(_)
+            | Key::Port(_)
+            | Key::Sysctl(_)
+            | Key::FastPath => None,
         }
     }
 

@@ -45,6 +45,7 @@ impl Kernel {
                 Err(error) => report.failures.push(Failure { key, origin: None, error }),
             }
         }
+        report.fast_path = self.fast_path.remove().err();
         report.tunnel = self.tunnel.remove().err();
         self.tables.remove_all(&mut report)?;
         self.services.remove_all(&mut self.tables.socket, &mut report)?;

@@ -80,6 +80,8 @@ pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed, unplanned: Unplanned)
             | Entry::TunnelRoute { .. }
             | Entry::TunnelUplink(_)
                 if observed.no_tunnel => {}
+            // It is no state of the kernel's own path.
+            Entry::FastPath => {}
             // Only the CNI plugin makes pods' links.
             Entry::Port { link, .. } if observed.links.named(link).is_none() => {}
             entry => match observed.entries.get(key).filter(|found| gone.spares(key, found)) {

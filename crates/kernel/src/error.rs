@@ -50,6 +50,15 @@ pub enum Error {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There can be no fast path.
+    #[error(
+        "the fast path cannot be used, and packets take the kernel's path: {source}; it needs Linux 6.6 or newer with BPF, \
+         BTF and connection tracking, and an agent that may load programs"
+    )]
+    FastPath {
+        /// Why.
+        source: Box<Error>,
+    },
     /// There can be no IP in IP, or not all of it.
     #[error(
         "IP in IP cannot be used: {source}; it needs Linux 6.6 or newer with BPF, and an agent that may load programs and \
@@ -107,7 +116,7 @@ impl Error {
             }
             Error::Tables { source, .. } => source.errno(),
             Error::Bpf { source, .. } => errno(source.as_ref()),
-            Error::Tunnel { source } => source.errno(),
+            Error::Tunnel { source } | Error::FastPath { source } => source.errno(),
             Error::Answer { .. } | Error::Unstable { .. } | Error::Foreign { .. } | Error::Missing { .. } => {
                 None
             }

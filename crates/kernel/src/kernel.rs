@@ -12,6 +12,7 @@ use plan::{Change, Entries, Entry, Key};
 use crate::Result;
 use crate::apply::Apply;
 use crate::diff::{Op, Unplanned, diff};
+use crate::fast_path::{FastPath, FastPathState};
 use crate::ipip::Counters;
 use crate::link::{self, Links};
 use crate::monitor::Hush;
@@ -34,6 +35,7 @@ pub struct Kernel {
     pub(crate) tables: Tables,
     pub(crate) services: Services,
     pub(crate) tunnel: Tunnel,
+    pub(crate) fast_path: FastPath,
 }
 
 impl Kernel {
@@ -47,6 +49,7 @@ impl Kernel {
             tables: Tables::open()?,
             services: Services::open()?,
             tunnel: Tunnel::default(),
+            fast_path: FastPath::default(),
         })
     }
 
@@ -54,6 +57,31 @@ impl Kernel {
     /// entries of a plan are left alone. A BPF file system is mounted on the directory if it has none.
     pub fn pin_in(&mut self, directory: &Path) {
         self.tunnel.pin_in(directory);
+        self.fast_path.pin_in(directory);
+    }
+
+    /// Has the fast path, if there is one, forget all flows: somebody else may have changed what becomes of them.
+    ///
+    /// # Errors
+    /// If it cannot be told; then there is none any more.
+    pub fn doubt_flows(&mut self) -> Result<()> {
+        self.fast_path.doubt()
+    }
+
+    /// Has the fast path, if there is one, go on for [`crate::fast::ATTENTION`].
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub fn attend(&mut self) -> Result<()> {
+        self.fast_path.attend()
+    }
+
+    /// How the fast path fares; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn fast_path(&self) -> Option<Result<FastPathState>> {
+        self.fast_path.state()
     }
 
     /// How many packets met which fate in the programs of IP in IP; `None` if there are none.
@@ -112,6 +140,16 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::reconcile`].
     pub fn reconcile_but(&mut self, unplanned: Unplanned, plan: &Entries) -> Result<Report> {
+        let done = self.bring_to(unplanned, plan);
+        let mut report = done.inspect_err(|_| {
+            // What was done before it failed counts too. If that cannot be said, there is no fast path any more.
+            let _ = self.fast_path.doubt();
+        })?;
+        self.fast_path.follow(plan, &mut report);
+        Ok(report)
+    }
+
+    fn bring_to(&mut self, unplanned: Unplanned, plan: &Entries) -> Result<Report> {
         let mut report = Report::default();
         self.tunnel.plan(plan);
         for _ in 0..ROUNDS {
@@ -142,8 +180,12 @@ impl Kernel {
     /// If the tables cannot be read. What cannot be written is in the report.
     pub fn reconcile_services(&mut self, plan: &ServicePlan) -> Result<Report> {
         let mut report = Report::default();
-        self.services.reconcile(&mut self.tables.socket, plan, &mut report)?;
-        Ok(report)
+        let done = self.services.reconcile(&mut self.tables.socket, plan, &mut report);
+        // What was done before it failed counts too.
+        if report.writes() > 0 || report.flows_removed > 0 || done.is_err() {
+            report.fast_path = self.fast_path.doubt().err();
+        }
+        done.map(|()| report)
     }
 
     /// Carries out a change of the plan without looking at the rest of the kernel's state: the cost is that of the
@@ -155,7 +197,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel cannot be read. What cannot be written is in the report.
     pub fn apply(&mut self, change: &Change) -> Result<Report> {
-        if change.keys.keys().any(|key| matches!(key, Key::Link(_) | Key::Table(_))) {
+        if change.keys.keys().any(|key| matches!(key, Key::Link(_) | Key::Table(_) | Key::FastPath)) {
             return Ok(Report { reconcile_needed: true, ..Report::default() });
         }
         let mut links = Links::default();
@@ -170,6 +212,7 @@ impl Kernel {
         self.tunnel.change(change);
         let mut report = Apply::new(&mut self.socket, &mut self.tables, &mut self.tunnel, links).run(&ops);
         self.services.apply(&mut self.tables.socket, &change.services, &mut report);
+        self.fast_path.change(change, &mut report);
         Ok(report)
     }
 }

@@ -6,11 +6,15 @@
 
 mod address;
 mod apply;
+mod bpf;
 mod cleanup;
+mod clock;
 pub mod conntrack;
 pub mod counters;
 mod diff;
 mod error;
+pub mod fast;
+mod fast_path;
 mod inspect;
 pub mod ipip;
 mod kernel;
@@ -37,6 +41,7 @@ mod waker;
 
 pub use diff::{Op, Unplanned, diff};
 pub use error::{Error, Result};
+pub use fast_path::FastPathState;
 pub use inspect::setting;
 pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};

@@ -32,6 +32,8 @@ pub struct Report {
     pub services: Option<Error>,
     /// Why there is no IP in IP, where nothing is sent by it. If something is, it is among the failures.
     pub tunnel: Option<Error>,
+    /// Why there is no fast path, though there should be. Everything takes the kernel's path then.
+    pub fast_path: Option<Error>,
     /// What was done.
     pub steps: Steps,
     /// Whether something under the entries was gone or has to change, so that only
@@ -123,6 +125,7 @@ impl Report {
             && self.failures.is_empty()
             && self.services.is_none()
             && self.tunnel.is_none()
+            && self.fast_path.is_none()
             && self.blocked == 0
     }
 
@@ -142,6 +145,7 @@ impl Report {
         self.failures = later.failures;
         self.services = later.services;
         self.tunnel = later.tunnel;
+        self.fast_path = later.fast_path;
         self.reconcile_needed = later.reconcile_needed;
     }
 }

@@ -56,6 +56,10 @@ pub struct ClusterNetworkSpec {
     /// What nodes say in BGP, to each other with routeSource "bgp", and to every BgpPeer.
     #[serde(default)]
     pub bgp: BgpSpec,
+    /// Whether packets of established TCP and UDP flows between pods go by a path of their own, past the kernel's. That is
+    /// faster, and changes nothing else. It needs Linux 6.6 or newer.
+    #[serde(default)]
+    pub fast_path: bool,
 }
 
 /// Where routes to the pods of other nodes come from.

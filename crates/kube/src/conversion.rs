@@ -24,7 +24,8 @@ impl TryFrom<&ClusterNetworkSpec> for NetworkConfig {
         let network = NetworkConfig::parse(&spec.pod_ranges, &spec.service_ranges, encapsulation, &mtu)?
             .with_node_port_addresses(&spec.node_port_addresses)?;
         let route_source = spec.route_source.into();
-        Ok(NetworkConfig { route_source, bgp: BgpSettings::try_from(&spec.bgp)?, ..network })
+        let bgp = BgpSettings::try_from(&spec.bgp)?;
+        Ok(NetworkConfig { route_source, bgp, fast_path: spec.fast_path, ..network })
     }
 }
 
@@ -55,6 +56,7 @@ impl From<&NetworkConfig> for ClusterNetworkSpec {
                 model::RouteSource::Bgp => RouteSource::Bgp,
             },
             bgp: BgpSpec::from(&network.bgp),
+            fast_path: network.fast_path,
         }
     }
 }

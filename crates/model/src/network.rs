@@ -26,6 +26,8 @@ pub struct NetworkConfig {
     pub route_source: RouteSource,
     /// What nodes say and believe in BGP. It is spoken if routes come from it, and with every `BgpPeer`.
     pub bgp: BgpSettings,
+    /// Whether packets of established flows between pods go by the fast path.
+    pub fast_path: bool,
 }
 
 /// How packets between nodes are carried.
@@ -301,6 +303,7 @@ impl NetworkConfig {
             node_port_addresses: Vec::new(),
             route_source: RouteSource::default(),
             bgp: BgpSettings::default(),
+            fast_path: false,
         })
     }
 

@@ -95,6 +95,8 @@ pub enum Key {
     TunnelRoute(IpNet),
     /// An uplink with the programs of IP in IP.
     TunnelUplink(LinkName),
+    /// The fast path.
+    FastPath,
     /// A route in the main table, by destination.
     Route(IpNet),
 }
@@ -115,6 +117,7 @@ impl Key {
             Key::TunnelNode(_) => "tunnel-node",
             Key::TunnelUplink(_) => "tunnel-uplink",
             Key::TunnelRoute(_) => "tunnel-route",
+            Key::FastPath => "fast-path",
             Key::Route(_) => "route",
         }
     }
@@ -190,6 +193,8 @@ pub enum Entry {
         /// How they go.
         route: ipip::Route,
     },
+    /// Packets of flows that are known go by the fast path. What it goes by is in other entries ([`crate::fast`]).
+    FastPath,
     /// A route.
     Route(Route),
 }
@@ -259,6 +264,7 @@ impl Entry {
             Entry::TunnelNode(address) => Key::TunnelNode(*address),
             Entry::TunnelUplink(link) => Key::TunnelUplink(link.clone()),
             Entry::TunnelRoute { destination, .. } => Key::TunnelRoute(*destination),
+            Entry::FastPath => Key::FastPath,
             Entry::Route(route) => Key::Route(route.destination),
         }
     }

@@ -9,6 +9,7 @@ pub mod bgp;
 mod change;
 mod entry;
 mod explain;
+pub mod fast;
 pub mod ipip;
 mod learned;
 mod local;

@@ -32,6 +32,7 @@ pub(crate) fn local(
 ) -> Vec<Entry> {
     is_complete(network, node, problems);
     let mut entries = settings(node);
+    entries.extend(fast_path(network));
     entries.extend(bridge(network, node, underlay, problems));
     entries.extend(tunnels(network, node, underlay));
     entries.extend(acceptance(node));
@@ -117,6 +118,18 @@ fn settings(node: &Node) -> Vec<Entry> {
         settings.push(setting(&format!("net/ipv6/conf/{}/accept_dad", LinkName::bridge()), "0"));
     }
     settings
+}
+
+/// What sends packets of known flows past the kernel's own path.
+///
+/// Connection tracking then sees a few packets of a connection and takes the rest for lost, so it must not be strict about
+/// sequence numbers: what it takes for invalid it does not translate.
+fn fast_path(network: &NetworkConfig) -> Vec<Entry> {
+    if !network.fast_path {
+        return Vec::new();
+    }
+    let path = "net/netfilter/nf_conntrack_tcp_be_liberal".to_owned();
+    vec![Entry::Sysctl { path, value: "1".to_owned() }, Entry::FastPath]
 }
 
 fn bridge(

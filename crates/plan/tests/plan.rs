@@ -64,6 +64,7 @@ fn lines(plan: &NodePlan) -> Vec<String> {
         Entry::TunnelNode(address) => format!("ipip from {address}"),
         Entry::TunnelRoute { destination, route } => format!("ipip {destination} by {route:?}"),
         Entry::TunnelUplink(link) => format!("ipip on {link}"),
+        Entry::FastPath => "fast path".to_owned(),
         Entry::Route(route) => format!("route {route}"),
     };
     plan.entries.values().map(|planned| format!("{} | {}", line(&planned.entry), planned.origin)).collect()

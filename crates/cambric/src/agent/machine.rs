@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::ipip::Counters;
-use kernel::{Steps, Unplanned};
+use kernel::{FastPathState, Steps, Unplanned};
 use model::{Attachment, Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key, Underlay};
@@ -21,6 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) services_error: Option<String>,
     /// Why there is no IP in IP, where nothing is sent by it.
     pub(crate) tunnel_error: Option<String>,
+    /// Why there is no fast path, though there should be.
+    pub(crate) fast_path_error: Option<String>,
     /// Whether only a comparison leads to the plan now.
     pub(crate) reconcile_needed: bool,
 }
@@ -32,6 +34,7 @@ impl Outcome {
         self.failed.extend(later.failed);
         self.services_error = later.services_error.or(self.services_error.take());
         self.tunnel_error = later.tunnel_error.or(self.tunnel_error.take());
+        self.fast_path_error = later.fast_path_error.or(self.fast_path_error.take());
         self.reconcile_needed |= later.reconcile_needed;
     }
 }
@@ -69,6 +72,12 @@ pub(crate) trait Machine {
     fn heard(&mut self, within: Duration) -> BTreeSet<(IpAddr, Family)>;
     /// How many packets met which fate in IP in IP, if there is any.
     fn tunnel_counters(&mut self) -> Option<Counters>;
+    /// Has the fast path forget all flows, as somebody else may have changed what becomes of them.
+    fn doubt_flows(&mut self);
+    /// Has the fast path go on: nobody else says that something has changed.
+    fn attend(&mut self);
+    /// How the fast path fares, if there is one.
+    fn fast_path(&mut self) -> Option<FastPathState>;
     /// Has the services' tables listed at the next comparison, as somebody else may have changed them.
     fn doubt_services(&mut self);
     /// Looks up the node's addresses, of which these are of the underlay.

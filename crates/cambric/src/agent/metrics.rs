@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kernel::FastPathState;
 use kernel::ipip::Counters;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -58,6 +59,9 @@ pub(crate) struct Metrics {
     pub(crate) last_success: Gauge<f64, AtomicU64>,
     pub(crate) watch_errors: Family<Resource, Counter>,
     tunnel: Family<Fate, Counter>,
+    fast_path: Family<Fate, Counter>,
+    fast_path_flows: Gauge,
+    fast_path_evicted: Counter,
     bgp_sessions: Gauge,
     bgp_sessions_up: Gauge,
     bgp_received: Family<Af, Gauge>,
@@ -90,6 +94,9 @@ impl Metrics {
             last_success: Gauge::default(),
             watch_errors: Family::default(),
             tunnel: Family::default(),
+            fast_path: Family::default(),
+            fast_path_flows: Gauge::default(),
+            fast_path_evicted: Counter::default(),
             bgp_sessions: Gauge::default(),
             bgp_sessions_up: Gauge::default(),
             bgp_received: Family::default(),
@@ -150,6 +157,17 @@ impl Metrics {
             "Packets of IP in IP by what became of them, as of the last comparison",
             self.tunnel.clone(),
         );
+        all.register(
+            "fast_path_packets",
+            "Packets between pods by what became of them in the fast path, as of the last comparison",
+            self.fast_path.clone(),
+        );
+        all.register("fast_path_flows", "Flows that the fast path remembers", self.fast_path_flows.clone());
+        all.register(
+            "fast_path_evicted",
+            "Flows that had to make room for others",
+            self.fast_path_evicted.clone(),
+        );
         all.register("bgp_sessions", "BGP sessions that there should be", self.bgp_sessions.clone());
         all.register("bgp_sessions_up", "BGP sessions that are established", self.bgp_sessions_up.clone());
         all.register(
@@ -180,6 +198,17 @@ impl Metrics {
             let fate = self.tunnel.get_or_create(&Fate { fate: fate.to_owned() });
             fate.inner().store(count, Ordering::Relaxed);
         }
+    }
+
+    /// Takes over what the fast path has counted since it was put in force.
+    pub(crate) fn count_fast_path(&self, state: Option<&FastPathState>) {
+        self.fast_path_flows.set(state.map_or(0, |state| state.flows as i64));
+        let Some(state) = state else { return };
+        for (fate, count) in state.counters.counted() {
+            let fate = self.fast_path.get_or_create(&Fate { fate: fate.to_owned() });
+            fate.inner().store(count, Ordering::Relaxed);
+        }
+        self.fast_path_evicted.inner().store(state.evicted(), Ordering::Relaxed);
     }
 
     /// Sets what is known of BGP; `prefixes` are those received and advertised in a family.

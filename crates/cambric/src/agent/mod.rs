@@ -44,7 +44,7 @@ use tokio::sync::{mpsc as channel, oneshot, watch};
 
 pub(crate) use bgp::{BgpStatus, SessionStatus};
 pub(crate) use options::{AgentOptions, LogFormat};
-pub(crate) use publish::Status;
+pub(crate) use publish::{FastPathStatus, Status};
 pub(crate) use routes::{HopStatus, RouteStatus};
 pub(crate) use summary::{ClusterStatus, Happened};
 pub(crate) use system::remove_from_kernel;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use kernel::FastPathState;
 use kernel::ipip::Counters;
 use model::{Family, NodeFile, NodeName, PerFamily};
 use plan::Entries;
@@ -55,6 +56,9 @@ pub(crate) struct Status {
     /// How many packets met which fate in IP in IP; nothing if there is none.
     #[serde(default)]
     pub(crate) tunnel: BTreeMap<String, u64>,
+    /// How the fast path fares; none if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fast_path: Option<FastPathStatus>,
     /// Who was heard of late through a NAT gateway, or from behind one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) heard: Vec<HeardFrom>,
@@ -82,6 +86,47 @@ pub(crate) struct Status {
     pub(crate) cluster: ClusterStatus,
 }
 
+/// How the fast path fared at the last comparison.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FastPathStatus {
+    /// The links on which packets are looked at.
+    pub(crate) links: Vec<String>,
+    /// The addresses of pods of this node whose flows it takes.
+    pub(crate) pods: usize,
+    /// The flows that are remembered.
+    pub(crate) flows: usize,
+    /// How many flows were learned, and how many of them had to make room for others.
+    pub(crate) learned: u64,
+    pub(crate) evicted: u64,
+    /// Packets that it has sent.
+    pub(crate) hits: u64,
+    /// Packets that took the kernel's path, by reason.
+    pub(crate) misses: BTreeMap<String, u64>,
+    /// Of those, packets from which no flow was learned, by reason.
+    pub(crate) refusals: BTreeMap<String, u64>,
+    /// Packets that were dropped because the kernel would not change them.
+    pub(crate) failed: u64,
+}
+
+impl From<&FastPathState> for FastPathStatus {
+    fn from(state: &FastPathState) -> FastPathStatus {
+        let FastPathState { links, pods, flows, counters } = state;
+        let named = |(reason, count): (&str, u64)| (reason.to_owned(), count);
+        FastPathStatus {
+            links: links.iter().map(ToString::to_string).collect(),
+            pods: *pods,
+            flows: *flows,
+            learned: counters.of("learned"),
+            evicted: state.evicted(),
+            hits: counters.hits(),
+            misses: counters.misses().map(named).collect(),
+            refusals: counters.refusals().map(named).collect(),
+            failed: counters.of("failed"),
+        }
+    }
+}
+
 /// An outer address from which IP in IP came.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,6 +150,10 @@ pub(crate) struct Report {
     pub(crate) tunnel_error: Option<String>,
     /// What the programs of IP in IP have counted.
     pub(crate) tunnel: Option<Counters>,
+    /// Why there is no fast path, though there should be.
+    pub(crate) fast_path_error: Option<String>,
+    /// How the fast path fares.
+    pub(crate) fast_path: Option<FastPathState>,
     /// The ports for health checks that cannot be listened on.
     pub(crate) health_ports: Vec<String>,
     /// What is wrong with the BGP speaker.
@@ -292,6 +341,7 @@ impl Publisher {
         problems.extend(report.underlay_error.iter().chain(&report.attachments_error).cloned());
         problems.extend(report.publish_error.clone());
         problems.extend(report.tunnel_error.clone());
+        problems.extend(report.fast_path_error.clone());
         problems.extend(report.health_ports.iter().cloned());
         problems.extend(report.bgp.iter().cloned());
         problems.extend(report.failures.iter().cloned());
@@ -323,6 +373,7 @@ impl Publisher {
                 .flat_map(Counters::by_fate)
                 .map(|(fate, count)| (fate.to_owned(), count))
                 .collect(),
+            fast_path: report.fast_path.as_ref().map(FastPathStatus::from),
             heard: core
                 .heard()
                 .iter()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cni::ipam::Store;
 use kernel::ipip::Counters;
-use kernel::{Event, Found, Kernel, Monitor, Report, Unplanned};
+use kernel::{Event, FastPathState, Found, Kernel, Monitor, Report, Unplanned};
 use model::{Family, PerFamily};
 use plan::services::ServicePlan;
 use plan::{Change, Entries, Entry, Key};
@@ -50,7 +50,8 @@ pub(crate) fn remove_from_kernel(run_dir: &RunDir) -> Result<(usize, Vec<String>
     let mut kernel = Kernel::open()?;
     kernel.pin_in(&run_dir.pins());
     let report = kernel.cleanup()?;
-    let others = report.services.iter().chain(&report.tunnel).map(ToString::to_string);
+    let others =
+        report.services.iter().chain(&report.tunnel).chain(&report.fast_path).map(ToString::to_string);
     Ok((report.removed, report.failures.iter().map(ToString::to_string).chain(others).collect()))
 }
 
@@ -88,6 +89,22 @@ impl Machine for System {
 
     fn tunnel_counters(&mut self) -> Option<Counters> {
         self.kernel.tunnel_counters()?.inspect_err(|error| tracing::warn!(%error, "not counted")).ok()
+    }
+
+    fn doubt_flows(&mut self) {
+        if let Err(error) = self.kernel.doubt_flows() {
+            tracing::error!(%error, "there is no fast path until the next comparison");
+        }
+    }
+
+    fn attend(&mut self) {
+        if let Err(error) = self.kernel.attend() {
+            tracing::warn!(%error, "the fast path will stop");
+        }
+    }
+
+    fn fast_path(&mut self) -> Option<FastPathState> {
+        self.kernel.fast_path()?.inspect_err(|error| tracing::warn!(%error, "not counted")).ok()
     }
 
     fn doubt_services(&mut self) {
@@ -167,6 +184,7 @@ fn outcome(report: kernel::Result<Report>) -> Outcome {
                 reconcile_needed: report.reconcile_needed,
                 services_error: report.services.as_ref().map(ToString::to_string),
                 tunnel_error: report.tunnel.as_ref().map(ToString::to_string),
+                fast_path_error: report.fast_path.as_ref().map(ToString::to_string),
                 failed: entries.chain(services).collect(),
             }
         }

@@ -17,6 +17,7 @@ pub(crate) fn entry(key: &Key) -> String {
         Key::Address(link, net) => format!("{net} dev {link}"),
         Key::Forwarding(link, mac) => format!("{mac} dev {link}"),
         Key::Neighbour(link, address) => format!("{address} dev {link}"),
+        Key::FastPath => "the fast path".to_owned(),
         Key::TunnelRoute(net) | Key::Route(net) => net.to_string(),
     }
 }

@@ -130,15 +130,18 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             {
                 Heard::Nothing => {}
                 Heard::Change(keys) => {
+                    self.machine.doubt_flows();
                     self.put_right(keys);
                     self.debounce.note(Instant::now());
                 }
                 Heard::Services(keys) => {
+                    self.machine.doubt_flows();
                     self.machine.doubt_services();
                     self.put_right(keys);
                     self.debounce.note(Instant::now());
                 }
                 Heard::Overrun => {
+                    self.machine.doubt_flows();
                     self.machine.doubt_services();
                     tracing::warn!("kernel events were lost; comparing everything");
                     self.metrics.overruns.inc();
@@ -157,6 +160,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             if self.debounce.due(now) || self.next_sync.is_some_and(|at| at <= now) {
                 self.compare();
             }
+            self.machine.attend();
             self.show();
             // After all else, and for the most part by another thread.
             self.publisher.saver.keep(&self.core, Instant::now());
@@ -277,6 +281,10 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         if let Some(error) = &outcome.services_error {
             // A change without services tries none, so that only a comparison can tell that this is over.
             self.report.services_error = Some(error.clone());
+        }
+        if let Some(error) = &outcome.fast_path_error {
+            self.report.fast_path_error = Some(error.clone());
+            self.debounce.note(Instant::now());
         }
         if outcome.reconcile_needed {
             // The change is finished by a comparison, and what that does is no repair.
@@ -419,6 +427,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         self.report.tunnel_error.clone_from(&outcome.tunnel_error);
         self.report.tunnel = self.machine.tunnel_counters();
         self.metrics.count_tunnel(self.report.tunnel);
+        self.report.fast_path_error.clone_from(&outcome.fast_path_error);
+        self.report.fast_path = self.machine.fast_path();
+        self.metrics.count_fast_path(self.report.fast_path.as_ref());
         outcome
     }
 

@@ -57,6 +57,9 @@ fn write_all(out: &mut String, seen: &Seen<'_>) -> fmt::Result {
     if !packets.is_empty() {
         line(out, "IP in IP", &listed(&packets))?;
     }
+    if let Some(fast) = &status.fast_path {
+        line(out, "fast path", &format!("{} flows, {} packets sent by it", fast.flows, fast.hits))?;
+    }
     problems(out, seen, status)?;
     writeln!(out)?;
     cluster(out, status.nodes, &status.cluster)

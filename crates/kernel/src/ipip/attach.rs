@@ -18,8 +18,9 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 use model::LinkName;
 
-use super::object::{Hook, failed};
+use super::object::Hook;
 use super::{Ipip, bpffs, layout};
+use crate::bpf::failed;
 use crate::link::{self, Links};
 use crate::rtnl::RouteSocket;
 use crate::{Error, Result};

@@ -74,7 +74,7 @@ pub fn unmount(directory: &Path) -> Result<()> {
 }
 
 /// Removes a directory. One that is not there, or not empty, is no error.
-pub(super) fn remove_empty(directory: &Path) -> Result<()> {
+pub(crate) fn remove_empty(directory: &Path) -> Result<()> {
     match fs::remove_dir(directory) {
         Err(source)
             if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
@@ -86,7 +86,7 @@ pub(super) fn remove_empty(directory: &Path) -> Result<()> {
 }
 
 /// Makes a directory that only its owner can look into.
-pub(super) fn create(directory: &Path) -> Result<()> {
+pub(crate) fn create(directory: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| Error::File {
         what: "create",
         path: directory.to_owned(),
@@ -135,7 +135,7 @@ pub(super) fn detach(pin: &Path) -> Result<()> {
 }
 
 /// Takes a pin away. One that is not there is no error.
-pub(super) fn unpin(pin: &Path) -> Result<()> {
+pub(crate) fn unpin(pin: &Path) -> Result<()> {
     match fs::remove_file(pin) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::File { what: "remove", path: pin.to_owned(), source })

@@ -12,7 +12,7 @@ use plan::ipip::{NextHop, Outer, Route};
 pub(super) const VERSION: u32 = 1;
 
 /// `struct address`.
-pub(super) type AddressBytes = [u8; 20];
+pub(crate) type AddressBytes = [u8; 20];
 
 /// `struct route`.
 pub(super) type RouteBytes = [u8; 56];
@@ -21,9 +21,9 @@ pub(super) type RouteBytes = [u8; 56];
 pub(super) type Heard = [u64; 2];
 
 /// `struct prefix4` and `struct prefix6`: address and length.
-pub(super) type Prefix<const N: usize> = ([u8; N], u32);
+pub(crate) type Prefix<const N: usize> = ([u8; N], u32);
 
-pub(super) fn address(address: IpAddr) -> AddressBytes {
+pub(crate) fn address(address: IpAddr) -> AddressBytes {
     let mut bytes = [0; 20];
     let family: u32 = match address {
         IpAddr::V4(address) => {
@@ -78,12 +78,12 @@ pub(super) fn read_route(bytes: &RouteBytes) -> Option<Route> {
 }
 
 /// The key of a prefix. Bits after its length have no meaning, so they are none.
-pub(super) fn prefix4(net: Ipv4Net) -> Prefix<4> {
+pub(crate) fn prefix4(net: Ipv4Net) -> Prefix<4> {
     (net.network().octets(), net.prefix_len().into())
 }
 
 /// The key of a prefix.
-pub(super) fn prefix6(net: Ipv6Net) -> Prefix<16> {
+pub(crate) fn prefix6(net: Ipv6Net) -> Prefix<16> {
     (net.network().octets(), net.prefix_len().into())
 }
 

@@ -3,9 +3,9 @@
 //! Programs and maps are pinned, so they stay in force when the process ends. Kernel 6.6 or newer is needed (TCX).
 
 mod attach;
-mod bpffs;
+pub(crate) mod bpffs;
 mod keepalive;
-mod layout;
+pub(crate) mod layout;
 mod object;
 #[cfg(test)]
 mod run_tests;

@@ -5,17 +5,15 @@ use std::fmt;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{self, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::layout::{AddressBytes, Heard, Prefix, RouteBytes};
-use crate::{Error, Result};
+use crate::Result;
+use crate::bpf::{BPF_NOEXIST, failed, map, program, unless};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipip.bpf.o"));
-
-/// A flag of `BPF_MAP_UPDATE_ELEM` (linux/bpf.h).
-const BPF_NOEXIST: u64 = 1;
 
 /// The maps, by the names that they have in `bpf/ipip.bpf.c` and are pinned by.
 pub(super) const MAPS: [&str; 5] = ["routes4", "routes6", "nodes", "locals", "counters"];
@@ -70,7 +68,7 @@ impl Object {
         }
         let mut programs = loader.load(COMPILED).map_err(failed("load the IP in IP programs"))?;
         for hook in Hook::BOTH {
-            let loaded = program(&mut programs, hook)?.load();
+            let loaded = program(&mut programs, hook.program())?.load();
             loaded.map_err(failed(format!("load the IP in IP program for {}", hook.name())))?;
         }
         Ok(Object {
@@ -84,7 +82,7 @@ impl Object {
     }
 
     pub(super) fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
-        program(&mut self.programs, hook)
+        program(&mut self.programs, hook.program())
     }
 }
 
@@ -170,32 +168,4 @@ where
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(failed("look up an IP in IP route")(error)),
     }
-}
-
-fn program(programs: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier> {
-    let what = || format!("use the IP in IP program for {}", hook.name());
-    let program =
-        programs.program_mut(hook.program()).ok_or_else(|| failed(what())("it is not in the object"))?;
-    program.try_into().map_err(failed(what()))
-}
-
-fn map<T: TryFrom<Map, Error = MapError>>(programs: &mut Ebpf, name: &str) -> Result<T> {
-    let what = || format!("use the IP in IP map {name}");
-    let map = programs.take_map(name).ok_or_else(|| failed(what())("it is not in the object"))?;
-    map.try_into().map_err(failed(what()))
-}
-
-/// The result, and success if the kernel said just this.
-fn unless(errno: i32, result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(errno) => Ok(()),
-        result => result,
-    }
-}
-
-/// Says what could not be done.
-pub(super) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
-    what: impl Into<String>,
-) -> impl FnOnce(E) -> Error {
-    move |error| Error::Bpf { what: what.into(), source: error.into() }
 }

@@ -10,8 +10,10 @@ use plan::ipip::{Route, Table};
 
 use super::Counters;
 use super::layout::{self, AddressBytes, Heard, Prefix};
-use super::object::{Entries, Object, failed, longest};
-use crate::{Error, Result};
+use super::object::{Entries, Object, longest};
+use crate::Result;
+use crate::bpf::failed;
+use crate::clock::monotonic;
 
 /// Keys of entries that make no sense.
 #[derive(Debug, Default)]
@@ -119,14 +121,4 @@ impl Object {
         };
         Ok(heard.iter().filter_map(|(node, at)| Some((layout::read_address(node)?, since(*at)))).collect())
     }
-}
-
-/// The clock of `bpf_ktime_get_coarse_ns`, in nanoseconds.
-pub(super) fn monotonic() -> Result<u64> {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a value that lives through the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } < 0 {
-        return Err(Error::system("read the monotonic clock"));
-    }
-    Ok(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }

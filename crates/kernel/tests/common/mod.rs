@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod cluster;
+pub mod fast;
 pub mod pods;
 pub mod sctp;
 pub mod services;

@@ -47,11 +47,16 @@ pub fn node_and_world() -> (TestNs, TestNs) {
     (node, world)
 }
 
-/// Attaches a pod to the bridge of the calling thread's namespace.
+/// Attaches a pod to the bridge of node 0, in whose namespace the calling thread is.
 pub fn attach(attachment: &Attachment) -> Pod {
+    attach_to(0, attachment)
+}
+
+/// Attaches a pod to the bridge of a node, in whose namespace the calling thread is.
+pub fn attach_to(node: u32, attachment: &Attachment) -> Pod {
     let test = TestNs::new("pod");
     let (name, bridge) = (LinkName::new("eth0").unwrap(), LinkName::bridge());
-    let ranges: Vec<_> = cluster::node(0, Stack::Dual).pod_ranges.iter().copied().collect();
+    let ranges: Vec<_> = cluster::node(node, Stack::Dual).pod_ranges.iter().copied().collect();
     let wanted =
         Wanted { attachment, name: &name, bridge: &bridge, mtu: 1450, ranges: &ranges, pod: "default/test" };
     let mut namespace = PodNs::open(test.ns.path()).unwrap();

@@ -36,7 +36,8 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
     let mtu = mtu.parse().map_or_else(|_| MtuSpec::Text(mtu.to_owned()), MtuSpec::Bytes);
     let node_port_addresses = Vec::new();
     let route_source = network.route_source;
-    let config = NetworkConfig { route_source: route_source.into(), bgp: settings, ..config };
+    let fast_path = network.fast_path;
+    let config = NetworkConfig { route_source: route_source.into(), bgp: settings, fast_path, ..config };
     let spec = ClusterNetworkSpec {
         pod_ranges,
         service_ranges,
@@ -45,6 +46,7 @@ pub(super) fn check(file: &serde_saphyr::Spanned<source::Network>) -> Result<Net
         mtu,
         route_source,
         bgp,
+        fast_path,
     };
     Ok(Network { spec, config, load_balancer_ranges })
 }

@@ -37,6 +37,8 @@ pub(super) struct Network {
     #[serde(default)]
     pub(super) route_source: RouteSource,
     pub(super) bgp: Option<Spanned<BgpSpec>>,
+    #[serde(default)]
+    pub(super) fast_path: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -61,6 +61,20 @@ fn events_of_the_kernel_are_compared_together() {
 }
 
 #[test]
+fn what_others_change_ends_flows_of_the_fast_path() {
+    let mut bench = Bench::new();
+    bench.events(cluster());
+    bench.turn(|_| Heard::Nothing);
+    for heard in [Heard::Change(Vec::new()), Heard::Services(Vec::new()), Heard::Overrun] {
+        bench.turn(move |_| heard.clone());
+    }
+    bench.run();
+    let (doubts, attended) = bench.kernel.with(|state| (state.doubts, state.attended));
+    assert_eq!(doubts, 3);
+    assert!(attended >= 5, "{attended} times in as many turns");
+}
+
+#[test]
 fn the_files_are_published_when_all_is_in_place() {
     let mut bench = Bench::new();
     bench.kernel.with(|state| {

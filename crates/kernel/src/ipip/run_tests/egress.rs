@@ -164,7 +164,7 @@ fn a_node_behind_a_gateway_is_sent_nothing_before_it_was_heard() {
             bench.drops(Hook::Egress, &sent, held);
             // What was heard once counts for so long.
             let key = layout::address(address(THERE[of]));
-            let now = table::monotonic().unwrap();
+            let now = crate::clock::monotonic().unwrap();
             let heard_before = |time: Duration| now.saturating_sub(time.as_nanos() as u64);
             // It is another flow to a gateway if packets of the other family are heard.
             let heard = |at| if family == Family::V4 { [at, 0] } else { [0, at] };

@@ -14,7 +14,7 @@ use model::{Family, PerFamily};
 use plan::ipip::{NextHop, Outer, Route, Table};
 
 use super::object::{Entries, Hook, Object};
-use super::{Counters, keepalive, layout, table};
+use super::{Counters, keepalive, layout};
 
 /// The own outer addresses, those of another node, and of one who is no node.
 const HERE: [&str; 2] = ["172.16.0.1", "2001:db8::1"];

@@ -7,8 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, FromArgMatches};
-use kernel::Unplanned;
 use kernel::ipip::Counters;
+use kernel::{FastPathState, Unplanned};
 use kube_source::ClusterNetworkSpec;
 use model::{Attachment, Family, LinkName, NetworkConfig, Node, NodeName, PerFamily};
 use plan::services::ServicePlan;
@@ -39,6 +39,9 @@ pub(super) struct State {
     pub(super) attachments: Vec<Attachment>,
     pub(super) services: ServicePlan,
     pub(super) addresses: Result<Vec<IpAddr>, Failure>,
+    /// How often the fast path was made to forget, and to go on.
+    pub(super) doubts: usize,
+    pub(super) attended: usize,
 }
 
 impl Default for State {
@@ -51,6 +54,8 @@ impl Default for State {
             hindered: None,
             mtu: None,
             attachments: Vec::new(),
+            doubts: 0,
+            attended: 0,
             services: ServicePlan::default(),
             addresses: Ok(Vec::new()),
         }
@@ -98,6 +103,18 @@ impl Machine for Pretended {
     }
 
     fn tunnel_counters(&mut self) -> Option<Counters> {
+        None
+    }
+
+    fn doubt_flows(&mut self) {
+        self.with(|state| state.doubts += 1);
+    }
+
+    fn attend(&mut self) {
+        self.with(|state| state.attended += 1);
+    }
+
+    fn fast_path(&mut self) -> Option<FastPathState> {
         None
     }
 

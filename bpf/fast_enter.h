@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The fast path where packets enter the node. */
+#pragma once
+
+#include "fast_packet.h"
+
+/* Forgets a flow and its answers. */
+static __always_inline void end(const struct key *key, const struct flow *flow)
+{
+	struct key answers = {
+		.source_port = flow->destination_port,
+		.destination_port = flow->source_port,
+		.ifindex = flow->ifindex,
+		.family = key->family,
+		.protocol = key->protocol,
+	};
+
+	copy4(answers.source, flow->destination);
+	copy4(answers.destination, flow->source);
+	if (!bpf_map_delete_elem(&flows, key))
+		count(ENDED);
+	if (!bpf_map_delete_elem(&flows, &answers))
+		count(ENDED);
+}
+
+/* Leaves a packet to the kernel, and takes note of it. */
+static __always_inline int leave(struct __sk_buff *skb, const struct packet *packet, int from_wire, enum counter reason)
+{
+	__u32 zero = 0;
+	struct note *note = bpf_map_lookup_elem(&notes, &zero);
+
+	if (!note)
+		return TCX_NEXT;
+	/* What is for nobody here is the node's own, and is not looked at where it leaves. */
+	if (from_wire && !endpoint_of(packet->key.family, packet->key.destination)) {
+		note->is_valid = 0;
+		return TCX_NEXT;
+	}
+	skb->cb[0] = 0;
+	note->key = packet->key;
+	note->sequence = generation(SLOT_SEQUENCE);
+	note->ethernet = packet->ethernet;
+	note->start = packet->start;
+	note->ttl = packet->ttl;
+	note->from_wire = from_wire;
+	note->is_valid = 1;
+	return pass(reason);
+}
+
+/* Why a packet of a flow that is known cannot do without the kernel's path; HIT if it can. */
+static __always_inline enum counter judge(const struct packet *packet, const struct flow *flow, __u64 now, __u64 lifetime)
+{
+	const __u32 *one = packet->ethernet.words, *other = flow->before.words;
+
+	if (flow->all != generation(SLOT_ALL) || flow->near != generation(flow->near_slot) ||
+	    flow->far != generation(flow->far_slot))
+		return STALE;
+	/* Another processor may have had it meanwhile. */
+	if ((__s64)(now - flow->validated) > (__s64)lifetime)
+		return EXPIRED;
+	if (packet->size > flow->biggest)
+		return OVERSIZE;
+	if (packet->ttl <= flow->hops)
+		return LAST_HOP;
+	if (one[0] != other[0] || one[1] != other[1] || one[2] != other[2])
+		return MOVED;
+	return HIT;
+}
+
+/* The transport's checksum covers the addresses, and ports are beside it. */
+static __always_inline long translate(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+{
+	int is_udp = packet->key.protocol == IPPROTO_UDP;
+	__u32 checksum = packet->transport + (is_udp ? UDP_CHECKSUM : TCP_CHECKSUM);
+	__u64 flags = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
+	__be16 ports[2] = { flow->source_port, flow->destination_port };
+	__be32 before[8], after[8];
+	__s64 difference;
+	long error;
+
+	copy4(before, packet->key.source);
+	copy4(before + 4, packet->key.destination);
+	copy4(after, flow->source);
+	copy4(after + 4, flow->destination);
+	difference = bpf_csum_diff(before, sizeof(before), after, sizeof(after), 0);
+	if (difference < 0)
+		return difference;
+	error = bpf_l4_csum_replace(skb, checksum, 0, difference, flags | BPF_F_PSEUDO_HDR);
+	error |= bpf_l4_csum_replace(skb, checksum, packet->key.source_port, ports[0], flags | sizeof(ports[0]));
+	error |= bpf_l4_csum_replace(skb, checksum, packet->key.destination_port, ports[1], flags | sizeof(ports[1]));
+	return error | bpf_skb_store_bytes(skb, packet->transport, ports, sizeof(ports), 0);
+}
+
+/* The IP header as it leaves. A checksum that is wrong stays wrong (RFC 1624, equation 3). */
+static __always_inline long readdress(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
+{
+	if (packet->key.family == 4) {
+		struct ipv4 *ip = &packet->ip.v4;
+		__u32 total = (__u16)~ip->checksum;
+
+		ip->checksum = 0;
+		total += (__u16)~sum((const __u16 *)ip, sizeof(*ip) / 2);
+		ip->ttl -= flow->hops;
+		ip->source = flow->source[0];
+		ip->destination = flow->destination[0];
+		total += sum((const __u16 *)ip, sizeof(*ip) / 2);
+		total = (total & 0xffff) + (total >> 16);
+		ip->checksum = ~((total & 0xffff) + (total >> 16));
+		/* The sum over the whole header stays what it was, and so does a sum over the packet by the adapter. */
+		return bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0);
+	}
+	packet->ip.v6.hops -= flow->hops;
+	copy4(packet->ip.v6.source, flow->source);
+	copy4(packet->ip.v6.destination, flow->destination);
+	return bpf_skb_store_bytes(skb, ETH_HLEN, &packet->ip.v6, sizeof(packet->ip.v6), BPF_F_RECOMPUTE_CSUM);
+}
+
+static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
+{
+	long error = 0;
+
+	if (flow->is_translated)
+		error |= translate(skb, packet, flow);
+	if (flow->is_translated || flow->hops)
+		error |= readdress(skb, packet, flow);
+	error |= bpf_skb_store_bytes(skb, 0, &flow->after, sizeof(flow->after), 0);
+	if (flow->is_local && skb->pkt_type != PACKET_HOST)
+		error |= bpf_skb_change_type(skb, PACKET_HOST);
+	if (error) {
+		count(FAILED);
+		return TCX_DROP;
+	}
+	count(HIT);
+	skb->priority = flow->priority;
+	skb->mark = flow->mark;
+	skb->cb[0] = MARK0;
+	skb->cb[1] = MARK1;
+	skb->cb[2] = MARK2;
+	skb->cb[3] = MARK3;
+	return flow->is_local ? bpf_redirect_peer(flow->ifindex, 0) : bpf_redirect(flow->ifindex, 0);
+}
+
+static __always_inline int enter(struct __sk_buff *skb, int from_wire)
+{
+	struct packet packet = {};
+	struct flow flow;
+	struct settings *set;
+	enum counter verdict;
+	__u32 zero = 0;
+	__u64 now;
+
+	if (!read(skb, &packet))
+		return from_wire ? TCX_NEXT : pass(UNUSUAL);
+	if (packet.control) {
+		if (find(&packet.key, &flow))
+			end(&packet.key, &flow);
+		else if (from_wire && !endpoint_of(packet.key.family, packet.key.destination))
+			return TCX_NEXT;
+		return pass(CONTROL);
+	}
+	set = bpf_map_lookup_elem(&settings, &zero);
+	now = bpf_ktime_get_coarse_ns();
+	if (!set || now > set->until)
+		return from_wire ? TCX_NEXT : pass(UNATTENDED);
+	if (!find(&packet.key, &flow))
+		return leave(skb, &packet, from_wire, UNKNOWN);
+	verdict = judge(&packet, &flow, now, set->lifetime);
+	if (verdict != HIT)
+		return leave(skb, &packet, from_wire, verdict);
+	return forward(skb, &packet, &flow);
+}

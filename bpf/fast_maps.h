@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* What the fast path knows. crates/kernel/src/fast/layout.rs has the same layouts. */
+#pragma once
+
+#include "kernel.h"
+#include "packet.h"
+
+/* A packet's flow, and where it enters the node. Addresses and ports are in network byte order. */
+struct key {
+	__be32 source[4];
+	__be32 destination[4];
+	__be16 source_port;
+	__be16 destination_port;
+	__u32 ifindex;
+	__u8 family;
+	__u8 protocol;
+	__u8 unused[6];
+};
+
+/* The Ethernet addresses of a frame: destination and source, as they stand in it. */
+struct ethernet {
+	__u32 words[3];
+};
+
+/* What becomes of a flow's packets. */
+struct flow {
+	/* Of the key and all that follows; see is_whole. */
+	__u64 check;
+	/* When the kernel's path has last had a packet (CLOCK_MONOTONIC, coarse, ns). */
+	__u64 validated;
+	/* The generations of everything and of both ends, as they were then. */
+	__u64 all;
+	__u64 near;
+	__u64 far;
+	__u32 near_slot;
+	__u32 far_slot;
+	__be32 source[4];
+	__be32 destination[4];
+	__be16 source_port;
+	__be16 destination_port;
+	/* Where it leaves. */
+	__u32 ifindex;
+	/* The biggest packet that the kernel's path has let through, in bytes from the IP header on. */
+	__u32 biggest;
+	/* By how much routing has lowered the time to live. */
+	__u8 hops;
+	/* Whether it leaves into a pod. */
+	__u8 is_local;
+	/* Whether addresses or ports change. */
+	__u8 is_translated;
+	__u8 unused;
+	/* The Ethernet header before and after. */
+	struct ethernet before;
+	struct ethernet after;
+	/* What queueing disciplines and filters on the wire may go by; 0 where it leaves into a pod. */
+	__u32 priority;
+	__u32 mark;
+};
+
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 128, "layout.rs has the same");
+
+/* A packet that went the kernel's path, as it entered. */
+struct note {
+	struct key key;
+	__u64 sequence;
+	struct ethernet ethernet;
+	/* The first four bytes of the IP header but for the length: traffic class and flow label. */
+	__u32 start;
+	__u8 ttl;
+	__u8 is_valid;
+	__u8 from_wire;
+	__u8 unused[5];
+};
+
+/* A pod on this node. */
+struct endpoint {
+	__u32 ifindex;
+	__u32 slot;
+};
+
+struct settings {
+	/* No packet is sent by the fast path after this time, unless the agent has put it off (ns). */
+	__u64 until;
+	/* How long a flow is used without a packet on the kernel's path (ns). */
+	__u64 lifetime;
+	/* For how long connection tracking keeps an idle TCP connection (ms). */
+	__u64 established;
+};
+
+struct prefix4 {
+	__u32 length;
+	__be32 word;
+};
+
+struct prefix6 {
+	__u32 length;
+	__be32 words[4];
+};
+
+/* Lists of the least recently used are per processor, so there is no lock that all take. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(map_flags, BPF_F_NO_COMMON_LRU);
+	__uint(max_entries, 131072);
+	__type(key, struct key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct note);
+} notes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+/* The slots of other nodes, by their pod ranges. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct prefix4);
+	__type(value, __u32);
+} ranges4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct prefix6);
+	__type(value, __u32);
+} ranges6 SEC(".maps");
+
+/* A flow is good as long as the numbers in its slots are what they were. */
+enum { SLOT_ALL, SLOT_SEQUENCE, FIRST_SLOT, SLOTS = 65536 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} generations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+enum counter {
+	HIT,
+	/* Why a packet took the kernel's path. */
+	UNKNOWN,     /* its flow is not known */
+	EXPIRED,     /* its flow was not on the kernel's path for some time */
+	STALE,       /* something has changed since its flow was learned */
+	CONTROL,     /* TCP: SYN, FIN or RST */
+	UNUSUAL,     /* neither TCP nor UDP, a fragment, IP options, or an odd length */
+	OVERSIZE,    /* bigger than any of its flow that the kernel's path has let through */
+	LAST_HOP,    /* its time to live ends here */
+	MOVED,       /* it has other Ethernet addresses */
+	UNATTENDED,  /* no agent looks after the fast path */
+	/* What became of flows. */
+	LEARNED,     /* a new one */
+	REFRESHED,   /* one that was known already */
+	ENDED,       /* by SYN, FIN or RST */
+	/* Why a flow was not learned. */
+	UNSETTLED,   /* connection tracking has not got it established */
+	SPECIAL,     /* masqueraded, or connection tracking looks into it */
+	OUTSIDE,     /* not between pods of the cluster */
+	DIFFERENT,   /* the kernel's path has changed something else of the packet */
+	OVERTAKEN,   /* something changed while the packet was on its way */
+	FULL,        /* the map has refused it */
+	FAILED,      /* dropped: the kernel would not change the packet */
+	COUNTERS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");

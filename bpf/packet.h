@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* What the programs know of packets. */
+#pragma once
+
+#include "kernel.h"
+
+/* An address with its family, 4 or 6; network byte order, IPv4 in the first word. */
+struct address {
+	__u32 family;
+	__be32 words[4];
+};
+
+struct ipv4 {
+	__u8 version_length;
+	__u8 tos;
+	__be16 length;
+	__be16 id;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 checksum;
+	__be32 source;
+	__be32 destination;
+};
+
+struct ipv6 {
+	__u8 version_class;
+	__u8 class_flow;
+	__be16 flow;
+	__be16 length;
+	__u8 next;
+	__u8 hops;
+	__be32 source[4];
+	__be32 destination[4];
+};
+
+enum { MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+
+/* The sum of 16-bit words (RFC 1071), not complemented; 0xffff over a header with a right checksum. */
+static __always_inline __u16 sum(const __u16 *words, int number)
+{
+	__u32 total = 0;
+
+#pragma unroll
+	for (int i = 0; i < number; i++)
+		total += words[i];
+	total = (total & 0xffff) + (total >> 16);
+	return (total & 0xffff) + (total >> 16);
+}

@@ -1,0 +1,283 @@
+//! The fast path (`bpf/fast.bpf.c`): the kernel's own path decides about flows, BPF programs repeat what it did.
+//!
+//! Unlike IP in IP nothing of it outlives the process, or a process that hangs: the programs go with it, and what they
+//! have learned is used only as long as [`Fast::attend`] is called.
+
+mod counters;
+mod forget;
+mod layout;
+mod links;
+mod object;
+#[cfg(test)]
+mod run_tests;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::maps::lpm_trie;
+use ipnet::IpNet;
+use model::LinkName;
+
+pub use counters::Counters;
+pub(crate) use forget::directory;
+pub use forget::forget;
+use layout::Endpoint;
+use links::Attached;
+pub use links::Side;
+use object::Object;
+use slots::Slots;
+
+use crate::Result;
+use crate::bpf::{failed, unless};
+use crate::clock::monotonic;
+use crate::ipip::{bpffs, layout as addresses};
+
+/// How long a flow does without the kernel's path. Neighbours are taken for reachable for 30 seconds, and connection
+/// tracking forgets UDP flows after as many.
+pub const LIFETIME: Duration = Duration::from_secs(3);
+
+/// How long the programs go on without an [`Fast::attend`].
+pub const ATTENTION: Duration = Duration::from_secs(15);
+
+/// How long connection tracking keeps an idle TCP connection in this namespace, in seconds.
+const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
+/// The fast path of a network namespace.
+#[derive(Debug)]
+pub struct Fast {
+    object: Object,
+    slots: Slots,
+    pods: BTreeMap<IpAddr, Endpoint>,
+    ranges: BTreeMap<IpNet, u32>,
+    links: BTreeMap<LinkName, Attached>,
+    /// Links with queueing disciplines, as of the last look.
+    shaped: BTreeSet<u32>,
+    pins: Option<PathBuf>,
+}
+
+impl Fast {
+    /// Loads the programs. Nothing is sent by the fast path before links have them ([`Fast::set_link`]), somebody attends
+    /// ([`Fast::attend`]), and it is known who is where ([`Fast::set_pod`], [`Fast::set_range`]).
+    ///
+    /// With a directory on a BPF file system the CNI plugin can say that a pod is gone ([`forget`]).
+    ///
+    /// # Errors
+    /// If the kernel refuses the programs, or has no functions to look up connections.
+    pub fn open(pins: Option<&Path>) -> Result<Fast> {
+        if let Some(directory) = pins {
+            unpin(directory)?;
+            bpffs::create(directory)?;
+        }
+        let mut fast = Fast {
+            object: Object::load(pins)?,
+            slots: Slots::default(),
+            pods: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            links: BTreeMap::new(),
+            shaped: BTreeSet::new(),
+            pins: pins.map(Path::to_owned),
+        };
+        fast.invalidate()?;
+        Ok(fast)
+    }
+
+    /// Looks up which links others have queueing disciplines on, which [`Fast::set_link`] goes by.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn look_around(&mut self) -> Result<()> {
+        self.shaped = links::shaped()?;
+        Ok(())
+    }
+
+    /// Puts the programs on a link of the calling thread's network namespace, or takes them off. A link that is not there
+    /// has none, and is no error: whether it had been there is the result.
+    ///
+    /// # Errors
+    /// If the kernel refuses it. [`crate::Error::Foreign`] if others have something on a pod's link that packets would pass by; it
+    /// has no programs then.
+    pub fn set_link(&mut self, name: &LinkName, side: Option<Side>) -> Result<bool> {
+        let index = links::index(name)?;
+        let (Some(side), Some(index)) = (side, index) else {
+            self.links.remove(name);
+            return Ok(index.is_some());
+        };
+        if side == Side::Pod && self.shaped.contains(&index) {
+            self.links.remove(name);
+            return Err(links::refuse_shaped(name));
+        }
+        if self.links.get(name).is_none_or(|there| (there.index, there.side) != (index, side)) {
+            self.links.remove(name);
+            let attached = Attached::new(&mut self.object, name, index, side)?;
+            self.links.insert(name.clone(), attached);
+        }
+        Ok(true)
+    }
+
+    /// The links that have the programs.
+    pub fn links(&self) -> impl Iterator<Item = &LinkName> {
+        self.links.keys()
+    }
+
+    /// Says by which link a pod of this node has an address; `None`: none has it any more. Flows of whoever had it before
+    /// are flows no more.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_pod(&mut self, address: IpAddr, link: Option<&LinkName>) -> Result<()> {
+        let index = link.map(links::index).transpose()?.flatten();
+        if self.pods.get(&address).map(|pod| pod.link) == index {
+            return Ok(());
+        }
+        let what = || format!("say to the fast path where {address} is");
+        let key = layout::endpoint(address);
+        if let Some(pod) = self.pods.get(&address).copied() {
+            unless(libc::ENOENT, self.object.endpoints.remove(&key)).map_err(failed(what()))?;
+            self.renew(&[pod.slot])?;
+            self.pods.remove(&address);
+            self.slots.give_back(pod.slot);
+        }
+        if let Some(link) = index {
+            let Some(slot) = self.slots.take() else { return Ok(()) };
+            self.renew(&[slot])?;
+            let endpoint = Endpoint { link, slot };
+            self.pods.insert(address, endpoint);
+            // A pod for which there is no room does without.
+            let added = self.object.endpoints.insert(key, endpoint.bytes(), 0);
+            unless(libc::E2BIG, added).map_err(failed(what()))?;
+        }
+        Ok(())
+    }
+
+    /// Says that pods of another node are in a range, or are no more.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_range(&mut self, range: IpNet, is_there: bool) -> Result<()> {
+        if self.ranges.contains_key(&range) == is_there {
+            return Ok(());
+        }
+        let what = || format!("say to the fast path where {range} is");
+        if let Some(slot) = self.ranges.get(&range).copied() {
+            let removed = match range {
+                IpNet::V4(net) => {
+                    let (data, length) = addresses::prefix4(net);
+                    self.object.ranges4.remove(&lpm_trie::Key::new(length, data))
+                }
+                IpNet::V6(net) => {
+                    let (data, length) = addresses::prefix6(net);
+                    self.object.ranges6.remove(&lpm_trie::Key::new(length, data))
+                }
+            };
+            unless(libc::ENOENT, removed).map_err(failed(what()))?;
+            self.renew(&[slot])?;
+            self.ranges.remove(&range);
+            self.slots.give_back(slot);
+            return Ok(());
+        }
+        let Some(slot) = self.slots.take() else { return Ok(()) };
+        self.renew(&[slot])?;
+        self.ranges.insert(range, slot);
+        let added = match range {
+            IpNet::V4(net) => {
+                let (data, length) = addresses::prefix4(net);
+                self.object.ranges4.insert(&lpm_trie::Key::new(length, data), slot, 0)
+            }
+            IpNet::V6(net) => {
+                let (data, length) = addresses::prefix6(net);
+                self.object.ranges6.insert(&lpm_trie::Key::new(length, data), slot, 0)
+            }
+        };
+        unless(libc::ENOSPC, added).map_err(failed(what()))
+    }
+
+    /// Forgets all flows: their next packets take the kernel's path, and so do those that are on their way.
+    ///
+    /// # Errors
+    /// If the kernel cannot be told; then it must be taken off all links.
+    pub fn invalidate(&mut self) -> Result<()> {
+        self.renew(&[layout::ALL])
+    }
+
+    /// Forgets the flows from and to a pod of this node, or the pods of another node. What is not known has no flows.
+    ///
+    /// # Errors
+    /// If the kernel cannot be told.
+    pub fn invalidate_at(&mut self, place: IpNet) -> Result<()> {
+        let pods = self.pods.iter().filter(|(address, _)| place.contains(*address)).map(|(_, pod)| pod.slot);
+        let overlaps = |range: &IpNet| range.contains(&place) || place.contains(range);
+        let ranges = self.ranges.iter().filter(|(range, _)| overlaps(range)).map(|(_, slot)| *slot);
+        let slots: Vec<u32> = pods.chain(ranges).collect();
+        if slots.is_empty() { Ok(()) } else { self.renew(&slots) }
+    }
+
+    /// Has the programs go on for [`ATTENTION`] from now.
+    ///
+    /// # Errors
+    /// If the kernel cannot be told.
+    pub fn attend(&mut self) -> Result<()> {
+        self.attend_for(ATTENTION, LIFETIME)
+    }
+
+    fn attend_for(&mut self, time: Duration, lifetime: Duration) -> Result<()> {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let established = crate::sysctl::read(ESTABLISHED)?.and_then(|text| text.parse::<u64>().ok());
+        let until = monotonic()?.saturating_add(nanoseconds(time));
+        // The programs give it on as a number of 32 bits.
+        let milliseconds = established.unwrap_or(0).saturating_mul(1000).min(u32::MAX.into());
+        let settings = [until, nanoseconds(lifetime), milliseconds];
+        self.object.settings.set(0, settings, 0).map_err(failed("attend to the fast path"))
+    }
+
+    /// What packets and flows have met.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn counters(&self) -> Result<Counters> {
+        self.object.counters()
+    }
+
+    /// How many flows are remembered, good or not.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn flows(&self) -> Result<usize> {
+        let mut count = 0;
+        for key in self.object.flows.keys() {
+            key.map_err(failed("count the flows of the fast path"))?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Gives slots a number that they have not had, and then says that there was a change.
+    fn renew(&mut self, slots: &[u32]) -> Result<()> {
+        let what = "forget flows of the fast path";
+        for slot in slots.iter().chain([&layout::SEQUENCE]) {
+            let number = self.slots.number()?;
+            self.object.generations.set(*slot, number, 0).map_err(failed(what))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Fast {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.pins {
+            // The next one takes away what stays.
+            let _ = unpin(directory);
+        }
+    }
+}
+
+/// Takes away what is pinned in a directory, with the directory. One that is not there is no error.
+///
+/// # Errors
+/// If something stays.
+pub fn unpin(directory: &Path) -> Result<()> {
+    object::PINNED.iter().try_for_each(|map| bpffs::unpin(&directory.join(map)))?;
+    bpffs::remove_empty(directory)
+}

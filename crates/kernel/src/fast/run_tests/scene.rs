@@ -1,0 +1,328 @@
+//! A namespace with links of two pods and a wire, and packets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use aya::programs::{TestRun, TestRunOptions};
+use etherparse::{IpNumber, PacketBuilder};
+use model::{Family, LinkName};
+
+use super::super::object::Hook;
+use super::super::{ATTENTION, Counters, Fast, LIFETIME, layout};
+use crate::netns::{self, Guard, NetNs};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Ethernet addresses: of pods, of the node towards pods and wire, of another node.
+pub(super) const POD: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const BRIDGE: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(super) const UPLINK: [u8; 6] = [2, 0, 0, 0, 0, 3];
+pub(super) const NEXT: [u8; 6] = [2, 0, 0, 0, 0, 4];
+
+/// Of both pods here, a pod elsewhere, a service, and somebody outside of the cluster.
+pub(super) fn address(who: &str, family: Family) -> IpAddr {
+    let [v4, v6] = match who {
+        "pod" => ["10.128.0.2", "fd00:10::2"],
+        "neighbour" => ["10.128.0.3", "fd00:10::3"],
+        "far" => ["10.128.1.2", "fd00:10:0:1::2"],
+        "service" => ["10.96.0.10", "fd00:96::10"],
+        "outside" => ["192.0.2.1", "2001:db8:f::1"],
+        _ => panic!("{who} is nobody"),
+    };
+    match family {
+        Family::V4 => v4.parse().unwrap(),
+        Family::V6 => v6.parse().unwrap(),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    pub(super) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::Udp];
+
+    pub(super) fn number(self) -> IpNumber {
+        match self {
+            Transport::Tcp => IpNumber::TCP,
+            Transport::Udp => IpNumber::UDP,
+        }
+    }
+}
+
+/// A packet of a flow, with all that can be changed on its way.
+#[derive(Debug, Clone)]
+pub(super) struct Packet {
+    pub(super) transport: Transport,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    pub(super) hops: u8,
+    /// Destination and source.
+    pub(super) ethernet: [[u8; 6]; 2],
+    pub(super) payload: usize,
+}
+
+impl Packet {
+    pub(super) fn new(transport: Transport, family: Family, from: &str, to: &str) -> Packet {
+        Packet {
+            transport,
+            from: SocketAddr::new(address(from, family), 40000),
+            to: SocketAddr::new(address(to, family), 80),
+            hops: 64,
+            ethernet: [BRIDGE, POD],
+            payload: 33,
+        }
+    }
+
+    pub(super) fn frame(&self) -> Vec<u8> {
+        let payload: Vec<u8> = (0..self.payload).map(|at| at as u8).collect();
+        let [destination, source] = self.ethernet;
+        let builder = PacketBuilder::ethernet2(source, destination);
+        let builder = match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), self.hops),
+            (IpAddr::V6(from), IpAddr::V6(to)) => builder.ipv6(from.octets(), to.octets(), self.hops),
+            mixed => panic!("{mixed:?}"),
+        };
+        let mut frame = Vec::new();
+        let (from, to) = (self.from.port(), self.to.port());
+        match self.transport {
+            Transport::Tcp => {
+                builder.tcp(from, to, 1000, 500).ack(77).psh().write(&mut frame, &payload).unwrap();
+            }
+            Transport::Udp => builder.udp(from, to).write(&mut frame, &payload).unwrap(),
+        }
+        frame
+    }
+
+    /// Where the transport's header begins in the frame.
+    pub(super) fn transport_at(&self) -> usize {
+        14 + if self.from.is_ipv4() { 20 } else { 40 }
+    }
+
+    pub(super) fn size(&self) -> u32 {
+        self.frame().len() as u32 - 14
+    }
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Left to the kernel.
+    Passed,
+    /// Sent by the fast path, in this shape.
+    Sent(Vec<u8>),
+    Dropped,
+}
+
+pub(super) struct Scene {
+    pub(super) fast: Fast,
+    path: PathBuf,
+    before: Counters,
+    _guard: Guard,
+    _namespace: NetNs,
+}
+
+impl Scene {
+    /// Programs with a namespace of their own, which is that of the calling thread from now on.
+    pub(super) fn new() -> Scene {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = PathBuf::from(netns::NAMED).join(format!("krn-{}-{count}-run", std::process::id()));
+        let namespace = netns::create_named(&path).unwrap();
+        let guard = namespace.enter().unwrap();
+        stay_on_one_processor();
+        for name in ["pod", "neighbour", "wire"] {
+            run(&["ip", "link", "add", name, "type", "veth", "peer", "name", &format!("{name}-peer")]);
+        }
+        let mut fast = Fast::open(None).unwrap();
+        for family in Family::BOTH {
+            for pod in ["pod", "neighbour"] {
+                fast.set_pod(address(pod, family), Some(&link(pod))).unwrap();
+            }
+            let range = match family {
+                Family::V4 => "10.128.1.0/24",
+                Family::V6 => "fd00:10:0:1::/64",
+            };
+            fast.set_range(range.parse().unwrap(), true).unwrap();
+        }
+        fast.attend_for(ATTENTION * 1000, LIFETIME * 1000).unwrap();
+        Scene { fast, path, before: Counters::default(), _guard: guard, _namespace: namespace }
+    }
+
+    pub(super) fn index(&self, name: &str) -> u32 {
+        super::super::links::index(&link(name)).unwrap().unwrap()
+    }
+
+    pub(super) fn run(&mut self, hook: Hook, at: &str, frame: &[u8]) -> Fate {
+        self.run_with(hook, at, frame, |_| {})
+    }
+
+    /// `struct __sk_buff` can be changed before the program sees it.
+    pub(super) fn run_with(
+        &mut self,
+        hook: Hook,
+        at: &str,
+        frame: &[u8],
+        change: impl Fn(&mut [u8]),
+    ) -> Fate {
+        let mut context = vec![0; 192];
+        context[40..44].copy_from_slice(&self.index(at).to_ne_bytes());
+        change(&mut context);
+        let mut out = vec![0; 4096];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = self.fast.object.program(hook).unwrap().test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        match result.return_value as i32 {
+            -1 => {
+                assert_eq!(out, frame, "what is left to the kernel is not changed");
+                Fate::Passed
+            }
+            7 => Fate::Sent(out),
+            2 => Fate::Dropped,
+            other => panic!("the program returned {other}"),
+        }
+    }
+
+    /// What was counted since the last call.
+    pub(super) fn counted(&mut self) -> Vec<(&'static str, u64)> {
+        let now = self.fast.counters().unwrap();
+        let counted = now.since(&self.before).counted();
+        self.before = now;
+        counted
+    }
+
+    /// The packet takes the kernel's path for the one reason.
+    #[track_caller]
+    pub(super) fn passes(&mut self, hook: Hook, at: &str, frame: &[u8], reason: &'static str) {
+        assert_eq!(self.run(hook, at, frame), Fate::Passed);
+        assert_eq!(self.counted(), [(reason, 1)]);
+    }
+
+    /// Writes a flow as the programs do.
+    pub(super) fn write(&mut self, entered: &Packet, at: &str, flow: &Flow) {
+        let key = self.key(entered, at);
+        let bytes = flow.bytes(self, &key);
+        self.fast.object.flows.insert(key, bytes, 0).unwrap();
+    }
+
+    pub(super) fn knows(&self, entered: &Packet, at: &str) -> bool {
+        self.fast.object.flows.get(&self.key(entered, at), 0).is_ok()
+    }
+
+    pub(super) fn key(&self, packet: &Packet, at: &str) -> layout::KeyBytes {
+        let mut key = [0; 48];
+        words(&mut key[..16], packet.from.ip());
+        words(&mut key[16..32], packet.to.ip());
+        key[32..34].copy_from_slice(&packet.from.port().to_be_bytes());
+        key[34..36].copy_from_slice(&packet.to.port().to_be_bytes());
+        key[36..40].copy_from_slice(&self.index(at).to_ne_bytes());
+        key[40] = if packet.from.is_ipv4() { 4 } else { 6 };
+        key[41] = packet.transport.number().0;
+        key
+    }
+
+    fn slot(&self, address: IpAddr) -> u32 {
+        let range = self.fast.ranges.iter().find(|(range, _)| range.contains(&address));
+        let pod = self.fast.pods.get(&address).map(|pod| pod.slot);
+        pod.or(range.map(|(_, slot)| *slot)).unwrap()
+    }
+
+    fn generation(&self, slot: u32) -> u64 {
+        self.fast.object.generations.get(&slot, 0).unwrap()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = netns::remove_named(&self.path);
+    }
+}
+
+/// What a program would have learned: how a packet leaves.
+#[derive(Debug, Clone)]
+pub(super) struct Flow {
+    pub(super) entered: Packet,
+    pub(super) leaves: Packet,
+    pub(super) at: &'static str,
+    /// How long ago.
+    pub(super) age: Duration,
+    pub(super) biggest: u32,
+}
+
+impl Flow {
+    fn bytes(&self, scene: &Scene, key: &layout::KeyBytes) -> layout::FlowBytes {
+        let Flow { entered, leaves, at, age, biggest } = self;
+        let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
+        let mut flow = [0; 128];
+        let now = crate::clock::monotonic().unwrap();
+        flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
+        for (at, slot) in [(16, layout::ALL), (24, near), (32, far)] {
+            flow[at..at + 8].copy_from_slice(&scene.generation(slot).to_ne_bytes());
+        }
+        flow[40..44].copy_from_slice(&near.to_ne_bytes());
+        flow[44..48].copy_from_slice(&far.to_ne_bytes());
+        words(&mut flow[48..64], leaves.from.ip());
+        words(&mut flow[64..80], leaves.to.ip());
+        flow[80..82].copy_from_slice(&leaves.from.port().to_be_bytes());
+        flow[82..84].copy_from_slice(&leaves.to.port().to_be_bytes());
+        flow[84..88].copy_from_slice(&scene.index(at).to_ne_bytes());
+        flow[88..92].copy_from_slice(&biggest.to_ne_bytes());
+        flow[92] = entered.hops - leaves.hops;
+        flow[93] = u8::from(*at != "wire");
+        flow[94] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
+        flow[96..108].copy_from_slice(&entered.ethernet.concat());
+        flow[108..120].copy_from_slice(&leaves.ethernet.concat());
+        let check = check(key, &flow);
+        flow[..8].copy_from_slice(&check.to_ne_bytes());
+        flow
+    }
+}
+
+/// As `check_of` in `bpf/fast_packet.h`.
+pub(super) fn check(key: &layout::KeyBytes, flow: &layout::FlowBytes) -> u64 {
+    let total = |bytes: &[u8], skip: usize, constant: u64| {
+        let words = bytes.chunks_exact(8).enumerate().skip(skip);
+        words.fold(0u64, |total, (at, word)| {
+            let factor = constant.wrapping_mul(at as u64 + 1) | 1;
+            total.wrapping_add(u64::from_ne_bytes(word.try_into().unwrap()).wrapping_mul(factor))
+        })
+    };
+    total(key, 0, 0x9e37_79b9_7f4a_7c15).wrapping_add(total(flow, 1, 0xd6e8_feb8_6659_fd93))
+}
+
+pub(super) fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}
+
+pub(super) fn run(words: &[&str]) {
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn words(to: &mut [u8], address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => to[..4].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => to.copy_from_slice(&address.octets()),
+    }
+}
+
+/// What is noted of a packet is the processor's.
+fn stay_on_one_processor() {
+    // SAFETY: cpu_set_t is plain data for which all zeroes is valid; the pointers are to values that live through the
+    // calls.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::try_from(libc::sched_getcpu()).unwrap(), &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    assert_eq!(done, 0);
+}
