@@ -21,8 +21,6 @@ use crate::assets::asset;
 use crate::picture::{Picture, Way, way};
 use crate::{Sessions, Source, Token, Verdict, View};
 
-/// How old the view may be: pages ask every two seconds.
-const VIEW_AGE: Duration = Duration::from_millis(500);
 /// How old the sessions may be.
 const SESSIONS_AGE: Duration = Duration::from_secs(2);
 /// How old findings may be: to look for them takes every node's processor for a moment.
@@ -119,7 +117,7 @@ impl<S: Source> Page<S> {
     }
 
     fn view(&self) -> Result<Arc<View>, String> {
-        self.view.or(VIEW_AGE, || self.source.view())
+        self.view.or(self.source.age(), || self.source.view())
     }
 }
 

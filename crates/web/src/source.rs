@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::Output;
 use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use trace::journey::Scene;
@@ -17,6 +21,11 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// Why that is not known, for the one who looks at the page.
     fn view(&self) -> Result<View, String>;
+
+    /// How old a view may be. Pages ask every two seconds.
+    fn age(&self) -> Duration {
+        Duration::from_millis(500)
+    }
 
     /// What the doctor says, node by node.
     ///
@@ -49,6 +58,17 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// What could not be looked at, and why.
     pub unchecked: Vec<Remark>,
+}
+
+impl Verdict {
+    /// What a run of `cambric doctor --json` has said; why it has not, if it has not.
+    pub fn said(node: &str, output: &Output) -> Verdict {
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let remark = Remark { check: "doctor".to_owned(), text };
+            Verdict { node: node.to_owned(), findings: Vec::new(), unchecked: vec![remark] }
+        })
+    }
 }
 
 /// Something that hurts.
@@ -86,6 +106,23 @@ pub struct Sessions {
     pub problems: Vec<String>,
     /// The sessions.
     pub sessions: Vec<Session>,
+}
+
+impl Sessions {
+    /// Reads what a node's agent has written down; `None` if it has written nothing.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be used.
+    pub fn read(node: &str, path: &Path) -> Result<Option<Sessions>, String> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        let sessions: Sessions = serde_json::from_slice(&text)
+            .map_err(|error| format!("{} cannot be used: {error}", path.display()))?;
+        Ok(Some(Sessions { node: node.to_owned(), ..sessions }))
+    }
 }
 
 /// A session.

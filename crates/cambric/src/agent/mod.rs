@@ -24,6 +24,7 @@ mod saver;
 mod scribe;
 mod service_health;
 mod system;
+mod ui;
 mod words;
 mod worker;
 
@@ -92,6 +93,9 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
 
     let client = kube_source::client(options.kubeconfig.as_deref()).await?;
+    if let Some(address) = options.ui_listen {
+        tokio::spawn(ui::open(address, &node, options, client.clone()).await?);
+    }
     let (condition, wanted) = watch::channel(false);
     tokio::spawn(condition::keep(client.clone(), node.clone(), wanted));
 

@@ -1,9 +1,9 @@
 //! What `cambric doctor` says on the nodes of a lab.
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use web::{Remark, Verdict};
+use web::Verdict;
 
 use crate::paths::LabName;
 use crate::{Error, Result};
@@ -27,14 +27,7 @@ pub(super) fn ask<'n>(
             Ok((node, command.spawn().map_err(failed)?))
         })
         .collect();
-    let said = |(node, child): (&str, Child)| Ok(verdict(node, &child.wait_with_output().map_err(failed)?));
+    let said =
+        |(node, child): (&str, Child)| Ok(Verdict::said(node, &child.wait_with_output().map_err(failed)?));
     started?.into_iter().map(said).collect()
-}
-
-fn verdict(node: &str, output: &Output) -> Verdict {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let remark = Remark { check: "doctor".to_owned(), text };
-        Verdict { node: node.to_owned(), findings: Vec::new(), unchecked: vec![remark] }
-    })
 }

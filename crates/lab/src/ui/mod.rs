@@ -3,7 +3,6 @@
 mod doctor;
 mod ground;
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -83,18 +82,6 @@ impl Shown {
         let ground = ground::ground(&self.lab, &self.topology, &fabric::cables(&self.lab, &self.topology)?);
         Ok(View { scene: Arc::new(scene), ground })
     }
-
-    fn sessions(&self, node: &str) -> Result<Option<Sessions>> {
-        let path = self.lab.paths().node(node).run().join("bgp.json");
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read", &path, error)),
-        };
-        let sessions: Sessions = serde_json::from_slice(&text)
-            .map_err(|error| Error::Other(format!("{} cannot be used: {error}", path.display())))?;
-        Ok(Some(Sessions { node: node.to_owned(), ..sessions }))
-    }
 }
 
 impl Source for Shown {
@@ -108,8 +95,10 @@ impl Source for Shown {
     }
 
     fn sessions(&self) -> Result<Vec<Sessions>, String> {
-        let all = self.topology.nodes().map(|node| Shown::sessions(self, &node.name));
-        let all: Result<Vec<Option<Sessions>>> = all.collect();
-        Ok(all.map_err(|error| error.to_string())?.into_iter().flatten().collect())
+        let all = self.topology.nodes().map(|node| {
+            let path = self.lab.paths().node(&node.name).run().join("bgp.json");
+            Sessions::read(&node.name, &path)
+        });
+        Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 }

@@ -145,9 +145,9 @@ fn broken_cables_on_a_way_are_named() {
     let cable = ground.cables.iter_mut().find(|cable| cable.id == "cable/node-2/uplink").unwrap();
     cable.broken = Some("it is cut".to_owned());
     let why = "uplink of node-2: it is cut".to_owned();
-    let crossing = Crossing { cable: "cable/node-2/uplink".to_owned(), why };
-    assert_eq!(found(&ground, "a", "b").broken, [crossing.clone()]);
-    assert_eq!(found(&ground, "b", "c").broken, [crossing]);
+    let crossing = [Crossing { cable: "cable/node-2/uplink".to_owned(), why }];
+    assert_eq!(found(&ground, "a", "b").broken, crossing);
+    assert_eq!(found(&ground, "b", "c").broken, crossing);
     assert_eq!(found(&ground, "a", "c").broken, []);
     assert_eq!(found(&ground, "a", "beside").broken, []);
 }
