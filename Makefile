@@ -8,6 +8,8 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLUGIN := $(TARGET)/$(HOST)/plugin/cambric-cni
 FUZZ_SECONDS ?= 600
+# All but the examples, which are benchmarks and large.
+TESTED := --lib --bins --tests
 
 .PHONY: help setup build plugin demo test bench soak fuzz fmt lint clean
 
@@ -26,14 +28,15 @@ build: plugin ## build the release binary, and the plugin beside it
 	@cargo build --quiet --release --package cambric
 	@install -m 0755 $(PLUGIN) $(TARGET)/release/cambric-cni
 
-demo: setup build ## bring up a lab, prove the rows of the network model, trace a call, tear down
+demo: setup build ## bring up labs, prove the rows of the network model, trace a call, tear down
 	@$(TARGET)/release/cambric lab demo
 
 test: setup ## run every test (root; all traffic stays in namespaces of the tests)
 	@echo "== building the tests (some minutes when nothing is built yet)"
-	@cargo build --quiet --workspace --all-targets
+	@cargo build --quiet --workspace $(TESTED)
 	@echo "== running the tests"
-	@cargo test --workspace --no-fail-fast
+	@cargo test --workspace $(TESTED) --no-fail-fast
+	@cargo test --quiet --workspace --doc
 
 bench: setup build ## measure: CNI, nodes, services and the agent against their goals
 	@scripts/bench.sh $(TARGET)/release

@@ -66,6 +66,9 @@ pub struct PeerStatus {
     pub updates: u64,
     /// UPDATE messages with errors.
     pub malformed_updates: u64,
+    /// Another address than the peer's, from which somebody with its identifier has connected, and was not answered: a
+    /// gateway that translates addresses is on the way. Until the session is up.
+    pub translated: Option<IpAddr>,
     /// Why the session or an attempt at it last ended.
     pub last_error: Option<String>,
 }

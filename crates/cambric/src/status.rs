@@ -4,9 +4,9 @@ mod bgp;
 mod routes;
 mod services;
 mod table;
+mod view;
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,8 +15,7 @@ use clap::{Args, Subcommand};
 
 use crate::agent::Status;
 use crate::files::read_json;
-use crate::lock::AgentLock;
-use crate::paths::{self, RunDir};
+use view::View;
 
 /// Show how this node's network stands.
 ///
@@ -33,12 +32,8 @@ use crate::paths::{self, RunDir};
   cambric status bgp"
 )]
 pub(crate) struct StatusOptions {
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = paths::RUN_DIR_VARIABLE, default_value = paths::RUN_DIR)]
-    run_dir: PathBuf,
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    view: View,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -58,10 +53,9 @@ pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
         Some(Part::Bgp(options)) => return bgp::run(options),
         None => {}
     }
-    let run_dir = RunDir(options.run_dir.clone());
-    let holder = AgentLock::holder(&run_dir.lock());
-    let status: Option<Status> = read_json(&run_dir.status())?;
-    if options.json {
+    let holder = options.view.agent();
+    let status: Option<Status> = read_json(&options.view.run_dir().status())?;
+    if options.view.json {
         let json = serde_json::json!({"agent": holder, "status": status});
         println!("{json:#}");
     } else {
@@ -117,6 +111,16 @@ fn listed(items: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_part_that_reads_the_agents_files_finds_them_by_the_environment() {
+        let command = StatusOptions::augment_args(clap::Command::new("status"));
+        let parts = command.get_subcommands().chain([&command]);
+        let arguments = parts.flat_map(clap::Command::get_arguments);
+        let found: Vec<_> = arguments.filter(|argument| argument.get_id() == "run_dir").collect();
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|argument| argument.get_env() == Some("CAMBRIC_RUN_DIR".as_ref())));
+    }
 
     #[test]
     fn a_node_at_a_glance() {

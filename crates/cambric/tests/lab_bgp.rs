@@ -5,7 +5,7 @@
 mod lab_common;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ const SPEAKING: (&str, &str) = (
 #[test]
 fn a_router_takes_routes_from_nodes_and_tells_them_its_own() {
     let lab = Lab::up_changed(
-        "direct.yaml",
+        "direct-kubernetes.yaml",
         &[SPEAKING, ("nodes:\n  - name: node-1", "bgpPeers: []\nnodes:\n  - name: node-1")],
     );
     let shared = ["203.0.113.0/24", "2001:db8:77::/48"];
@@ -135,7 +135,7 @@ fn wait_routed(lab: &Lab) -> Duration {
 /// Graceful restart (RFC 4724): who has gone without a word will be back, so what it told stays in force.
 #[test]
 fn speakers_that_are_killed_cost_no_packet() {
-    let lab = Lab::up("bgp.yaml");
+    let lab = Lab::up("direct.yaml");
     lab.apply(PODS);
     wait_established(&lab);
     wait_routed(&lab);
@@ -172,7 +172,7 @@ fn speakers_that_are_killed_cost_no_packet() {
     }
 }
 
-const ANNOUNCED: &str = "203.0.113.7";
+const ANNOUNCED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
 /// A service with an address that every node announces.
 const SERVICE: &str = "
@@ -193,11 +193,12 @@ ports: [{port: 8080, protocol: UDP}]
 endpoints: [{addresses: [ADDRESS], conditions: {ready: true}, nodeName: node-1}]
 ";
 
-/// Asks the service from a port of its own; whether an answer came within a moment.
-fn answers(client: &NetNs) -> bool {
+/// Asks a service or a pod from a port of its own; whether an answer came within a moment.
+fn answers(client: &NetNs, asked: SocketAddr) -> bool {
+    let any: SocketAddr = if asked.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
     let ask = || -> std::io::Result<usize> {
-        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-        socket.connect((ANNOUNCED, 80))?;
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(asked)?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         socket.send(b"JSON")?;
         socket.recv(&mut [0; 4096])
@@ -205,25 +206,38 @@ fn answers(client: &NetNs) -> bool {
     netns::run_in(client, ask).unwrap().is_ok()
 }
 
+/// How long traffic may need to flow again after a cut is mended: BFD's slow packets (a second each, RFC 5880, section
+/// 6.8.3), and then BGP at once.
+const MENDED: Duration = Duration::from_secs(10);
+
 /// A cut that no link notices: BFD (RFC 5880) does.
 #[test]
 fn behind_a_cut_cable_nobody_is_sent_packets_for_longer_than_a_second() {
-    let lab = Lab::up_changed("bgp.yaml", &[("asn: 64512", "asn: 64512\n    announce: [ExternalIP]")]);
+    let lab = Lab::up_changed("direct.yaml", &[("asn: 64512", "asn: 64512\n    announce: [ExternalIP]")]);
     lab.apply(PODS);
-    lab.apply(&SERVICE.replace("ADDRESS", &lab.pod("a").v4().to_string()));
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    lab.apply(&SERVICE.replace("ADDRESS", &a.v4().to_string()));
     wait_established(&lab);
     wait_routed(&lab);
     let hops = || next_hops(&lab, "router", "bgp", &format!("{ANNOUNCED}/32"));
-    let (all, left) = (set(&["192.0.2.11", "192.0.2.12", "192.0.2.13"]), set(&["192.0.2.11", "192.0.2.12"]));
+    let (all, left) = (set(&["192.0.2.11", "192.0.2.12", "192.0.2.13"]), set(&["192.0.2.11", "192.0.2.13"]));
     until("all nodes announce the service", hops, |hops| *hops == all);
     let client = lab.enter("client");
-    until("the service answers", || (0..30).all(|_| answers(&client)), |so| *so);
-    lab.inside("fabric", "ip link set node-3.0 nomaster");
+    let service = SocketAddr::new(ANNOUNCED, 80);
+    until("the service answers", || (0..30).all(|_| answers(&client, service)), |so| *so);
+    // From a pod and from outside to a pod of the node that will be cut off, in both families.
+    let from_a = a.enter();
+    let across = || {
+        let asked = [b.v4(), b.v6()].map(|address| SocketAddr::new(address, 8080));
+        [&from_a, &client].map(|from| asked.map(|asked| answers(from, asked)))
+    };
+    until("pods answer", across, |seen| *seen == [[true; 2]; 2]);
+    lab.inside("fabric", "ip link set node-2.0 nomaster");
     let cut = Instant::now();
     let (mut failed, mut last) = (0, Duration::ZERO);
     // Each from another port, so that some would go by each node.
     while cut.elapsed() < Duration::from_secs(2) {
-        if !answers(&client) {
+        if !answers(&client, service) {
             (failed, last) = (failed + 1, cut.elapsed());
         }
     }
@@ -231,11 +245,18 @@ fn behind_a_cut_cable_nobody_is_sent_packets_for_longer_than_a_second() {
     assert!(failed > 0, "none went by the node that was cut off");
     assert!(last < Duration::from_millis(1100), "{last:?}");
     assert_eq!(hops(), left);
-    assert_eq!(next_hops(&lab, "router", "bgp", "10.244.2.0/24"), set(&[]));
+    for range in ["10.244.1.0/24", "fd00:10:244:1::/64"] {
+        assert_eq!(next_hops(&lab, "router", "bgp", range), set(&[]));
+        assert_eq!(next_hops(&lab, "node-1", "204", range), set(&[]));
+    }
+    assert_eq!(across(), [[false; 2]; 2]);
     // What is whole again is found again.
-    lab.inside("fabric", "ip link set node-3.0 master nodes");
+    lab.inside("fabric", "ip link set node-2.0 master nodes");
+    let took = until("pods answer again", across, |seen| *seen == [[true; 2]; 2]);
+    eprintln!("pods answer again within {took:?}");
+    assert!(took < MENDED, "{took:?}");
     let took = until("all nodes announce the service again", hops, |hops| *hops == all);
     wait_established(&lab);
     eprintln!("healed within {took:?}");
-    assert!((0..30).all(|_| answers(&client)));
+    assert!((0..30).all(|_| answers(&client, service)));
 }

@@ -5,8 +5,10 @@
 mod lab_common;
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::process::Command;
 
+use kernel::netns;
 use lab_common::bird::Bird;
 use lab_common::{CAMBRIC, Lab, PODS, until};
 use serde_json::Value;
@@ -65,7 +67,7 @@ fn pod_ranges(lab: &Lab, node: &str) -> Vec<String> {
 #[test]
 fn nodes_speak_each_with_each_and_status_shows_it() {
     let (old, new) = settings("routeSource: bgp\n  bgp: {bfd: {}}");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new)]);
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new)]);
     for (node, others) in [
         ("node-1", ["node/node-2", "node/node-3"]),
         ("node-2", ["node/node-1", "node/node-3"]),
@@ -117,7 +119,12 @@ const BIRD: &str = "router id 192.0.2.1;\n\
     protocol bfd { interface \"*\" { min rx interval 100 ms; min tx interval 100 ms; multiplier 5; }; }\n\
     protocol bgp n1 { local 192.0.2.1 as 65001; neighbor 192.0.2.11 as 64512; password \"sesame\"; bfd on; \
       connect retry time 1; connect delay time 1; error wait time 1, 2; \
-      ipv4 { import all; export none; }; ipv6 { import all; export none; }; }\n";
+      ipv4 { import all; export none; }; ipv6 { import all; export none; }; }\n\
+    protocol static s4 { ipv4; route 198.51.100.0/24 blackhole; }\n\
+    protocol static s6 { ipv6; route 2001:db8:2::/64 blackhole; }\n\
+    protocol bgp n2 { local 2001:db8:1::1 as 65001; neighbor 2001:db8:1::12 as 64512; passive on; \
+      ipv4 { import all; export where source = RTS_STATIC; next hop address 192.0.2.1; }; \
+      ipv6 { import all; export where source = RTS_STATIC; }; }\n";
 
 const PEER: &str = "bgpPeers:
   - name: tor
@@ -127,6 +134,11 @@ const PEER: &str = "bgpPeers:
       nodeSelector: {matchLabels: {rack: one}}
       passwordSecret: {namespace: default, name: bgp, key: tor}
       bfd: {intervalMilliseconds: 100, multiplier: 5}
+  - name: tor6
+    spec:
+      address: 2001:db8:1::1
+      asn: 65001
+      nodeSelector: {matchLabels: {rack: two}}
 outside:";
 
 /// A service of each kind of address and policy. The endpoint is on node-1 or, by its label, on node-2.
@@ -181,16 +193,68 @@ fn heard(bird: &Bird) -> BTreeSet<String> {
     starts.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
+/// A session on IPv6 carries both families, each with next hops of its own.
+fn assert_both_families_over_ipv6(lab: &Lab, bird: &Bird) {
+    wait_for_sessions(lab, "node-2", &["bgppeer/tor6"]);
+    for (family, range) in ["-4", "-6"].into_iter().zip(pod_ranges(lab, "node-2")) {
+        let (hop, outside, router) = match family {
+            "-4" => ("192.0.2.12", "198.51.100.0/24", "192.0.2.1"),
+            _ => ("2001:db8:1::12", "2001:db8:2::/64", "2001:db8:1::1"),
+        };
+        let told = || bird.ask(&format!("show route protocol n2 {range} all"));
+        until("the range of node-2", told, |seen| seen.contains(&format!("BGP.next_hop: {hop}")));
+        let learned = || lab.inside("node-2", &format!("ip {family} route show {outside} proto 204"));
+        until("what BIRD has told", learned, |seen| seen.contains(&format!("via {router} ")));
+    }
+}
+
+/// What is wrong with a node's BGP as a whole, and how often its one session has come up.
+fn deafness(lab: &Lab, node: &str) -> (Vec<String>, u64) {
+    let json: Value = serde_json::from_str(&status(lab, node, true)).unwrap();
+    let problems = json["bgp"]["problems"].as_array().cloned().unwrap_or_default();
+    let words = problems.iter().map(|problem| problem.as_str().unwrap().to_owned()).collect();
+    (words, json["bgp"]["sessions"][0]["established"].as_u64().unwrap_or_default())
+}
+
+/// An agent that finds port 179 taken says so, speaks with whom it can connect to, and has the port as soon as it is free.
+fn assert_goes_on_without_its_port(lab: &Lab, node: &str) {
+    lab.run("kill", &[&format!("agent/{node}")]);
+    let all = || TcpListener::bind(("::", 179));
+    let taken = netns::run_in(&lab.enter(node), all).unwrap().unwrap();
+    lab.run("restart", &[&format!("agent/{node}")]);
+    let names_both = |problems: &[String]| {
+        let wrong = |at: &str| format!("BGP: cannot listen on {at}: another process has the port");
+        let wrong = ["192.0.2.12:179", "[2001:db8:1::12]:179"].map(wrong);
+        problems.len() == 2 && problems.iter().zip(wrong).all(|(seen, wanted)| seen.starts_with(&wanted))
+    };
+    let speaks = |(problems, ups): &(Vec<String>, u64)| names_both(problems) && *ups == 1;
+    until("a session in spite of it", || deafness(lab, node), speaks);
+    assert!(problems(lab, node).contains("ss -ltnp sport = :179"));
+    drop(taken);
+    // The session is the same one.
+    until("the port is had", || deafness(lab, node), |seen| *seen == (Vec::new(), 1));
+    let listening = lab.inside(node, "ss -Hltn sport = :179");
+    assert_eq!(listening.lines().count(), 2, "{listening}");
+    assert!(!problems(lab, node).contains(":179"));
+}
+
 #[test]
 fn a_router_outside_hears_what_it_is_meant_to_hear() {
     let (old, new) = settings("bgp: {announce: [ClusterIP, LoadBalancerIP]}");
-    let labelled = ("  - name: node-1\n", "  - name: node-1\n    labels: {rack: one}\n");
-    let lab = Lab::up_changed("direct.yaml", &[(old, &new), labelled, ("outside:", PEER)]);
+    let one = ("  - name: node-1\n", "  - name: node-1\n    labels: {rack: one}\n");
+    let two = ("  - name: node-2\n", "  - name: node-2\n    labels: {rack: two}\n");
+    let lab = Lab::up_changed("direct-kubernetes.yaml", &[(old, &new), one, two, ("outside:", PEER)]);
     let bird = Bird::start(&lab, "router", BIRD);
+    let listed = lab.run("kubectl", &["--", "get", "bgppeers"]);
+    let row = |line: &str| line.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> = listed.lines().map(row).collect();
+    assert_eq!(rows, ["NAME ADDRESS AS", "tor 192.0.2.1 65001", "tor6 2001:db8:1::1 65001"], "{listed}");
     let missing = "BgpPeer tor: there is no session, because the password of spec.passwordSecret is unknown: there is no \
                    Secret default/bgp";
     until("the Secret is missed", || problems(&lab, "node-1"), |seen| seen.contains(missing));
     assert!(!problems(&lab, "node-2").contains("BgpPeer"), "it is not chosen");
+    assert_both_families_over_ipv6(&lab, &bird);
+    assert_goes_on_without_its_port(&lab, "node-2");
 
     let secret = ["--", "create", "secret", "generic", "bgp", "--from-literal=tor=sesame"];
     lab.run("kubectl", &secret);

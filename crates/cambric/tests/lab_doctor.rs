@@ -372,7 +372,7 @@ fn agent(lab: &Lab) {
 
 #[test]
 fn a_session_that_is_down_is_found() {
-    let lab = Lab::up("bgp.yaml");
+    let lab = Lab::up("direct.yaml");
     all_sessions(&lab, "node-1", true);
     lab.run("kill", &["agent/node-2"]);
     all_sessions(&lab, "node-1", false);

@@ -1,4 +1,5 @@
-//! The mode of encapsulation changes while pods talk: nothing is lost, whichever node hears of it first.
+//! The mode of encapsulation, or the source of routes, changes while pods talk: nothing is lost, whichever node hears of
+//! it first.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,14 +8,11 @@ mod lab_common;
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab_common::traffic::{Datagrams, Stream};
-use lab_common::{CAMBRIC, Lab, PODS, Pod};
+use lab_common::traffic::{Datagrams, Pings, Stream};
+use lab_common::{CAMBRIC, Lab, PODS, Pod, succeed, until};
 use serde_json::Value;
-
-/// How long agents may take to follow. Most of it is the API's and the machine's.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -37,11 +35,25 @@ fn set(lab: &Lab, mode: Mode) {
     lab.run("kubectl", &["--", "patch", "clusternetwork", "default", "--type=merge", "-p", &patch]);
 }
 
+/// Where routes to other nodes come from, as the kernel has it: their protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Kubernetes = 203,
+    Bgp = 204,
+}
+
+fn set_source(lab: &Lab, source: Source) {
+    let source = format!("{source:?}").to_lowercase();
+    let patch = format!(r#"{{"spec": {{"routeSource": "{source}"}}}}"#);
+    lab.run("kubectl", &["--", "patch", "clusternetwork", "default", "--type=merge", "-p", &patch]);
+}
+
 /// How many of a node's routes lead out by which link, in both families.
-fn ways(lab: &Lab, node: &str) -> BTreeMap<String, usize> {
+fn ways(lab: &Lab, node: &str, source: Source) -> BTreeMap<String, usize> {
     let mut ways = BTreeMap::new();
     for family in ["-4", "-6"] {
-        let text = lab.inside(node, &format!("ip {family} -j route show table main proto 203"));
+        let show = format!("ip {family} -j route show table main proto {}", source as u8);
+        let text = lab.inside(node, &show);
         for route in serde_json::from_str::<Vec<Value>>(&text).unwrap_or_default() {
             *ways.entry(route["dev"].as_str().unwrap().to_owned()).or_default() += 1;
         }
@@ -51,30 +63,24 @@ fn ways(lab: &Lab, node: &str) -> BTreeMap<String, usize> {
 
 /// Waits until the routes of all nodes lead where they should; returns how long that took at most.
 fn settled(lab: &Lab, nodes: &[&str], wanted: &[(&str, usize)]) -> Duration {
+    settled_by(lab, nodes, Source::Kubernetes, wanted)
+}
+
+fn settled_by(lab: &Lab, nodes: &[&str], source: Source, wanted: &[(&str, usize)]) -> Duration {
     let wanted: BTreeMap<String, usize> =
         wanted.iter().map(|(link, count)| ((*link).to_owned(), *count)).collect();
-    let begin = Instant::now();
-    loop {
-        let found: Vec<_> = nodes.iter().map(|node| ways(lab, node)).collect();
-        if found.iter().all(|ways| *ways == wanted) {
-            return begin.elapsed();
-        }
-        assert!(begin.elapsed() < PATIENCE, "{found:?} and not {wanted:?}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let look = || -> Vec<_> { nodes.iter().map(|node| ways(lab, node, source)).collect() };
+    until(&format!("routes by {wanted:?}"), look, |found| found.iter().all(|ways| *ways == wanted))
 }
 
 /// Waits until so many of the routes of each node lead into IP in IP, and so with its MTU.
 fn wraps(lab: &Lab, nodes: &[&str], count: usize) {
-    let begin = Instant::now();
     let wrapped = |node: &&str| {
         let texts = ["-4", "-6"].map(|family| lab.inside(node, &format!("ip {family} route show proto 203")));
         texts.iter().flat_map(|text| text.lines()).filter(|line| line.contains(" mtu ")).count()
     };
-    while !nodes.iter().all(|node| wrapped(node) == count) {
-        assert!(begin.elapsed() < PATIENCE, "not {count} routes into IP in IP");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let look = || -> Vec<usize> { nodes.iter().map(wrapped).collect() };
+    until("routes into IP in IP", look, |found| found.iter().all(|seen| *seen == count));
 }
 
 /// How many packets a link of a node has sent.
@@ -91,35 +97,44 @@ fn tunnels(lab: &Lab, node: &str) -> bool {
     sent_by(lab, node, "vxlan.cambric") > before
 }
 
+fn run_dir(lab: &Lab, node: &str) -> String {
+    format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name)
+}
+
+fn status(lab: &Lab, node: &str, part: &[&str]) -> String {
+    let mut command = Command::new(CAMBRIC);
+    let output = command.arg("status").args(part).args(["--run-dir", &run_dir(lab, node)]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// What `cambric status` says on a node, once it has some words.
 fn status_with(lab: &Lab, node: &str, words: &str) -> String {
-    let run_dir = format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name);
-    let begin = Instant::now();
-    loop {
-        let output = Command::new(CAMBRIC).args(["status", "--run-dir", &run_dir]).output().unwrap();
-        let status = String::from_utf8_lossy(&output.stdout).into_owned();
-        if status.contains(words) {
-            return status;
-        }
-        assert!(begin.elapsed() < PATIENCE, "no word of {words:?}: {status}");
-        thread::sleep(Duration::from_millis(10));
-    }
+    until(words, || status(lab, node, &[]), |status| status.contains(words));
+    status(lab, node, &[])
+}
+
+/// Stops a node's agent, so that it hears of nothing, or lets it go on.
+fn signal_agent(lab: &Lab, node: &str, signal: &str) {
+    let pid = std::fs::read_to_string(format!("{}/agent.lock", run_dir(lab, node))).unwrap();
+    succeed(Command::new("kill").args([signal, pid.trim()]));
 }
 
 /// Traffic of all kinds between two pods.
 struct Traffic {
     datagrams: Vec<Datagrams>,
     streams: Vec<Stream>,
+    pings: Vec<Pings>,
 }
 
 impl Traffic {
     fn between(one: &Pod, other: &Pod) -> Traffic {
-        let mut traffic = Traffic { datagrams: Vec::new(), streams: Vec::new() };
+        let mut traffic = Traffic { datagrams: Vec::new(), streams: Vec::new(), pings: Vec::new() };
         for (from, to) in [(one, other), (other, one)] {
             for address in [to.v4(), to.v6()] {
                 let what = format!("{} to {}, {address}", from.name, to.name);
                 traffic.datagrams.push(Datagrams::start(&what, &from.enter(), &to.enter(), address));
                 traffic.streams.push(Stream::start(&what, &from.enter(), &to.enter(), address));
+                traffic.pings.push(Pings::start(&what, from.enter(), address));
             }
         }
         traffic
@@ -130,6 +145,9 @@ impl Traffic {
             assert!(one.finish() > 100);
         }
         for one in self.streams {
+            assert!(one.finish() > 100);
+        }
+        for one in self.pings {
             assert!(one.finish() > 100);
         }
     }
@@ -186,6 +204,51 @@ fn a_node_that_does_not_hear_of_the_change_loses_nothing() {
         lab.run("restart", &["agent/node-2"]);
         settled(&lab, &["node-2"], &[(link, 4)]);
     }
+    traffic.finish();
+}
+
+/// Every mode with routes from each source, and each source after the other. At the end one node hears of the change when
+/// the others have long made it.
+#[test]
+fn routes_from_node_objects_and_from_bgp_follow_each_other_without_a_loss() {
+    use Source::{Bgp, Kubernetes};
+    let nodes = ["node-1", "node-2", "node-3"];
+    let lab = Lab::up("vxlan.yaml");
+    lab.apply(PODS);
+    let (a, b) = (lab.pod("a"), lab.pod("b"));
+    let traffic = Traffic::between(&a, &b);
+    for (mode, link) in [(Mode::Always, "vxlan.cambric"), (Mode::Ipip, "eth0"), (Mode::None, "eth0")] {
+        set(&lab, mode);
+        settled(&lab, &nodes, &[(link, 4)]);
+        for (source, other) in [(Bgp, Kubernetes), (Kubernetes, Bgp)] {
+            set_source(&lab, source);
+            let took = settled_by(&lab, &nodes, source, &[(link, 4)]);
+            eprintln!("{mode:?}: routes from {source:?} on all nodes within {took:?}");
+            settled_by(&lab, &nodes, other, &[]);
+        }
+    }
+
+    let (early, late) = (["node-1", "node-3"], ["node-2"]);
+    signal_agent(&lab, late[0], "-STOP");
+    set_source(&lab, Bgp);
+    // Of the node that is late nobody tells, so its object is gone by.
+    settled_by(&lab, &early, Bgp, &[("eth0", 2)]);
+    settled_by(&lab, &early, Kubernetes, &[("eth0", 2)]);
+    signal_agent(&lab, late[0], "-CONT");
+    settled_by(&lab, &nodes, Bgp, &[("eth0", 4)]);
+    for node in early {
+        until("sessions", || status(&lab, node, &["bgp"]), |seen| seen.matches("Established").count() == 2);
+    }
+
+    signal_agent(&lab, late[0], "-STOP");
+    set_source(&lab, Kubernetes);
+    settled(&lab, &early, &[("eth0", 4)]);
+    for node in early {
+        until("silence", || status(&lab, node, &["bgp"]), |seen| seen.starts_with("no BGP"));
+    }
+    settled_by(&lab, &late, Bgp, &[("eth0", 4)]);
+    signal_agent(&lab, late[0], "-CONT");
+    settled(&lab, &nodes, &[("eth0", 4)]);
     traffic.finish();
 }
 
@@ -261,7 +324,7 @@ fn across_subnets_the_tunnel_stays_and_nothing_is_lost_on_either_way() {
 /// Routes by a link go with it, in IPv4 without a word, and come back with it.
 #[test]
 fn a_link_that_flaps_has_its_routes_back_within_a_second() {
-    let lab = Lab::up("direct.yaml");
+    let lab = Lab::up("direct-kubernetes.yaml");
     for _ in 0..3 {
         settled(&lab, &["node-1"], &[("eth0", 4)]);
         lab.inside("node-1", "ip link set eth0 down");

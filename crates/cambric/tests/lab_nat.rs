@@ -118,6 +118,16 @@ fn gateways_may_forget_and_get_another_address() {
     // Nobody told them, and the old one is not gone by any more.
     let hub = lab.inside("hub-1", "ip -4 route show proto 203 proto 204");
     assert!(hub.contains("via 198.51.100.77 ") && !hub.contains("via 198.51.100.2 "), "{hub}");
+    // Nor has anybody to guess why a node that nobody labelled is not let in.
+    lab.run("kubectl", &["--", "label", "node", "north-1", "cambric.io/site-"]);
+    let sessions = || {
+        let command = lab.command("exec", &["hub-1", "--", CAMBRIC, "status", "bgp"]).output().unwrap();
+        String::from_utf8(command.stdout).unwrap()
+    };
+    let told = |sessions: &String| {
+        sessions.contains("connects from 198.51.100.77") && sessions.contains("label cambric.io/site")
+    };
+    until("hub-1 does not know of the gateway", sessions, told);
 }
 
 #[test]

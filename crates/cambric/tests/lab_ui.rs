@@ -256,7 +256,7 @@ impl Drop for Served {
 
 #[test]
 fn a_lab_is_shown_with_its_cut_cable() {
-    let lab = Lab::up("bgp.yaml");
+    let lab = Lab::up("direct.yaml");
     lab.apply(LAB_PODS);
     let mut served = Served(lab.command("ui", &[]).stdout(Stdio::piped()).spawn().unwrap());
     let mut url = String::new();

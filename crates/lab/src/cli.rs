@@ -66,7 +66,7 @@ pub enum LabCommand {
         #[command(flatten)]
         options: check::Options,
     },
-    /// Bring a lab up, run pods in it, check it, trace a call, and take it down
+    /// Bring labs up, run pods in them, check them, trace a call, and take them down
     Demo(demo::Options),
     /// Show the packets on the links of a node, router, outside host or pod
     #[command(after_help = CAPTURE_EXAMPLES)]
@@ -246,7 +246,7 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
         LabCommand::Up(command) => {
             let options = up::Options {
                 name: command.lab.name,
-                topology: command.topology,
+                topology: command.topology.map(up::Source::File).unwrap_or_default(),
                 executable: None,
                 plugin: command.plugin,
             };
@@ -262,7 +262,8 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
         LabCommand::Kubectl { lab, arguments } => return Err(kubectl(&lab.name, &arguments)),
         LabCommand::Check { lab, options } => {
             state::State::read(&lab.name)?;
-            return verdict(check::run(&lab.name, &options, &Interrupts::hold()?, &mut Progress::new()));
+            let judged = check::run(&lab.name, &options, &Interrupts::hold()?, &mut Progress::new());
+            return verdict(judged.map(|judged| check::judge::all_so(&judged)));
         }
         LabCommand::Demo(options) => {
             return verdict(demo::run(&options, &Interrupts::hold()?, &mut Progress::new()));

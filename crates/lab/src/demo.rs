@@ -1,4 +1,4 @@
-//! The demonstration: a lab from nothing, pods in it, the check, a traced call, and everything gone again.
+//! The demonstration: labs from nothing, pods in them, the check, a traced call, and everything gone again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,17 +14,57 @@ use trace::journey::Query;
 use trace::journey::text::{Style, render};
 
 use crate::check::event_loop::{event_loop, unless_interrupted};
+use crate::check::evidence::Row;
+use crate::check::judge::{Judged, Verdict};
 use crate::live::{self, Stage};
 use crate::paths::LabName;
 use crate::progress::Progress;
 use crate::signals::Interrupts;
+use crate::up::Source;
 use crate::{Error, Result, check, down, up};
 
 /// What is run in the lab.
 pub const MANIFEST: &str = include_str!("../../../examples/manifests/demo.yaml");
 
-/// The name of the lab.
-const NAME: &str = "demo";
+/// The labs that are brought up, one after the other.
+const ACTS: [Act; 4] = [
+    Act {
+        lab: "demo",
+        title: "an overlay, by VXLAN",
+        topology: Source::BuiltIn("vxlan.yaml", include_str!("../../../examples/labs/vxlan.yaml")),
+    },
+    Act {
+        lab: "demo-direct",
+        title: "no overlay, routes from BGP",
+        topology: Source::BuiltIn("direct.yaml", include_str!("../../../examples/labs/direct.yaml")),
+    },
+    Act {
+        lab: "demo-cross-subnet",
+        title: "plain in a subnet, VXLAN between subnets",
+        topology: Source::BuiltIn(
+            "cross-subnet-bgp.yaml",
+            include_str!("../../../examples/labs/cross-subnet-bgp.yaml"),
+        ),
+    },
+    Act {
+        lab: "demo-nat",
+        title: "nodes behind NAT gateways, by IP in IP",
+        topology: Source::BuiltIn(
+            "nat-gateway.yaml",
+            include_str!("../../../examples/labs/nat-gateway.yaml"),
+        ),
+    },
+];
+
+/// One lab of the demonstration.
+struct Act {
+    /// Its name.
+    lab: &'static str,
+    /// What it shows.
+    title: &'static str,
+    topology: Source,
+}
+
 /// Who calls, and what, when a packet is traced.
 const CALLER: &str = "pod/default/pair";
 const CALLED: &str = "service/default/web";
@@ -39,27 +79,75 @@ pub struct Options {
     /// The CNI plugin [default: cambric-cni beside this executable]
     #[arg(long, value_name = "FILE")]
     pub plugin: Option<PathBuf>,
-    /// Leave the lab up, to look around in it
+    /// Leave the labs up, to look around in them
     #[arg(long)]
     pub keep: bool,
-    /// How the check reports
-    #[command(flatten)]
-    pub check: check::Options,
+    /// Print every single thing that was tried: what was expected, predicted, seen and captured
+    #[arg(short, long)]
+    pub verbose: bool,
 }
 
-/// Runs the demonstration; true if everything is as it should be. Nothing of the lab stays unless asked for, whatever
-/// happens.
+/// Runs the demonstration; true if every row is proved and everything is as it should be. Nothing of the labs stays
+/// unless asked for, whatever happens.
 ///
 /// # Errors
-/// [`Error::Exists`] if there is a lab of this name; otherwise whatever came in the way, after everything was removed.
+/// [`Error::Exists`] if there is a lab of one of these names; otherwise whatever came in the way, after everything was
+/// removed.
 pub fn run(options: &Options, interrupts: &Interrupts, progress: &mut Progress) -> Result<bool> {
-    let name = LabName::new(NAME)?;
-    let lab =
-        up::Options { name: name.clone(), topology: None, plugin: options.plugin.clone(), executable: None };
+    let mut judged = Vec::new();
+    let mut traced = true;
+    for (index, act) in ACTS.iter().enumerate() {
+        progress.done(&format!("\n== lab {} of {}: {}", index + 1, ACTS.len(), act.title));
+        let shown = play(act, index == 0, options, interrupts, progress)?;
+        judged.extend(shown.judged);
+        traced &= shown.traced;
+    }
+    let missing = unproved(&judged);
+    progress.done("");
+    match missing.is_empty() && traced {
+        true => progress.done(&format!("All {} rows of the network model are proved.", Row::ALL.len())),
+        false if missing.is_empty() => progress.done("The traced call is not as predicted."),
+        false => progress.done(&format!("Not proved: row {}.", missing.join(", "))),
+    }
+    Ok(missing.is_empty() && traced)
+}
+
+/// The rows that no lab has proved, or that one has found not to be so.
+fn unproved(judged: &[Judged]) -> Vec<String> {
+    let proved = |row: &Row| {
+        let verdicts = || judged.iter().filter(|one| one.row == *row).map(|one| &one.verdict);
+        verdicts().any(|verdict| *verdict == Verdict::So)
+            && !verdicts().any(|verdict| matches!(verdict, Verdict::NotSo(_)))
+    };
+    Row::ALL.iter().filter(|row| !proved(row)).map(|row| row.number().to_string()).collect()
+}
+
+/// What a lab has shown.
+struct Shown {
+    judged: Vec<Judged>,
+    /// Whether the traced call went as predicted.
+    traced: bool,
+}
+
+/// Brings a lab up, shows what it has to show, and takes it down.
+fn play(
+    act: &Act,
+    trace: bool,
+    options: &Options,
+    interrupts: &Interrupts,
+    progress: &mut Progress,
+) -> Result<Shown> {
+    let name = LabName::new(act.lab)?;
+    let lab = up::Options {
+        name: name.clone(),
+        topology: act.topology.clone(),
+        plugin: options.plugin.clone(),
+        executable: None,
+    };
     up::up(&lab, interrupts, progress)?;
-    let shown = show(&name, options, interrupts, progress);
+    let shown = show(&name, trace, options, interrupts, progress);
     if options.keep && shown.is_ok() {
-        progress.done("the lab stays up; take it down with: cambric lab down");
+        progress.done(&format!("the lab stays up; take it down with: cambric lab down {name}"));
         return shown;
     }
     progress.step("taking the lab down");
@@ -68,10 +156,16 @@ pub fn run(options: &Options, interrupts: &Interrupts, progress: &mut Progress) 
         progress.done("the lab is gone, and nothing of it is left");
     }
     progress.finish();
-    shown.and_then(|so| removed.map(|()| so))
+    shown.and_then(|shown| removed.map(|()| shown))
 }
 
-fn show(name: &LabName, options: &Options, interrupts: &Interrupts, progress: &mut Progress) -> Result<bool> {
+fn show(
+    name: &LabName,
+    trace: bool,
+    options: &Options,
+    interrupts: &Interrupts,
+    progress: &mut Progress,
+) -> Result<Shown> {
     progress.step("applying the manifests");
     let objects = objects(MANIFEST)?;
     let pods = pods(&objects);
@@ -86,12 +180,10 @@ fn show(name: &LabName, options: &Options, interrupts: &Interrupts, progress: &m
         wait_ready(client, pods).await
     }))?;
     progress.done(&format!("{pods} pods are ready"));
-    let so = check::run(name, &options.check, interrupts, progress)?;
-    // What is printed for programs is one document.
-    if options.check.json {
-        return Ok(so);
-    }
-    Ok(traced(name, interrupts, progress)? && so)
+    let report = check::Options { verbose: options.verbose, json: false };
+    let judged = check::run(name, &report, interrupts, progress)?;
+    let traced = !trace || traced(name, interrupts, progress)?;
+    Ok(Shown { judged, traced })
 }
 
 /// Traces one call of a pod to a service and prints what was predicted beside what was captured; true if both are the
@@ -205,5 +297,18 @@ mod tests {
         assert!(pods(&objects) >= 7, "{objects:?}");
         assert!(objects.iter().all(|object| object["metadata"]["name"].is_string()));
         assert_eq!(pods(&super::objects("kind: Pod\n---\n---\nkind: Deployment\n").unwrap()), 2);
+    }
+
+    #[test]
+    fn a_row_is_proved_by_a_lab_that_has_it_and_by_none_refuted() {
+        let so = |row: Row, verdict| Judged { row, title: row.title(), tried: 1, verdict };
+        let mut judged: Vec<Judged> = Row::ALL.map(|row| so(row, Verdict::So)).to_vec();
+        judged.push(so(Row::BehindNat, Verdict::Impossible("no gateway".to_owned())));
+        assert!(unproved(&judged).is_empty());
+        judged.push(so(Row::Service, Verdict::NotSo(Vec::new())));
+        assert_eq!(unproved(&judged), ["4"]);
+        judged.retain(|one| one.row != Row::NoOverlay);
+        assert_eq!(unproved(&judged), ["4", "8"]);
+        assert_eq!(unproved(&[]).len(), Row::ALL.len());
     }
 }

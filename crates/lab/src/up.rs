@@ -14,8 +14,21 @@ use crate::state::{Lab, ProcessRole, private_directory, replace};
 use crate::topology::{self, Topology};
 use crate::{Error, Result, down, fabric};
 
+/// Where a topology is described.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// In this executable, under this name.
+    BuiltIn(&'static str, &'static str),
+    /// In a file.
+    File(PathBuf),
+}
+
 /// The topology of a lab that is brought up without naming one.
-pub const DEFAULT_TOPOLOGY: &str = include_str!("../../../examples/labs/vxlan.yaml");
+impl Default for Source {
+    fn default() -> Source {
+        Source::BuiltIn("vxlan.yaml", include_str!("../../../examples/labs/vxlan.yaml"))
+    }
+}
 
 /// The file name of the CNI plugin beside the executable.
 const PLUGIN: &str = "cambric-cni";
@@ -25,8 +38,8 @@ const PLUGIN: &str = "cambric-cni";
 pub struct Options {
     /// Its name.
     pub name: LabName,
-    /// The topology file; [`DEFAULT_TOPOLOGY`] if there is none.
-    pub topology: Option<PathBuf>,
+    /// Its topology.
+    pub topology: Source,
     /// The executable that the lab's processes are run from; this one if there is none.
     pub executable: Option<PathBuf>,
     /// The CNI plugin; `cambric-cni` beside the executable if there is none.
@@ -42,7 +55,7 @@ pub fn up(options: &Options, interrupts: &Interrupts, progress: &mut Progress) -
         return Err(Error::NotRoot);
     }
     let begin = Instant::now();
-    let (text, topology) = read_topology(options.topology.as_deref())?;
+    let (text, topology) = read_topology(&options.topology)?;
     let executable = match &options.executable {
         Some(executable) => executable.clone(),
         None => std::env::current_exe().map_err(|error| Error::system("find this executable", error))?,
@@ -87,14 +100,14 @@ fn taken_by(name: &LabName, namespace: &str) -> Error {
     }
 }
 
-fn read_topology(file: Option<&Path>) -> Result<(String, Topology)> {
-    let (text, file) = match file {
-        Some(file) => {
+fn read_topology(source: &Source) -> Result<(String, Topology)> {
+    let (text, file) = match source {
+        Source::File(file) => {
             let text =
                 fs::read_to_string(file).map_err(|error| Error::io("read the topology", file, error))?;
-            (text, file.to_owned())
+            (text, file.clone())
         }
-        None => (DEFAULT_TOPOLOGY.to_owned(), PathBuf::from("the built-in vxlan.yaml")),
+        Source::BuiltIn(name, text) => ((*text).to_owned(), PathBuf::from(format!("the built-in {name}"))),
     };
     match topology::parse(&text) {
         Ok(topology) => Ok((text, topology)),

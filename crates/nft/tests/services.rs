@@ -112,7 +112,9 @@ impl Lab {
             assert_eq!(ready, 1);
             let endpoint = waiting.iter().position(|each| each.revents != 0).unwrap();
             let (_, from) = listeners[endpoint].accept().unwrap();
-            assert_eq!(from, client.local_addr().unwrap());
+            // The port may be another one: where two ports of the service had the same client's port and endpoint, conntrack
+            // takes a new one for the second, so that answers can be told apart.
+            assert_eq!(from.ip(), client.local_addr().unwrap().ip());
             endpoint
         };
         (0..count).map(|_| arrival()).collect()

@@ -142,9 +142,10 @@ impl Planner {
     }
 
     /// An empty plan for the same node, to be made from other objects of the cluster. What the kernel and peers have said
-    /// is no object, and goes on to be known.
+    /// is no object, and goes on to be known; the network does until there is another.
     pub fn start_over(&mut self) -> Planner {
         Planner {
+            network: self.network.take(),
             facts: mem::take(&mut self.facts),
             learned: mem::take(&mut self.learned),
             routes_revision: self.routes_revision + 1,

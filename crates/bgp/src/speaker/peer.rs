@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub(super) ended: Families,
     pub(super) counters: Counters,
     pub(super) last_error: Option<String>,
+    /// From where somebody with its identifier has connected in vain.
+    pub(super) translated: Option<IpAddr>,
     /// Since when the session is up, or down.
     pub(super) since: Moment,
 }
@@ -81,6 +83,7 @@ impl Peer {
             ended: Families::NONE,
             counters: Counters::default(),
             last_error: None,
+            translated: None,
             since: now,
         }
     }
@@ -197,6 +200,7 @@ impl Peer {
             established: self.counters.established,
             updates: self.counters.updates,
             malformed_updates: self.counters.malformed,
+            translated: self.translated.filter(|_| session.is_none()),
             last_error: self.last_error.clone(),
         }
     }

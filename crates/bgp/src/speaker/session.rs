@@ -24,13 +24,16 @@ const NAMELESS_PATIENCE: Duration = Duration::from_secs(30);
 /// How many connections may be about to say who they are.
 const MOST_NAMELESS: usize = 64;
 
+/// How many there may be for another one to be heard that is from nobody's address.
+const MOST_STRANGERS: usize = 8;
+
 /// How many connections of one peer may be without an OPEN.
 const MOST_IDLE: usize = 2;
 
 /// A session younger than this and another connection belong to one start of the peer.
 const YOUNG: Duration = Duration::from_secs(10);
 
-/// A connection from an address that several peers have.
+/// A connection from an address that several peers have, or none.
 #[derive(Debug)]
 pub(super) struct Nameless {
     from: IpAddr,
@@ -101,8 +104,7 @@ impl Speaker {
                 let name = peer.config.name.clone();
                 self.with_peer(&name, |peer, shared| peer.accept(id, from, local, shared, now));
             }
-            [] => self.shared.outputs.push(Output::Close { connection: id }),
-            _ if self.nameless.len() >= MOST_NAMELESS => {
+            found if self.nameless.len() >= if found.is_empty() { MOST_STRANGERS } else { MOST_NAMELESS } => {
                 self.shared.outputs.push(Output::Close { connection: id });
             }
             _ => {
@@ -151,7 +153,18 @@ impl Speaker {
                 peer.accept(id, nameless.from, nameless.local, shared, now);
                 peer.received(id, &nameless.input, shared, now);
             }),
-            None => self.shared.outputs.push(Output::Close { connection: id }),
+            None => {
+                self.note_translated(router_id, nameless.from);
+                self.shared.outputs.push(Output::Close { connection: id });
+            }
+        }
+    }
+
+    /// A stranger with the identifier of a peer is most likely the peer, and its address was translated on the way.
+    fn note_translated(&mut self, router_id: Option<Ipv4Addr>, from: IpAddr) {
+        let mut named = self.peers.values_mut().filter(|peer| peer.config.router_id.is_some());
+        if let Some(peer) = named.find(|peer| peer.config.router_id == router_id) {
+            peer.translated = Some(from);
         }
     }
 

@@ -44,33 +44,27 @@ pub fn start(
     let clock = Instant::now();
     let recorder =
         options.record.map(|to| Recorder::new(to, &config, seed, Moment::default())).transpose()?;
-    let listen = |address: &SocketAddr| {
-        socket::listen(*address)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-    };
-    let listeners: Vec<TcpListener> = options.listen.iter().map(listen).collect::<io::Result<_>>()?;
-    let listeners: Vec<Arc<TcpListener>> = listeners.into_iter().map(Into::into).collect();
     let (accepted_to, accepted) = mpsc::channel(QUEUE);
-    let mut acceptors = JoinSet::new();
-    for listener in &listeners {
-        acceptors.spawn(accept(Arc::clone(listener), accepted_to.clone()));
-    }
     let (commands_to, commands) = mpsc::channel(QUEUE);
     let (inputs_to, inputs) = mpsc::channel(QUEUE);
     let (events_to, events) = mpsc::unbounded_channel();
-    let driver = Driver {
+    let mut driver = Driver {
         speaker: Speaker::new(config, seed, Moment::default()),
         clock,
         recorder,
-        listeners,
+        listeners: Vec::new(),
+        accepted_to,
         transports: BTreeMap::new(),
         connections: HashMap::new(),
         accepted_count: 0,
         inputs_to,
         events: events_to,
-        acceptors,
+        acceptors: JoinSet::new(),
         tasks: JoinSet::new(),
     };
+    for address in options.listen {
+        driver.listen(address)?;
+    }
     tokio::spawn(driver.run(commands, inputs, accepted));
     Ok((Handle { commands: commands_to }, events))
 }
@@ -80,6 +74,7 @@ struct Driver {
     clock: Instant,
     recorder: Option<Recorder<Box<dyn io::Write + Send>>>,
     listeners: Vec<Arc<TcpListener>>,
+    accepted_to: Sender<(TcpStream, SocketAddr)>,
     transports: BTreeMap<PeerName, (IpAddr, PeerTransport)>,
     connections: HashMap<ConnectionId, UnboundedSender<Bytes>>,
     accepted_count: u64,
@@ -137,6 +132,9 @@ impl Driver {
                 self.tell(input);
             }
             Command::SetPeer(config, transport) => self.set_peer(*config, transport),
+            Command::Listen(address, answer) => {
+                let _ = answer.send(self.listen(address));
+            }
             Command::Status(answer) => {
                 let _ = answer.send(self.speaker.status(self.now()));
             }
@@ -146,6 +144,19 @@ impl Driver {
             // Seen to by the loop.
             Command::Stop(_) => {}
         }
+    }
+
+    /// Takes connections at one more address.
+    fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
+        let listener = socket::listen(address)
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))?;
+        for (peer, transport) in self.transports.values() {
+            set_password(&listener, *peer, Some(transport));
+        }
+        let listener = Arc::new(listener);
+        self.acceptors.spawn(accept(Arc::clone(&listener), self.accepted_to.clone()));
+        self.listeners.push(listener);
+        Ok(())
     }
 
     fn set_peer(&mut self, config: PeerConfig, transport: PeerTransport) {
@@ -172,12 +183,8 @@ impl Driver {
 
     /// Has packets of an address signed, or not, on connections that it opens.
     fn set_password(&self, address: IpAddr, transport: Option<&PeerTransport>) {
-        let password = transport.and_then(|transport| transport.password.as_ref());
         for listener in &self.listeners {
-            let same_family = listener.local_addr().is_ok_and(|local| local.is_ipv4() == address.is_ipv4());
-            if same_family && let Err(error) = socket::set_password(listener.as_fd(), address, password) {
-                warn!(peer = %address, %error, "cannot set the password of a BGP peer on the listening socket");
-            }
+            set_password(listener, address, transport);
         }
     }
 
@@ -269,6 +276,14 @@ impl Driver {
 
     fn now(&self) -> Moment {
         Moment::after_start(self.clock.elapsed())
+    }
+}
+
+fn set_password(listener: &TcpListener, address: IpAddr, transport: Option<&PeerTransport>) {
+    let password = transport.and_then(|transport| transport.password.as_ref());
+    let same_family = listener.local_addr().is_ok_and(|local| local.is_ipv4() == address.is_ipv4());
+    if same_family && let Err(error) = socket::set_password(listener.as_fd(), address, password) {
+        warn!(peer = %address, %error, "cannot set the password of a BGP peer on the listening socket");
     }
 }
 

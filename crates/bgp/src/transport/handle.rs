@@ -1,5 +1,8 @@
 //! The speaker as its user holds it.
 
+use std::io;
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use model::Family;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +21,7 @@ pub struct Handle {
 pub(super) enum Command {
     Tell(Input),
     SetPeer(Box<PeerConfig>, PeerTransport),
+    Listen(SocketAddr, oneshot::Sender<io::Result<()>>),
     Status(oneshot::Sender<Vec<PeerStatus>>),
     Routes(oneshot::Sender<Vec<RibChange>>),
     Stop(oneshot::Sender<()>),
@@ -29,6 +33,14 @@ pub(super) enum Command {
 pub struct Stopped;
 
 impl Handle {
+    /// Takes connections at one more address than [`super::Options::listen`] has.
+    ///
+    /// # Errors
+    /// What the system says of the address; the speaker goes on as before.
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<()> {
+        self.ask(|answer| Command::Listen(address, answer)).await.map_err(io::Error::other)?
+    }
+
     /// Adds a peer, or changes one.
     ///
     /// # Errors
@@ -70,6 +82,20 @@ impl Handle {
         let is_up = |peer: &PeerStatus| peer.name == name && peer.state == SessionState::Established;
         if self.status().await?.iter().any(is_up) {
             self.peer_unreachable(name).await;
+        }
+        Ok(())
+    }
+
+    /// Says that BFD has found a peer: one that has not been connected with is tried at once, and not when its turn comes.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn peer_found(&self, name: PeerName) -> Result<(), Stopped> {
+        let waits = |peer: &PeerStatus| {
+            peer.name == name && matches!(peer.state, SessionState::Connect | SessionState::Active)
+        };
+        if self.status().await?.iter().any(waits) {
+            self.reset_peer(name).await;
         }
         Ok(())
     }

@@ -55,6 +55,8 @@ pub(crate) struct Core {
     peers: Peers,
     /// The one that was last asked for; none before.
     speaker: Option<Option<Arc<Speaker>>>,
+    /// How often routes have begun to come from elsewhere.
+    epoch: u64,
     speaker_problems: Vec<Problem>,
     /// Whether what the speaker is made from has changed since it was made.
     speaker_stale: bool,
@@ -99,6 +101,7 @@ impl Core {
             planner: Planner::new(local.clone()),
             peers: Peers::default(),
             speaker: None,
+            epoch: 0,
             speaker_problems: Vec::new(),
             speaker_stale: true,
             announced: Announced::All,
@@ -214,6 +217,11 @@ impl Core {
         Some(speaker)
     }
 
+    /// How often routes have begun to come from elsewhere: what was heard for an earlier epoch says nothing of this one.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Takes in what routes say of who tells them.
     pub(crate) fn hear_contacts(&mut self, contacts: Vec<(IpNet, Option<Contact>)>) {
         for (prefix, contact) in contacts {
@@ -293,17 +301,23 @@ impl Core {
         self.speaker_stale |=
             matches!(input, Input::Heard(_) | Input::Contact(..)) && self.planner.has_sites();
         self.contacts.stale |= matches!(input, Input::Network(_) | Input::Node(_) | Input::NodeGone(_));
-        if let Input::Network(network) = &input
-            && self.planner.network().is_none_or(|before| before.route_source != network.route_source)
-        {
-            // Who speaks, or says that there is nobody, is asked anew for all that there is to learn.
-            self.speaker = None;
+        if let Input::Network(network) = &input {
+            self.note_source(network);
         }
         let mut change = self.planner.update(input);
         if let Announced::Changed(changed) = &mut self.announced {
             changed.append(&mut change.services.announced);
         }
         change
+    }
+
+    /// When routes come from elsewhere, who speaks, or says that there is nobody, is asked anew for all that there is to
+    /// learn.
+    fn note_source(&mut self, network: &NetworkConfig) {
+        if self.planner.network().is_some_and(|before| before.route_source != network.route_source) {
+            self.speaker = None;
+            self.epoch += 1;
+        }
     }
 
     /// Whether there is a plan: without one nothing may be touched, least of all what an earlier run has made.
@@ -574,6 +588,9 @@ impl Core {
         }
         self.speaker_stale = true;
         self.announced = Announced::All;
+        if let Some(network) = &network {
+            self.note_source(network);
+        }
         let mut planner = self.planner.start_over();
         // One by one, and what all depend on first: the other way round everything would be planned twice, and the
         // change of the last step would hold a copy of all of it.

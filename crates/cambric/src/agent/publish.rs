@@ -250,7 +250,7 @@ impl Publisher {
             Announced::Changed(changes) => say(Wanted::ServicesChanged(changes)),
         }
         if let Some(speaker) = core.new_speaker() {
-            say(Wanted::Speaker(speaker));
+            say(Wanted::Speaker(speaker, core.epoch()));
         }
     }
 

@@ -245,7 +245,9 @@ impl<M: Machine, E: Ear> Worker<M, E> {
                 // What is not taken is a problem, or is one no more.
                 self.report.fresh = true;
             }
-            bgp::News::Converged => {
+            // It was asked for before routes began to come from elsewhere, and those that do now are still to be told.
+            bgp::News::Converged(epoch) if epoch != self.core.epoch() => {}
+            bgp::News::Converged(_) => {
                 change = self.core.observe(Input::Converged);
                 self.core.forget_earlier_contacts();
                 if self.compared {

@@ -1,7 +1,6 @@
 //! `cambric status bgp`: with whom this node speaks BGP.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,10 +8,9 @@ use anyhow::Result;
 use clap::Args;
 
 use super::table::{INDENT, aligned, wrapped};
+use super::view::View;
 use crate::agent::{BgpStatus, SessionStatus};
 use crate::files::read_json;
-use crate::lock::AgentLock;
-use crate::paths::{self, RunDir};
 use crate::terminal::WIDTH;
 
 /// Show this node's BGP sessions.
@@ -25,19 +23,14 @@ use crate::terminal::WIDTH;
   cambric status bgp
   cambric status bgp --json")]
 pub(crate) struct BgpOptions {
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = paths::RUN_DIR_VARIABLE, default_value = paths::RUN_DIR)]
-    run_dir: PathBuf,
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    view: View,
 }
 
 pub(super) fn run(options: &BgpOptions) -> Result<ExitCode> {
-    let run_dir = RunDir(options.run_dir.clone());
-    let runs = AgentLock::holder(&run_dir.lock()).is_some();
-    let status: Option<BgpStatus> = read_json(&run_dir.bgp())?;
-    if options.json {
+    let runs = options.view.agent().is_some();
+    let status: Option<BgpStatus> = read_json(&options.view.run_dir().bgp())?;
+    if options.view.json {
         crate::print(&format!("{:#}\n", serde_json::json!({"agentRuns": runs, "bgp": status})))?;
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -135,6 +128,12 @@ fn details(session: &SessionStatus, address_is_shown: bool) -> Vec<String> {
     if !place.is_empty() {
         all.push(place.join(", "));
     }
+    all.extend(session.translated.map(|from| {
+        format!(
+            "it connects from {from}, so a NAT gateway is before it: the node needs the label {}",
+            model::SITE_LABEL
+        )
+    }));
     all.extend(session.last_error.as_ref().map(|error| format!("last error: {error}")));
     all
 }

@@ -1,17 +1,15 @@
 //! `cambric status routes`: where this node sends packets to pods and to what BGP peers tell, and why.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 
 use super::table::{INDENT, aligned, wrapped};
+use super::view::View;
 use crate::agent::RouteStatus;
 use crate::files::read_json;
-use crate::lock::AgentLock;
-use crate::paths::{self, RunDir};
 use crate::terminal::WIDTH;
 
 /// Show this node's routes.
@@ -23,19 +21,14 @@ use crate::terminal::WIDTH;
   cambric status routes
   cambric status routes --json")]
 pub(crate) struct RoutesOptions {
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", default_value = paths::RUN_DIR)]
-    run_dir: PathBuf,
-    /// As JSON, for programs
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    view: View,
 }
 
 pub(super) fn run(options: &RoutesOptions) -> Result<ExitCode> {
-    let run_dir = RunDir(options.run_dir.clone());
-    let runs = AgentLock::holder(&run_dir.lock()).is_some();
-    let routes: Option<Vec<RouteStatus>> = read_json(&run_dir.routes())?;
-    if options.json {
+    let runs = options.view.agent().is_some();
+    let routes: Option<Vec<RouteStatus>> = read_json(&options.view.run_dir().routes())?;
+    if options.view.json {
         crate::print(&format!("{:#}\n", serde_json::json!({"agentRuns": runs, "routes": routes})))?;
     } else {
         crate::print(&render(runs, routes.as_deref()))?;

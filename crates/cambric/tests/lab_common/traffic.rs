@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -145,6 +146,42 @@ impl Stream {
         let written = self.writer.join().unwrap_or_else(|_| panic!("{}: the connection broke", self.what));
         assert_eq!(written, read, "{}", self.what);
         written
+    }
+}
+
+/// Echo requests (ICMP, ICMPv6), five hundred in a second.
+pub struct Pings {
+    what: String,
+    stop: Arc<AtomicBool>,
+    pinger: JoinHandle<Vec<String>>,
+}
+
+impl Pings {
+    pub fn start(what: &str, from: NetNs, address: IpAddr) -> Pings {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let pinger = thread::spawn(move || {
+            let mut rounds = Vec::new();
+            // Each program waits for the last of its answers, so that what it has counted is what was lost.
+            while !stopped.load(Ordering::Relaxed) {
+                let mut command = Command::new("ping");
+                command.args(["-q", "-i", "0.002", "-c", "250", "-W", "5"]).arg(address.to_string());
+                let output = netns::run_in(&from, || command.output()).unwrap().unwrap();
+                rounds.push(String::from_utf8_lossy(&output.stdout).into_owned());
+            }
+            rounds
+        });
+        Pings { what: what.to_owned(), stop, pinger }
+    }
+
+    /// Ends them; not one answer may be missing. Returns how many there were.
+    pub fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let rounds = self.pinger.join().unwrap();
+        for round in &rounds {
+            assert!(round.contains("250 packets transmitted, 250 received"), "{}: {round}", self.what);
+        }
+        250 * rounds.len() as u64
     }
 }
 

@@ -18,9 +18,9 @@ use crate::{Error, Result};
 /// `RTPROT_BIRD`, linux/rtnetlink.h).
 const ROUTERS: [u8; 2] = [fabric::BGP, 12];
 /// How long sessions may take to come up, and routes to come by them.
-const ROUTED_TIME: Duration = Duration::from_secs(20);
+pub(super) const ROUTED_TIME: Duration = Duration::from_secs(20);
 /// How soon is looked again.
-const AGAIN: Duration = Duration::from_millis(50);
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
 /// The tunnel devices of a node.
 const TUNNELS: [&str; 2] = ["vxlan.cambric", "vxlan6.cambric"];
 

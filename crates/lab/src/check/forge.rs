@@ -15,6 +15,7 @@ use trace::capture::{Capture, Limits, Options, Packet, Recorder};
 use super::evidence::{Forgery, ForgeryKind, Row};
 use super::gather::{machine_party, pod_party};
 use super::probe::{PATIENCE, listen_udp, udp_towards};
+use super::sites;
 use super::view::{self, Pod, View};
 use super::wire::{failed, tunnels};
 use crate::{Error, Result};
@@ -30,7 +31,10 @@ pub(super) fn forgeries(view: &View) -> Result<Vec<Forgery>> {
     let mut all = Vec::new();
     for family in view.families() {
         if let Some((target, honest)) = across_nodes(view, family) {
-            for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::StrangersIpip] {
+            // What is behind a gateway no stranger reaches, whatever the nodes there accept.
+            let open = [target, honest].iter().all(|pod| sites::site(view, &pod.node).is_none());
+            for kind in [ForgeryKind::StrangersVxlan, ForgeryKind::StrangersIpip].into_iter().filter(|_| open)
+            {
                 all.extend(strangers(view, kind, family, target, honest)?);
             }
             // The victim is the pod that is asked, so that there is one even if there are but two.
@@ -43,9 +47,12 @@ pub(super) fn forgeries(view: &View) -> Result<Vec<Forgery>> {
     Ok(all)
 }
 
-/// Two pods on different nodes.
+/// Two pods on different nodes, behind no NAT gateway if there are such nodes.
 fn across_nodes(view: &View, family: Family) -> Option<(&Pod, &Pod)> {
-    pair(view, family, |one, other| one.node != other.node)
+    let apart = |one: &Pod, other: &Pod| one.node != other.node;
+    let open = |pod: &Pod| sites::site(view, &pod.node).is_none();
+    let both_open = |one: &Pod, other: &Pod| apart(one, other) && open(one) && open(other);
+    pair(view, family, both_open).or_else(|| pair(view, family, apart))
 }
 
 fn same_node(view: &View, family: Family) -> Option<(&Pod, &Pod)> {

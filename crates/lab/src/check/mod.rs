@@ -27,6 +27,7 @@ mod wire;
 
 use self::event_loop::{event_loop, unless_interrupted};
 use self::evidence::Evidence;
+use self::judge::Judged;
 use self::view::View;
 use crate::paths::LabName;
 use crate::progress::Progress;
@@ -45,7 +46,7 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Checks a lab and prints the report; true if everything is as it should be.
+/// Checks a lab and prints the report; what came of each row.
 ///
 /// # Errors
 /// [`Error`] if the lab cannot be checked, and nothing is known.
@@ -54,7 +55,7 @@ pub fn run(
     options: &Options,
     interrupts: &Interrupts,
     progress: &mut Progress,
-) -> Result<bool> {
+) -> Result<Vec<Judged>> {
     let evidence = gather(lab, interrupts, progress);
     progress.finish();
     let evidence = evidence?;
@@ -66,7 +67,7 @@ pub fn run(
     let mut out = std::io::stdout().lock();
     std::io::Write::write_all(&mut out, report.as_bytes())
         .map_err(|error| Error::system("print the report", error))?;
-    Ok(judge::all_so(&judged))
+    Ok(judged)
 }
 
 /// Tries all that there is to try on a lab, and removes again what it needed for that.
@@ -94,8 +95,9 @@ pub fn gather(lab: &LabName, interrupts: &Interrupts, progress: &mut Progress) -
         }
         Ok(view)
     }));
-    let evidence = made.and_then(|view| {
+    let evidence = made.and_then(|mut view| {
         bgp::wait_routed(&view, &mut || interrupts.check())?;
+        sites::wait_open(&mut view, &mut || interrupts.check())?;
         services::wait_served(&view, &mut || interrupts.check())?;
         gather::gather(&view, &mut |what| {
             progress.step(what);

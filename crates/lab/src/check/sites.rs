@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
+use std::time::Instant;
 
+use ipnet::IpNet;
 use model::{Cluster, Family, Node, NodeName, PerFamily};
 use plan::site::{Contact, Contacts, End};
 use serde::Deserialize;
 use trace::Gateway;
 
+use super::bgp::{AGAIN, ROUTED_TIME};
 use super::evidence::{Carried, Leg};
 use super::view::View;
 use super::ways::between;
+use crate::fabric;
 use crate::paths::LabName;
 use crate::topology::{Machine, Topology};
 use crate::{Error, Result};
@@ -56,6 +60,56 @@ pub(crate) fn all_heard(lab: &LabName, cluster: &Cluster) -> Result<BTreeMap<Nod
         return Ok(BTreeMap::new());
     }
     cluster.nodes.keys().map(|node| Ok((node.clone(), heard(lab, node)?))).collect()
+}
+
+/// Waits until every site has a tunnel to every node outside and all nodes have ways to each other's pods, but not for
+/// ever: what never is, the check is there to find.
+pub(super) fn wait_open(view: &mut View, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + ROUTED_TIME;
+    while !(are_open(view) && have_ways(view)?) && Instant::now() < deadline {
+        go_on()?;
+        std::thread::sleep(AGAIN);
+        view.heard = all_heard(&view.lab, &view.cluster)?;
+    }
+    Ok(())
+}
+
+/// Whether all tunnels through gateways are heard at both ends, with all families in them.
+fn are_open(view: &View) -> bool {
+    let sites = view.sites();
+    let nodes = || view.cluster.nodes.values();
+    let hears = |node: &Node, address: Option<IpAddr>, inner: Family| {
+        let heard = view.heard.get(&node.name);
+        address.is_some_and(|address| heard.is_some_and(|heard| heard.contains(&(address, inner))))
+    };
+    let first = |addresses: &PerFamily<IpAddr>| addresses.iter().next().copied();
+    nodes().filter(|inside| inside.site.is_some()).all(|inside| {
+        let gateway = outer(&sites, &inside.name).and_then(|outer| first(&outer));
+        nodes().filter(|outside| outside.site.is_none()).all(|outside| {
+            view.families().into_iter().all(|inner| {
+                let mut same = nodes().filter(|node| node.site == inside.site);
+                hears(outside, gateway, inner)
+                    && same.any(|node| hears(node, first(&outside.addresses), inner))
+            })
+        })
+    })
+}
+
+/// Whether all nodes have routes to the pods of those that are across gateways.
+fn have_ways(view: &View) -> Result<bool> {
+    for from in view.cluster.nodes.keys() {
+        let beyond = view.cluster.nodes.values().filter(|node| across(view, from, &node.name));
+        let ranges: Vec<IpNet> =
+            beyond.flat_map(|node| node.pod_ranges.iter()).map(|range| range.net()).collect();
+        if ranges.is_empty() {
+            continue;
+        }
+        let table = fabric::routes(&view.lab.namespace(from.as_str()))?;
+        if !ranges.iter().all(|range| table.iter().any(|route| route.destination == *range)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a NAT gateway is between two nodes.

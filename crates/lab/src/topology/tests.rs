@@ -7,11 +7,11 @@ use super::*;
 
 const EXAMPLES: [(&str, &str); 8] = [
     ("vxlan", include_str!("../../../../examples/labs/vxlan.yaml")),
-    ("direct", include_str!("../../../../examples/labs/direct.yaml")),
+    ("direct-kubernetes", include_str!("../../../../examples/labs/direct-kubernetes.yaml")),
     ("cross-subnet", include_str!("../../../../examples/labs/cross-subnet.yaml")),
     ("vxlan-v4", include_str!("../../../../examples/labs/vxlan-v4.yaml")),
     ("vxlan-v6", include_str!("../../../../examples/labs/vxlan-v6.yaml")),
-    ("bgp", include_str!("../../../../examples/labs/bgp.yaml")),
+    ("direct", include_str!("../../../../examples/labs/direct.yaml")),
     ("cross-subnet-bgp", include_str!("../../../../examples/labs/cross-subnet-bgp.yaml")),
     ("two-subnets", include_str!("../../../../examples/labs/two-subnets.yaml")),
 ];

@@ -46,11 +46,12 @@ fn machine(machine: &topology::Machine) -> Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::up::DEFAULT_TOPOLOGY;
+
+    const TOPOLOGY: &str = include_str!("../../../../examples/labs/vxlan.yaml");
 
     #[test]
     fn a_topology_is_drawn_with_its_broken_cable() {
-        let topology = topology::parse(DEFAULT_TOPOLOGY).unwrap();
+        let topology = topology::parse(TOPOLOGY).unwrap();
         let states: Vec<CableState> = topology
             .machines
             .iter()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::net::{Net, at, config, peer};
-use crate::{ConnectionId, ImportNextHop, Input, Output, PeerName, SessionState};
+use crate::{ConnectionId, ImportNextHop, Input, Output, PeerConfig, PeerName, SessionState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -104,7 +104,26 @@ fn strangers_are_not_answered() {
     let mut net = Net::new([config(0, 65000)]);
     let connection = ConnectionId::Incoming(7);
     net.tell(0, Input::Accepted { connection, from: at(5), local: at(0) });
-    assert_eq!(net.hosts[0].answers, [vec![Output::Close { connection }]]);
+    assert_eq!(net.hosts[0].answers, [vec![]]);
+    net.push(0, connection, &[0; 40]);
+    assert_eq!(net.hosts[0].answers.last(), Some(&vec![Output::Close { connection }]));
+}
+
+/// A node behind a gateway that nobody has told of: it is not let in, but the peer's status says what is so.
+#[test]
+fn a_stranger_with_the_identifier_of_a_peer_is_noted_there() {
+    let mut net = Net::new([config(0, 65000), config(1, 65000)]);
+    net.tell(
+        0,
+        Input::SetPeer(Box::new(PeerConfig {
+            router_id: Some(config(1, 65000).router_id),
+            ..peer(5, 65000)
+        })),
+    );
+    net.tell(1, Input::SetPeer(Box::new(peer(0, 65000))));
+    net.deliver();
+    assert!(!net.is_up(0));
+    assert_eq!(net.status(0).translated, Some(at(1)));
 }
 
 #[test]

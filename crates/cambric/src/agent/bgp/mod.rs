@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bgp::bfd::{Change, Reachability};
 use bgp::transport::Event;
 use bgp::{BestPath, RibChange};
 use ipnet::IpNet;
@@ -33,7 +34,7 @@ use neighbours::Neighbours;
 use speaker::Running;
 
 /// When something that could not be opened is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(3);
 /// After an event others are waited for, so that a thousand of them are one look.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How often is looked at how things stand, whether or not anything was heard.
@@ -42,8 +43,9 @@ const LOOK: Duration = Duration::from_secs(10);
 /// What the worker wants.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// This speaker; none if there is nobody to speak with.
-    Speaker(Option<Arc<Speaker>>),
+    /// This speaker; none if there is nobody to speak with. With another number it is to be started anew: who waits for
+    /// all that there is to learn is told once after each start that it is there.
+    Speaker(Option<Arc<Speaker>>, u64),
     /// These addresses of services are to be told.
     Services(BTreeSet<IpAddr>),
     /// Of these addresses some are to be told from now on, and some no more.
@@ -57,8 +59,9 @@ pub(crate) enum News {
     Routes(Vec<(IpNet, Vec<LearnedPath>)>),
     /// What their best paths say of who tells them; none for what nobody tells any more.
     Contacts(Vec<(IpNet, Option<Contact>)>),
-    /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more.
-    Converged,
+    /// All peers have sent what they have: what an earlier speaker has learned, and this one has not, is no more. With the
+    /// number that came with the speaker.
+    Converged(u64),
     /// All that is wrong with the speaker as a whole, in words.
     Problems(Vec<String>),
 }
@@ -77,6 +80,7 @@ pub(crate) async fn serve(
         metrics,
         tell,
         wanted: None,
+        epoch: 0,
         services: BTreeSet::new(),
         running: None,
         neighbours: Neighbours::default(),
@@ -135,6 +139,8 @@ struct Task<T> {
     metrics: Arc<Metrics>,
     tell: T,
     wanted: Option<Arc<Speaker>>,
+    /// The number that came with it.
+    epoch: u64,
     services: BTreeSet<IpAddr>,
     running: Option<Running>,
     neighbours: Neighbours,
@@ -151,9 +157,10 @@ struct Task<T> {
 impl<T: Fn(News)> Task<T> {
     async fn obey(&mut self, told: Wanted) {
         match told {
-            Wanted::Speaker(speaker) => {
+            Wanted::Speaker(speaker, epoch) => {
                 self.wanted = speaker;
-                self.adjust(false).await;
+                let anew = std::mem::replace(&mut self.epoch, epoch) != epoch;
+                self.adjust(anew).await;
             }
             Wanted::Services(all) => {
                 let gone = self.services.difference(&all).map(|address| (*address, false));
@@ -185,8 +192,8 @@ impl<T: Fn(News)> Task<T> {
         } else {
             self.start(wanted.clone()).await;
         }
-        if let Some(running) = &self.running {
-            self.problems.extend(running.closed().iter().cloned());
+        if let Some(running) = &mut self.running {
+            self.problems.extend(running.listen().await.cloned());
         }
         self.problems.extend(self.neighbours.adjust(&wanted).await);
         if !self.problems.is_empty() {
@@ -218,16 +225,17 @@ impl<T: Fn(News)> Task<T> {
 
     /// There is nobody to speak with any more.
     async fn fall_silent(&mut self) {
-        self.neighbours = Neighbours::default();
         if let Some(running) = self.running.take() {
-            running.stop().await;
+            running.finish().await;
         }
+        // Not before the sessions: one whose neighbour is silent while it seems to be up cannot be reached.
+        self.neighbours = Neighbours::default();
         self.unheard = None;
         let gone = std::mem::take(&mut self.learned);
         self.tell_gone(gone);
         (self.tell)(News::Problems(Vec::new()));
         // Nothing will be learned, so all is.
-        (self.tell)(News::Converged);
+        (self.tell)(News::Converged(self.epoch));
     }
 
     async fn hear(&mut self, events: Vec<Event>) {
@@ -259,7 +267,7 @@ impl<T: Fn(News)> Task<T> {
                         self.tell_gone(gone);
                     }
                     self.tell_routes(&mut changes, &mut contacts);
-                    (self.tell)(News::Converged);
+                    (self.tell)(News::Converged(self.epoch));
                 }
             }
         }
@@ -293,10 +301,12 @@ impl<T: Fn(News)> Task<T> {
     }
 
     /// BFD has something to say.
-    async fn noticed(&mut self, change: bgp::bfd::Change) {
+    async fn noticed(&mut self, change: Change) {
         self.neighbours.note(change);
-        if let (bgp::bfd::Reachability::Down(_), Some(running)) = (change.reachability, &self.running) {
-            running.unreachable(change.neighbour).await;
+        match (change.reachability, &self.running) {
+            (Reachability::Down(_), Some(running)) => running.unreachable(change.neighbour).await,
+            (Reachability::Up, Some(running)) => running.reachable(change.neighbour).await,
+            _ => {}
         }
         self.look_soon();
     }
@@ -309,8 +319,8 @@ impl<T: Fn(News)> Task<T> {
     async fn see_to_what_is_due(&mut self) {
         let now = Instant::now();
         if self.retry_at.is_some_and(|at| at <= now) {
-            let anew = self.running.as_ref().is_some_and(Running::could_listen);
-            self.adjust(anew).await;
+            self.adjust(false).await;
+            self.look_soon();
         }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look().await;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,8 @@ pub(super) struct Running {
     peers: BTreeMap<PeerName, (PeerConfig, PeerTransport)>,
     sessions: BTreeMap<String, Session>,
     pod_routes: BTreeSet<IpNet>,
-    /// Where it should listen and does not, and why.
-    deaf: Vec<SocketAddr>,
-    closed: Vec<String>,
+    /// Where it should listen and does not, and why, in words.
+    deaf: BTreeMap<SocketAddr, String>,
 }
 
 impl Running {
@@ -38,23 +37,8 @@ impl Running {
         restarting: bool,
     ) -> io::Result<(Running, Vec<String>)> {
         let config = translate::speaker(&speaker, restarting);
-        let mut options = Options::default();
-        let (mut deaf, mut closed) = (Vec::new(), Vec::new());
-        for address in speaker.addresses.iter() {
-            let at = SocketAddr::new(*address, transport::PORT);
-            match TcpListener::bind(at) {
-                Ok(_) => options.listen.push(at),
-                Err(error) => {
-                    deaf.push(at);
-                    closed.push(format!(
-                        "BGP: cannot listen on {at}: {error}; sessions that this node opens still come up. See what else \
-                         has the port (ss -ltnp sport = :{})",
-                        transport::PORT
-                    ));
-                }
-            }
-        }
-        let (handle, events) = transport::start(config, translate::seed(speaker.router_id), options)?;
+        let (handle, events) =
+            transport::start(config, translate::seed(speaker.router_id), Options::default())?;
         tracing::info!(asn = %speaker.asn, router_id = %speaker.router_id, "speaking BGP");
         let mut running = Running {
             handle,
@@ -63,9 +47,11 @@ impl Running {
             peers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             pod_routes: BTreeSet::new(),
-            deaf,
-            closed,
+            deaf: BTreeMap::new(),
         };
+        for address in speaker.addresses.iter() {
+            running.listen_at(SocketAddr::new(*address, transport::PORT)).await;
+        }
         for address in services {
             running.set_service(*address, true).await;
         }
@@ -73,13 +59,11 @@ impl Running {
         Ok((running, problems))
     }
 
-    /// Whether this one can become what is wanted, without its being started anew. When routes begin to come from its
-    /// sessions it cannot: who waits for all of them is told once after each start that they are there.
+    /// Whether this one can become what is wanted, without its being started anew.
     pub(super) fn fits(&self, wanted: &Speaker) -> bool {
-        let Speaker { asn, router_id, cluster_id, addresses, routes, .. } = &*self.speaker;
+        let Speaker { asn, router_id, cluster_id, addresses, .. } = &*self.speaker;
         (asn, router_id, cluster_id, addresses)
             == (&wanted.asn, &wanted.router_id, &wanted.cluster_id, &wanted.addresses)
-            && (*routes || !wanted.routes)
     }
 
     /// Makes sessions and routes as they are wanted; what cannot be done.
@@ -138,6 +122,14 @@ impl Running {
         }
     }
 
+    /// BFD has found an address to be in reach.
+    pub(super) async fn reachable(&self, address: IpAddr) {
+        for (name, _) in self.peers.iter().filter(|(_, (config, _))| config.address == address) {
+            // One that has ended has no sessions to open.
+            let _ = self.handle.peer_found(name.clone()).await;
+        }
+    }
+
     /// What has happened; never anything, if the speaker has ended.
     pub(super) async fn events(&mut self) -> Vec<Event> {
         match self.events.recv().await {
@@ -155,14 +147,19 @@ impl Running {
         self.sessions.get(name)
     }
 
-    /// Where it cannot listen, and why.
-    pub(super) fn closed(&self) -> &[String] {
-        &self.closed
+    /// Listens wherever it should; where it cannot, and why, in words.
+    pub(super) async fn listen(&mut self) -> impl Iterator<Item = &String> {
+        for at in std::mem::take(&mut self.deaf).into_keys() {
+            self.listen_at(at).await;
+        }
+        self.deaf.values()
     }
 
-    /// Whether it could listen now where it could not when it was started.
-    pub(super) fn could_listen(&self) -> bool {
-        self.deaf.iter().any(|at| TcpListener::bind(at).is_ok())
+    async fn listen_at(&mut self, at: SocketAddr) {
+        match self.handle.listen(at).await {
+            Ok(()) => tracing::info!(%at, "taking BGP connections"),
+            Err(error) => drop(self.deaf.insert(at, translate::deaf(at, &error))),
+        }
     }
 
     /// Ends it as if it had been killed; peers keep its routes. Its addresses can be listened on again then.
@@ -171,9 +168,14 @@ impl Running {
         while self.events.recv().await.is_some() {}
     }
 
-    /// Ends it for good: peers are told to forget its routes.
-    pub(super) async fn stop(self) {
+    /// Ends it for good. Peers outside are told to forget its routes. Other nodes keep them for a while: those that have not
+    /// heard yet that routes come from elsewhere have no others.
+    pub(super) async fn finish(self) {
         tracing::info!("BGP is spoken no more");
-        let _ = tokio::time::timeout(STOP_PATIENCE, self.handle.stop()).await;
+        if self.sessions.values().any(|session| session.outside) {
+            let _ = tokio::time::timeout(STOP_PATIENCE, self.handle.stop()).await;
+        } else {
+            self.leave().await;
+        }
     }
 }

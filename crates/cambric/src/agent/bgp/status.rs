@@ -67,6 +67,9 @@ pub(crate) struct SessionStatus {
     /// What BFD says, if it is spoken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bfd: Option<Bfd>,
+    /// From where somebody with its identifier connects in vain, if that is not its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) translated: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_error: Option<String>,
 }
@@ -166,6 +169,7 @@ impl SessionStatus {
                 Some(Reachability::Down(_)) => Bfd::Down,
                 Some(Reachability::Unknown) | None => Bfd::Unknown,
             }),
+            translated: peer.translated,
             last_error: peer.last_error.clone(),
         }
     }

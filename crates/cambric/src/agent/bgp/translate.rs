@@ -1,6 +1,7 @@
 //! From what is planned to what the speaker is told.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bgp::bfd::BfdConfig;
@@ -114,6 +115,19 @@ fn service_community(speaker: &Speaker) -> LargeCommunity {
 
 pub(super) fn bfd(timers: BfdTimers) -> BfdConfig {
     BfdConfig { min_tx: timers.interval, min_rx: timers.interval, multiplier: timers.multiplier }
+}
+
+/// What is to be said of an address that cannot be listened on.
+pub(super) fn deaf(at: SocketAddr, error: &io::Error) -> String {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "BGP: cannot listen on {at}: another process has the port, perhaps BIRD, FRR, GoBGP or an agent in another \
+             container. See which (ss -ltnp sport = :{}) and end it",
+            at.port()
+        ),
+        _ => format!("BGP: {error}"),
+    };
+    format!("{why}; sessions that this node opens come up meanwhile, and it is tried again every few seconds")
 }
 
 /// Rules that say nothing of the default route do not mean it.

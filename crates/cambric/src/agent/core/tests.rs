@@ -375,6 +375,28 @@ fn the_speaker_follows_nodes_peers_labels_and_passwords_and_nothing_else() {
     assert_eq!(sessions(&mut core), Some(Vec::new()));
 }
 
+/// An earlier run's state is gone by while the API is away, and by then routes come from BGP.
+#[test]
+fn another_source_of_routes_at_the_end_of_the_lists_leaves_no_gap() {
+    let nodes = [node("a", 1), node("b", 2)];
+    let route = Key::Route("10.244.2.0/24".parse().unwrap());
+    let mut core = Core::new(name("a"));
+    let objects =
+        Objects { nodes: nodes.clone().map(|node| (node.name.clone(), node)).into(), ..Objects::default() };
+    core.restore(network(), objects);
+    assert_eq!(core.new_speaker(), Some(None));
+    core.observe(Input::Converged);
+    for event in [Event::Network(bgp_network("{}")), Event::Synced] {
+        core.take(event);
+    }
+    assert_eq!(core.epoch(), 1);
+    core.take(Event::Node(nodes[1].clone()));
+    assert!(core.planned(&route).is_some());
+    assert_eq!(core.unplanned(), Unplanned::Learned);
+    core.observe(Input::Converged);
+    assert!(core.planned(&route).is_none());
+}
+
 #[test]
 fn a_peer_that_is_refused_at_the_start_is_as_an_earlier_run_knew_it() {
     let mut core = Core::new(name("a"));

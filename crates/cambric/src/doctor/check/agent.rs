@@ -53,8 +53,24 @@ pub(super) fn bgp(seen: &Observation, verdict: &mut Verdict) {
     let sessions = seen.agent.bgp.iter().flat_map(|bgp| &bgp.sessions);
     // Without an agent there are no sessions, and that is told.
     for session in sessions.filter(|session| seen.agent.pid.is_some() && !session.is_up()) {
-        let SessionStatus { name, address, asn, state, last_error, .. } = session;
+        let SessionStatus { name, address, asn, state, last_error, translated, .. } = session;
         let why = last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let (why, cure) = match translated {
+            Some(from) => (
+                format!("; it connects from {from}"),
+                format!(
+                    "a NAT gateway is before it: kubectl label {name} {}=SITE, the same for all nodes behind that gateway \
+                     (docs/nat.md)",
+                    model::SITE_LABEL
+                ),
+            ),
+            None => (
+                why,
+                "see that it runs, that TCP port 179 is open between the two, and that AS numbers, password and timers \
+                 of both sides fit; cambric status bgp shows what the session says"
+                    .to_owned(),
+            ),
+        };
         verdict.find(Finding {
             check: Check::Bgp,
             place: format!("session with {name}"),
@@ -62,9 +78,7 @@ pub(super) fn bgp(seen: &Observation, verdict: &mut Verdict) {
             hurts: "Routes of this peer are not known here, and it does not know ours: pods behind it are out of reach, or \
                     reached by a detour."
                 .to_owned(),
-            cure: "see that it runs, that TCP port 179 is open between the two, and that AS numbers, password and timers \
-                   of both sides fit; cambric status bgp shows what the session says"
-                .to_owned(),
+            cure,
         });
     }
 }

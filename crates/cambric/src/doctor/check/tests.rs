@@ -321,6 +321,10 @@ fn the_agent_and_its_api() {
         "session with bgppeer/tor is Active, not established, to 192.0.2.9 of AS 65001: refused",
         bgp,
     );
+    finds(Check::Bgp, "to 192.0.2.9 of AS 65001; it connects from 198.51.100.1", |seen| {
+        bgp(seen);
+        seen.agent.bgp.as_mut().unwrap().sessions[0].translated = Some([198, 51, 100, 1].into());
+    });
 }
 
 #[test]

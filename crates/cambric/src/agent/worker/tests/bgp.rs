@@ -9,10 +9,10 @@ fn told(bench: &mut Bench) -> Vec<String> {
     let mut all = Vec::new();
     while let Ok(wanted) = bench.speech.1.try_recv() {
         all.push(match wanted {
-            Wanted::Speaker(Some(speaker)) => {
+            Wanted::Speaker(Some(speaker), _) => {
                 speaker.sessions.keys().map(ToString::to_string).collect::<Vec<_>>().join(" ")
             }
-            Wanted::Speaker(None) => "nobody".to_owned(),
+            Wanted::Speaker(None, _) => "nobody".to_owned(),
             Wanted::Services(all) => format!("{} services", all.len()),
             Wanted::ServicesChanged(changes) => format!("{changes:?}"),
         });
@@ -62,6 +62,32 @@ fn what_is_wrong_with_the_speaker_is_a_problem() {
     assert_eq!(status["problems"], serde_json::json!(["BGP: cannot listen"]));
 }
 
+/// The speaker was asked before, and answers late.
+#[test]
+fn that_nobody_has_told_anything_counts_for_the_source_of_routes_that_was_meant() {
+    let mut bench = Bench::new();
+    bench.kernel.with(|state| state.mtu = Some(1500));
+    bench.events(cluster());
+    let route = Key::Route("10.244.2.0/24".parse().unwrap());
+    let kernel = bench.kernel.clone();
+    bench.turn(move |inbox| {
+        assert!(kernel.with(|state| state.entries.contains_key(&route)));
+        inbox.send(Message::Cluster(network(BGP), Instant::now())).unwrap();
+        inbox.send(Message::Bgp(News::Converged(0))).unwrap();
+        Heard::Nothing
+    });
+    let kernel = bench.kernel.clone();
+    let route = Key::Route("10.244.2.0/24".parse().unwrap());
+    bench.turn(move |inbox| {
+        assert!(kernel.with(|state| state.entries.contains_key(&route)));
+        inbox.send(Message::Bgp(News::Converged(1))).unwrap();
+        Heard::Nothing
+    });
+    bench.run();
+    assert_eq!(told(&mut bench), ["0 services", "nobody", "node/b"]);
+    assert!(!bench.kernel.with(|state| state.entries.keys().any(|key| matches!(key, Key::Route(_)))));
+}
+
 #[test]
 fn what_is_learned_is_a_route_and_the_kernel_is_compared_once_all_is_learned() {
     let mut bench = Bench::new();
@@ -75,7 +101,7 @@ fn what_is_learned_is_a_route_and_the_kernel_is_compared_once_all_is_learned() {
         Heard::Nothing
     });
     bench.turn(|inbox| {
-        inbox.send(Message::Bgp(News::Converged)).unwrap();
+        inbox.send(Message::Bgp(News::Converged(0))).unwrap();
         Heard::Nothing
     });
     let kernel = bench.kernel.clone();
