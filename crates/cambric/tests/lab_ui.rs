@@ -58,6 +58,10 @@ fn is_sound(browser: &mut Browser, url: &str) {
         .collect();
     assert!(foreign.is_empty(), "{foreign:?}");
     assert_eq!(browser.errors, Vec::<String>::new());
+    let text = browser.value("document.body.innerText").to_string();
+    for nothing in ["null", "undefined", "NaN", "[object"] {
+        assert!(!text.contains(nothing), "{nothing}: {text}");
+    }
 }
 
 #[test]

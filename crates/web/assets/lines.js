@@ -14,7 +14,7 @@ export function lines(picture, ways, service) {
   };
   const all = picture.cables.map((cable) => cableLine(cable, box)).filter(Boolean);
   if (service) all.push(...behind(service, box));
-  for (const way of ways ?? []) all.push(...wayLines(way, box));
+  for (const way of ways ?? []) all.push(...wayLines(picture, way, box));
   sheet.replaceChildren(...all);
 }
 
@@ -47,26 +47,29 @@ function behind(service, box) {
   });
 }
 
-/** A way up to where it breaks, what would be beyond, a cross at the break, and a packet that goes as far as it can. */
-function wayLines(way, box) {
-  const stops = [];
-  way.there.forEach((id) => {
-    const place = box(id);
-    if (!place) return;
-    // A bar is wide: the packet goes along it from where it came.
-    const at = id.startsWith("subnet/") ? null : middle(place);
-    stops.push({ id, place, at });
-  });
-  const points = [];
-  stops.forEach((stop, index) => {
-    if (stop.at) return points.push({ ...stop.at, id: stop.id });
-    const y = (stop.place.top + stop.place.bottom) / 2;
-    for (const beside of [stops[index - 1], stops[index + 1]]) {
-      const x = Math.min(Math.max(beside?.at?.x ?? stop.place.left, stop.place.left), stop.place.right);
-      points.push({ x, y, id: stop.id });
+/** The points of a way: along each cable, and from the middle of whatever has none on that side. */
+function wayPoints(picture, way, box) {
+  const cables = new Map(picture.cables.map((cable) => [cable.id, cable]));
+  const last = way.there.length - 1;
+  return way.there.flatMap((id, index) => {
+    const [before, after] = [way.there[index - 1], way.there[index + 1]];
+    const cable = cables.get(id);
+    if (cable) {
+      const ends = cableEnds(cable, box);
+      if (!ends) return [];
+      const [from, to] = before === cable.machine ? [ends.from, ends.to] : [ends.to, ends.from];
+      return [from, { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2, cable: id }, to];
     }
+    const passed = index > 0 && index < last && (cables.has(before) || cables.has(after));
+    const place = passed ? null : box(id);
+    return place ? [middle(place)] : [];
   });
-  const cut = way.broken.length ? points.findIndex((point) => way.broken.some((one) => one.cable === point.id)) : -1;
+}
+
+/** A way up to where it breaks, what would be beyond, a cross at the break, and a packet that goes as far as it can. */
+function wayLines(picture, way, box) {
+  const points = wayPoints(picture, way, box);
+  const cut = points.findIndex((point) => way.broken.some((one) => one.cable === point.cable));
   const path = (some) => some.map((point, index) => `${index ? "L" : "M"}${point.x.toFixed(1)} ${point.y.toFixed(1)}`).join("");
   const sure = path(cut < 0 ? points : points.slice(0, cut + 1));
   const drawn = [svg("path", { class: "way", d: sure })];

@@ -1,6 +1,6 @@
 // What is said in words: a trace, the doctor's findings, the BGP sessions.
 
-import { by, count, el } from "./tools.js";
+import { by, count, el, put } from "./tools.js";
 
 /** Shows a trace; says in a sentence how it went. */
 export function showTrace({ journey, ways }) {
@@ -12,7 +12,7 @@ export function showTrace({ journey, ways }) {
     : "delivered, and so is the answer";
   const sentence = `From ${from} to ${to} by ${journey.protocol} over ${journey.family}: ${verdict}`;
   const state = broken.size ? "broken" : journey.delivered ? "delivered" : "lost";
-  by("answer-body").replaceChildren(
+  put("answer-body",
     el("p", { class: state === "delivered" ? "good" : "bad", "data-verdict": state }, sentence),
     broken.size ? el("p", {}, "The ways below are what the plans say; no packet passes a broken cable.") : null,
     journey.assumed ? el("p", { class: "faint" }, journey.assumed) : null,
@@ -25,7 +25,7 @@ function route(way, of) {
   const name = way.end ? `${way.end.kind} ${way.end.name}` : "nobody";
   const title = of > 1 ? `To ${name}, one in ${count(way.oneIn, "connection")}` : `To ${name}`;
   const list = (label, hops) => hops.length
-    ? [el("h4", {}, label), el("ol", { class: "hops" }, hops.map(hop))] : [];
+    ? [el("h3", {}, label), el("ol", { class: "hops" }, hops.map(hop))] : [];
   // Many ways are one like another: one is open.
   return el("details", { open: of === 1 || way.lost ? "" : null },
     el("summary", {}, title, way.lost ? el("span", { class: "bad" }, ` lost at ${way.lost.node}: ${way.lost.why}`) : null),
@@ -41,7 +41,7 @@ function hop(one) {
 export function showFindings(verdicts) {
   const findings = verdicts.flatMap((verdict) => verdict.findings.map((finding) => ({ node: verdict.node, ...finding })));
   const unchecked = verdicts.flatMap((verdict) => verdict.unchecked.map((remark) => `${verdict.node}: ${remark.check}: ${remark.text}`));
-  by("findings-body").replaceChildren(
+  put("findings-body",
     findings.length
       ? table(["Node", "Check", "What is so", "Why it hurts", "What mends it"], findings.map((one) =>
         [one.node, el("span", { class: "bad" }, one.check), `${one.place}: ${one.what}`, one.hurts, one.cure]))
@@ -61,7 +61,7 @@ export function showSessions(nodes) {
       el("span", { class: up ? "good" : "bad" }, up ? "up" : `DOWN (${session.state})`),
       new Date(session.since * 1000).toLocaleTimeString(), prefixes.join("; "), session.lastError ?? ""];
   }));
-  by("bgp-body").replaceChildren(...problems, rows.length
+  put("bgp-body", ...problems, rows.length
     ? table(["Node", "Session", "Peer", "State", "Since", "Prefixes", "Last error"], rows)
     : el("p", { class: "faint" }, "No node speaks BGP."));
 }
@@ -74,5 +74,5 @@ function table(head, rows) {
 
 /** Shows that something could not be had. */
 export function showFailure(id, error) {
-  by(id).replaceChildren(el("p", { class: "bad" }, error.message));
+  put(id, el("p", { class: "bad" }, error.message));
 }

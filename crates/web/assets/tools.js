@@ -18,7 +18,14 @@ function fill(element, attributes, children) {
   for (const [key, value] of Object.entries(attributes ?? {})) {
     if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat().filter(there));
+}
+
+const there = (child) => child !== null && child !== undefined;
+
+/** Puts something in the place of what an element has. */
+export function put(id, ...children) {
+  by(id).replaceChildren(...children.flat().filter(there));
 }
 
 /** The element of an id. */
