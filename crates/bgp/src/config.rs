@@ -24,8 +24,9 @@ pub struct SpeakerConfig {
     /// Whether the routes of an earlier run are still in the kernel: peers are then asked to keep theirs to us
     /// (RFC 4724, bits R and F).
     pub restarting: bool,
-    /// After a restart, for how long at most the end of our routes is not announced while those of the peers are
-    /// still coming in. Routes themselves are never held back.
+    /// After a restart, for how long at most routes of peers are still coming in. Until then what was learned is not told to
+    /// the consumer of the table, whose routes of before stay in force (RFC 4724, section 4.1), and peers are not told the
+    /// end of our routes. Routes themselves they are told at once.
     pub deferral: Duration,
     /// After a restart, for how long at most [`crate::Output::Converged`] waits for peers that have not come back.
     pub convergence: Duration,

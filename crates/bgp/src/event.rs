@@ -21,8 +21,13 @@ pub enum Input {
     ResetPeer(PeerName),
     /// A peer is to send its routes again.
     RefreshPeer(PeerName, Family),
-    /// The peer's data path is gone (BFD): its routes go, whatever TCP thinks.
+    /// The peer's data path is gone: its routes go, whatever TCP thinks.
     PeerUnreachable(PeerName),
+    /// BFD has lost the peer, whose BFD ends with its BGP: if its session is up, its data path is gone. If the session has
+    /// ended before, it restarts, and says nothing of the path (RFC 5882, section 4.3.2).
+    PeerLost(PeerName),
+    /// Packets go to the peer and back (BFD): an attempt to connect makes sense.
+    PeerReachable(PeerName),
     /// A route begins here.
     Announce(IpNet, LocalRoute),
     /// A route begins here no more.

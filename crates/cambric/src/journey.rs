@@ -1,6 +1,6 @@
 //! `cambric trace`: a packet's way, from what the Kubernetes API holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -82,7 +82,7 @@ enum Protocol {
     Icmp,
 }
 
-fn family(text: &str) -> Result<Family, String> {
+pub(crate) fn family(text: &str) -> Result<Family, String> {
     match text {
         "4" => Ok(Family::V4),
         "6" => Ok(Family::V6),
@@ -91,7 +91,7 @@ fn family(text: &str) -> Result<Family, String> {
 }
 
 pub(crate) fn run(options: &TraceOptions) -> Result<ExitCode> {
-    let (journey, comparison) = match lab(options)? {
+    let (journey, comparison) = match chosen_lab(options.lab.as_ref(), options.kubeconfig.as_deref())? {
         Some(lab) => in_lab(options, &lab)?,
         None if options.live => bail!(
             "--live sends a packet and captures it on the nodes, which for now works in a lab only; bring one up (cambric \
@@ -112,12 +112,12 @@ pub(crate) fn run(options: &TraceOptions) -> Result<ExitCode> {
 }
 
 /// The lab that is meant: the one that was named, or the only one if no cluster was named.
-fn lab(options: &TraceOptions) -> Result<Option<LabName>> {
-    if let Some(lab) = &options.lab {
+pub(crate) fn chosen_lab(lab: Option<&LabName>, kubeconfig: Option<&Path>) -> Result<Option<LabName>> {
+    if let Some(lab) = lab {
         lab::state::State::read(lab)?;
         return Ok(Some(lab.clone()));
     }
-    let named = options.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some();
+    let named = kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some();
     if named || crate::shell::is_plugin() {
         return Ok(None);
     }

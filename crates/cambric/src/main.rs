@@ -6,6 +6,7 @@ mod agent;
 mod cleanup;
 mod doctor;
 mod files;
+mod flows;
 mod install;
 mod journey;
 mod lock;
@@ -34,6 +35,7 @@ enum Command {
     Agent(agent::AgentOptions),
     Status(status::StatusOptions),
     Trace(journey::TraceOptions),
+    Flows(flows::FlowsOptions),
     Doctor(doctor::DoctorOptions),
     Cleanup(cleanup::CleanupOptions),
     InstallCni(install::InstallOptions),
@@ -96,6 +98,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Cleanup(options) => cleanup::run(&options)?,
         Command::InstallCni(options) => install::run(&options)?,
         Command::Trace(options) => return journey::run(&options),
+        Command::Flows(options) => return flows::run(&options),
         Command::Lab(command) => return Ok(lab::cli::run(command)?),
         Command::Crd => print(&crd()?)?,
         Command::Cni => return Ok(cni::main()),

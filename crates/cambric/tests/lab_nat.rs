@@ -77,8 +77,27 @@ fn service(lab: &Lab, pod: &str) -> [SocketAddr; 2] {
     [address(0), address(1)]
 }
 
+/// The prefixes of which a node has kept that who tells them hears somebody through a gateway.
+fn kept(lab: &Lab, node: &str) -> usize {
+    let Ok(text) = fs::read(format!("{}/contacts.json", run_dir(lab, node))) else { return 0 };
+    let kept: Value = serde_json::from_slice(&text).unwrap();
+    let contacts = kept["contacts"].as_array().unwrap();
+    contacts.iter().filter(|one| !one["heard"].as_array().unwrap().is_empty()).count()
+}
+
 fn run_dir(lab: &Lab, node: &str) -> String {
     format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name)
+}
+
+/// The BGP sessions of a node, by its agent's own account.
+fn sessions(lab: &Lab, node: &str) -> Vec<Value> {
+    let Ok(text) = fs::read(format!("{}/bgp.json", run_dir(lab, node))) else { return Vec::new() };
+    let status: Value = serde_json::from_slice(&text).unwrap();
+    status["sessions"].as_array().cloned().unwrap_or_default()
+}
+
+fn session(lab: &Lab, node: &str, name: &str) -> Value {
+    sessions(lab, node).into_iter().find(|session| session["name"] == name).unwrap_or_default()
 }
 
 /// The outer addresses that a node hears, as its status says.
@@ -128,6 +147,49 @@ fn gateways_may_forget_and_get_another_address() {
         sessions.contains("connects from 198.51.100.77") && sessions.contains("label cambric.io/site")
     };
     until("hub-1 does not know of the gateway", sessions, told);
+}
+
+#[test]
+fn an_agent_behind_a_gateway_may_be_killed_and_restarted() {
+    let lab = Lab::up("nat-gateway.yaml");
+    let pods = pods(&lab);
+    all_hear(&lab, &pods);
+    // Who is killed must have kept what it has heard: of the nodes outside and of the one beside it, for both families.
+    for node in ["north-1", "north-2", "hub-1"] {
+        until("not all contacts are kept", || kept(&lab, node), |kept| *kept >= 6);
+    }
+    let [hub, one, other] = ["hub-1", "north-1", "north-2"].map(|name| lab.pod(name));
+    // One of the two carries for hub-1, and the other sends through it; then there is the way to the other site.
+    let far = lab.pod("south-1");
+    let pairs = [(&one, &hub), (&other, &hub), (&hub, &one), (&hub, &other), (&one, &far), (&far, &other)];
+    for node in ["north-1", "north-2", "hub-1"] {
+        let traffic: Vec<Datagrams> = pairs
+            .iter()
+            .enumerate()
+            .map(|(index, (from, to))| {
+                let address = if index % 2 == 0 { to.v4() } else { to.v6() };
+                let what = format!("{} to {} at {address} while {node} restarts", from.name, to.name);
+                Datagrams::start(&what, &from.enter(), &to.enter(), address)
+            })
+            .collect();
+        lab.run("kill", &[&format!("agent/{node}")]);
+        // One of them is away for longer than BFD waits.
+        if node == "north-2" {
+            let bfd = || session(&lab, "north-1", "node/north-2")["bfd"].clone();
+            until("BFD still hears it", bfd, |bfd| bfd == "Down");
+        }
+        lab.run("restart", &[&format!("agent/{node}")]);
+        lab.agent_ready(node);
+        // Until all sessions are back.
+        let status = || sessions(&lab, node);
+        let up = |sessions: &Vec<Value>| {
+            sessions.iter().filter(|session| session["state"] == "Established").count() >= 3
+        };
+        until("sessions are not back", status, up);
+        for one in traffic {
+            assert!(one.finish() > 100);
+        }
+    }
 }
 
 #[test]

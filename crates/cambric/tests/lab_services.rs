@@ -4,13 +4,15 @@
 
 mod lab_common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::netns;
-use lab_common::{Lab, Pod};
+use lab::flows::{Event, Flows, What, of_lab};
+use lab_common::{CAMBRIC, Lab, Pod, succeed};
 use serde_json::{Value, json};
 
 /// A server that is ready when somebody says so, and serves for some seconds after it was told to stop.
@@ -89,6 +91,7 @@ fn endpoints_follow_their_pods() {
     {
         eventually(|| answers(&client, to), || format!("{to:?} does not answer"));
     }
+    flows_have_names(&lab, &client, &frontends);
     lab.run("kubectl", &["--", "delete", "pod", "gated", "--wait=false"]);
     all(false, true, true);
     for to in
@@ -105,12 +108,84 @@ fn endpoints_follow_their_pods() {
     assert!(wide.contains("203.0.113.1,2001:db8:ff::1") && wide.contains("app=gated"), "{wide}");
 }
 
+/// `cambric flows` knows who has talked to whom by the service: listed, and followed.
+fn flows_have_names(lab: &Lab, client: &Pod, frontends: &[IpAddr]) {
+    let flows = |arguments: &[&str]| {
+        let mut command = Command::new(CAMBRIC);
+        command.args(["flows", "--lab", &lab.name]).args(arguments);
+        command
+    };
+    let to = |flow: &Value, frontend: &IpAddr| {
+        flow["destination"]["address"] == frontend.to_string().as_str()
+            && flow["service"] == "default/gated"
+            && flow["client"]["name"] == "default/client"
+            && flow["client"]["address"].as_str().unwrap().parse::<IpAddr>().unwrap().is_ipv4()
+                == frontend.is_ipv4()
+            && flow["backend"]["name"] == "default/gated"
+            && flow["backend"]["port"] == 8080
+            && flow["node"] == "node-2"
+            && flow["seenAs"] == Value::Null
+    };
+    let parsed =
+        |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let listed = parsed(&succeed(&mut flows(&["--json", "--service", "gated", "--pod", "client"])));
+    let bytes = |flow: &Value, field: &str| flow["traffic"][field].as_u64().unwrap();
+    for frontend in frontends {
+        let answered: Vec<&Value> = listed.iter().filter(|flow| to(flow, frontend)).collect();
+        let sound = |flow: &&Value| bytes(flow, "sentBytes") > 100 && bytes(flow, "receivedBytes") > 100;
+        assert!(answered.iter().any(sound), "{frontend}: {listed:#?}");
+    }
+    assert!(
+        listed.iter().all(|flow| flow["client"]["node"] == "node-2"),
+        "one node tells of each: {listed:#?}"
+    );
+
+    // On the node itself, by its own kubeconfig.
+    let inside =
+        |arguments: &[&str]| lab.run("exec", &[&["node-1", "--", CAMBRIC, "flows"], arguments].concat());
+    let seen = parsed(&inside(&["--json", "--pod", "client", "--port", "8080"]));
+    assert!(!seen.is_empty(), "the endpoint's node tracks them too");
+    assert!(
+        seen.iter().all(|flow| flow["node"] == "node-1" && flow["destination"]["name"] == "default/gated")
+    );
+    let text = succeed(&mut flows(&["--service", "gated", "--family", "6"]));
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("> service/default/gated > default/gated:8080"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let unknown = flows(&["--service", "gate"]).output().unwrap();
+    let error = String::from_utf8(unknown.stderr).unwrap();
+    assert!(!unknown.status.success() && error.contains("or service/default/gated"), "{error}");
+
+    let mut follower =
+        flows(&["--follow", "--json", "--service", "gated"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    // It listens once it tells of what was there.
+    assert_eq!(next()["event"], "listed");
+    for frontend in frontends {
+        assert!(answers(client, (*frontend, 80)), "{frontend} does not answer");
+        let begun =
+            std::iter::repeat_with(&mut next).find(|flow| flow["event"] == "begun" && to(flow, frontend));
+        assert_eq!(begun.unwrap()["verdict"], "new");
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+
+    // For others in the same process: it ends when it is dropped, whatever still waits to be read.
+    let (places, mut look) = of_lab(&lab.name.parse().unwrap(), None).unwrap();
+    let scene = look().unwrap();
+    let mut followed = Flows::follow(places, &scene, look, Duration::from_millis(200)).unwrap();
+    let first = followed.next(Some(Duration::from_secs(20))).unwrap();
+    assert!(matches!(first, Some(Event::Flow(What::Listed, _))), "{first:?}");
+    drop(followed);
+}
+
 #[test]
 fn what_a_service_cannot_have_is_refused_with_the_reason() {
     let lab = Lab::up("vxlan-v4.yaml");
     let refused = |manifest: &str| {
         let mut command = lab.command("kubectl", &["--", "create", "-f", "-"]);
-        let (input, output) = (std::process::Stdio::piped(), std::process::Stdio::piped());
+        let (input, output) = (Stdio::piped(), Stdio::piped());
         let mut child = command.stdin(input).stderr(output).spawn().unwrap();
         child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -135,7 +210,7 @@ fn what_a_service_cannot_have_is_refused_with_the_reason() {
 
 fn create(lab: &Lab, manifest: &str) {
     let mut command = lab.command("kubectl", &["--", "create", "-f", "-"]);
-    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
 }

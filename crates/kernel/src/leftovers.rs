@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use model::flow::Flow;
 use model::{Family, Protocol};
 use plan::services::{self, Backend, Frontend, Leftovers, ServicePlan};
 
-use crate::conntrack::{Conntrack, Flow};
+use crate::conntrack::Conntrack;
 use crate::tables::unreadable;
 use crate::{Error, Result, render};
 
@@ -48,7 +49,7 @@ fn clear_flows(
     let mut stale: Vec<Flow> = Vec::new();
     conntrack.flows(family, Protocol::Udp, &mut |flow| {
         let (to, answers) = (flow.original.destination, flow.reply.source);
-        let frontend = Frontend { address: to.ip(), protocol: flow.protocol, port: to.port() };
+        let frontend = Frontend { address: to.ip(), protocol: Protocol::Udp, port: to.port() };
         let answers = Backend { address: answers.ip(), port: answers.port() };
         if leftovers.flows.contains(&frontend) && plan.is_stale(&frontend, &answers) {
             stale.push(flow);

@@ -33,15 +33,17 @@ mod sysctl;
 mod tables;
 mod tunnel;
 mod underlay;
+mod waker;
 
 pub use diff::{Op, Unplanned, diff};
 pub use error::{Error, Result};
 pub use inspect::setting;
 pub use kernel::Kernel;
 pub use link::{ALIAS, LinkKind, LinkState, Links};
-pub use monitor::{Event, Hush, Monitor, Waker};
+pub use monitor::{Event, Hush, Monitor};
 pub use observed::{Found, Observed};
 pub use report::{Failure, Report, SERVICE_ELEMENT, Step, Steps, Verb};
 pub use seen::{AddressKind, SeenFrontend, SeenServices};
 pub use tables::Condition;
 pub use underlay::Surroundings;
+pub use waker::Waker;

@@ -1,7 +1,7 @@
 //! News of changes in the kernel, whoever made them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::link::{LinkState, Links};
 use crate::netlink::{Frame, NetlinkSocket, attributes, frames};
 use crate::observed::Found;
 use crate::rtnl::RouteSocket;
+use crate::waker::{Waker, ready};
 use crate::{Error, Result, address, neighbour, route};
 
 /// Room for what arrives while nobody reads, in bytes: about 10,000 changes.
@@ -103,20 +104,6 @@ impl Event {
     }
 }
 
-/// Wakes a [`Monitor`] from another thread.
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<OwnedFd>);
-
-impl Waker {
-    /// Makes the monitor's current or next [`Monitor::wait`] return with [`Event::Woken`].
-    pub fn wake(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the pointer and the length are those of the array. It can only fail if the counter is full, and
-        // then the monitor wakes anyway.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    }
-}
-
 /// Has a [`Monitor`] not hear of tables for a while.
 ///
 /// While somebody listens, the kernel makes a message of a page for each element of a commit before it looks who wants it:
@@ -178,29 +165,17 @@ impl Monitor {
         let subscribe = |protocol, groups: &[u32]| {
             let socket = NetlinkSocket::open(protocol)?;
             socket.set_buffers(4096, size)?;
-            for group in groups {
-                socket
-                    .set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, *group as libc::c_int)
-                    .map_err(|source| Error::System { what: "listen to the kernel's news".into(), source })?;
-            }
+            groups.iter().try_for_each(|group| socket.listen(*group as libc::c_int))?;
             Ok::<_, Error>(socket)
         };
         let routes = subscribe(libc::NETLINK_ROUTE, &ROUTE_GROUPS)?;
         let tables = subscribe(libc::NETLINK_NETFILTER, &[NFTABLES_GROUP])?;
-        // SAFETY: eventfd takes no pointers; the descriptor it returns is owned by nobody else.
-        let event = unsafe {
-            let event = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-            if event < 0 {
-                return Err(Error::system("make an eventfd"));
-            }
-            OwnedFd::from_raw_fd(event)
-        };
         // After the subscription, so that no change falls between the two.
         let links = Links::read(&mut RouteSocket::open()?)?;
         Ok(Monitor {
             routes,
             tables: Arc::new(tables),
-            waker: Waker(Arc::new(event)),
+            waker: Waker::new()?,
             links,
             own: None,
             buffer: Vec::new(),
@@ -237,7 +212,8 @@ impl Monitor {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut events = Vec::new();
         loop {
-            let [routes, tables, woken] = self.poll(deadline)?;
+            let descriptors = [self.routes.as_fd(), self.tables.as_fd(), self.waker.as_fd()];
+            let [routes, tables, woken] = ready(descriptors, deadline)?;
             if routes {
                 self.drain_routes(&mut events)?;
             }
@@ -245,7 +221,7 @@ impl Monitor {
                 self.drain_tables(&mut events)?;
             }
             if woken {
-                self.calm();
+                self.waker.calm();
                 events.push(Event::Woken);
             }
             let over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -253,33 +229,6 @@ impl Monitor {
                 return Ok(events);
             }
         }
-    }
-
-    /// Waits for any of the descriptors; which of them are ready.
-    fn poll(&self, deadline: Option<Instant>) -> Result<[bool; 3]> {
-        let descriptors = [self.routes.as_fd(), self.tables.as_fd(), self.waker.0.as_fd()];
-        let mut polled = descriptors.map(|fd: BorrowedFd<'_>| libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        });
-        let left = deadline.map_or(-1, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // Rounded up, so that the last wait does not spin.
-            libc::c_int::try_from(left.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX)
-        });
-        // SAFETY: the pointer and the count are those of the array.
-        let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, left) };
-        if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return Err(Error::system("wait for the kernel's news"));
-        }
-        Ok(polled.map(|each| ready > 0 && each.revents != 0))
-    }
-
-    fn calm(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: the pointer and the length are those of the array. With nothing to read nothing is to be calmed.
-        unsafe { libc::read(self.waker.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 
     fn drain_routes(&mut self, events: &mut Vec<Event>) -> Result<()> {

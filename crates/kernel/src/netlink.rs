@@ -138,6 +138,32 @@ impl NetlinkSocket {
         if result < 0 { Err(Error::system("set a netlink socket's time limit")) } else { Ok(()) }
     }
 
+    /// Has the kernel send what it tells a group of its own accord.
+    pub(crate) fn listen(&self, group: libc::c_int) -> Result<()> {
+        self.set(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|source| Error::System { what: "listen to the kernel's news".into(), source })
+    }
+
+    /// How many datagrams there was no room for since the socket was opened (`SK_MEMINFO_DROPS`, linux/sock_diag.h).
+    pub(crate) fn drops(&self) -> io::Result<u32> {
+        let mut info = [0u32; 16];
+        let mut length = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the option's value is an array of u32 of the length given, and both live through the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        match result {
+            0 => Ok(info.get(libc::SK_MEMINFO_DROPS as usize).copied().unwrap_or_default()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Sends one datagram to the kernel.
     pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<()> {
         loop {
@@ -243,6 +269,10 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes)
 }
 
 pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {

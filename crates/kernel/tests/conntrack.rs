@@ -6,11 +6,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use common::TestNs;
 use common::pods::socket;
-use common::services::{connect, listen};
-use kernel::conntrack::{Conntrack, Flow};
+use common::services::{PATIENCE, connect, listen};
+use kernel::conntrack::{Change, Conntrack, Follower};
+use model::flow::{Flow, Phase, TrackedFlow, Tuple};
 use model::{Family, Protocol};
 
 /// A client and a server with a router between them, which sends what is for the router's port 53 to the server.
@@ -145,7 +147,7 @@ fn flows_are_listed_as_conntrack_lists_them() {
             assert_eq!(flow.status.destination_rewritten(), translated);
             assert_eq!(flow.status.answered(), translated);
             assert_eq!(flow.reply.source, server.local_addr().unwrap());
-            assert_eq!((flow.family(), flow.protocol), (family, Protocol::Udp));
+            assert_eq!((flow.family(), flow.protocol), (family, Protocol::Udp.number()));
         }
     }
     let mut tcp = 0;
@@ -207,7 +209,7 @@ fn zones_are_told_apart() {
         assert_eq!(found.iter().map(line).collect::<BTreeSet<_>>(), scene.listed(family));
         let elsewhere: Vec<Flow> = vec![
             Flow { zone: 8, ..found[0].clone() },
-            Flow { original: kernel::conntrack::Tuple { zone: 0, ..found[1].original }, ..found[1].clone() },
+            Flow { original: Tuple { zone: 0, ..found[1].original }, ..found[1].clone() },
         ];
         assert_eq!(conntrack.remove(&elsewhere).unwrap(), 0);
         assert_eq!(conntrack.remove(&found).unwrap(), 2);
@@ -236,4 +238,133 @@ fn a_big_table_is_listed_whole() {
             .unwrap();
         assert_eq!(PORTS.filter(|port| !found.contains(port)).count(), 0);
     }
+}
+
+/// Follows until something is told; everything that was told until then, it too.
+#[track_caller]
+fn told_until(follower: &mut Follower, is_it: impl Fn(&Change) -> bool) -> Vec<Change> {
+    let mut told = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while !told.iter().any(&is_it) {
+        assert!(Instant::now() < deadline, "only {told:#?}");
+        follower.wait(Some(Duration::from_secs(1)), &mut |change| told.push(change)).unwrap();
+    }
+    told
+}
+
+fn follower(scene: &Scene, every: Duration, room: usize) -> Follower {
+    let _guard = scene.router.enter();
+    Follower::with_buffer(every, room).unwrap()
+}
+
+const ROOM: usize = 1 << 20;
+const NEVER: Duration = Duration::from_secs(3600);
+
+#[test]
+fn flows_are_followed_from_their_beginning_to_their_end() {
+    let scene = Scene::new();
+    scene.router.run("sysctl -qw net.netfilter.nf_conntrack_acct=1");
+    for (index, family) in Family::BOTH.into_iter().enumerate() {
+        scene.conntrack().flush().unwrap();
+        let server = scene.server(index);
+        scene.exchange(index, 4000, &server);
+        let mut follower = follower(&scene, NEVER, ROOM);
+        let of = |port: u16| move |flow: &TrackedFlow| flow.flow.original.source.port() == port;
+        told_until(&mut follower, |change| matches!(change, Change::Listed(flow) if of(4000)(flow)));
+
+        scene.exchange(index, 4001, &server);
+        let answered = |flow: &TrackedFlow| of(4001)(flow) && flow.flow.status.answered();
+        let told =
+            told_until(&mut follower, |change| matches!(change, Change::Changed(flow) if answered(flow)));
+        assert!(matches!(&told[0], Change::Begun(flow) if of(4001)(flow)), "{told:#?}");
+        assert!(told.iter().all(|change| !matches!(change, Change::Lost(_))));
+
+        let listener = listen(&scene.server, address(SERVER[index]));
+        let to = listener.local_addr().unwrap();
+        let open = connect(&scene.client, to).unwrap();
+        let port = open.local_addr().unwrap().port();
+        let in_phase = |flow: &TrackedFlow, phase| {
+            of(port)(flow) && flow.connection.is_some_and(|connection| connection.phase == phase)
+        };
+        let established = |flow: &TrackedFlow| in_phase(flow, Phase::Established);
+        let told =
+            told_until(&mut follower, |change| matches!(change, Change::Changed(flow) if established(flow)));
+        assert!(matches!(&told[0], Change::Begun(flow) if in_phase(flow, Phase::Opening)), "{told:#?}");
+        drop((open, listener));
+        let closing = |flow: &TrackedFlow| in_phase(flow, Phase::Closing);
+        told_until(&mut follower, |change| matches!(change, Change::Changed(flow) if closing(flow)));
+
+        // Nobody listens any more: the kernel forgets at once what was refused.
+        connect(&scene.client, to).unwrap_err();
+        let refused = |flow: &TrackedFlow| {
+            !flow.flow.status.answered()
+                && flow.counters.is_some_and(|counters| counters.received.packets == 1)
+        };
+        told_until(&mut follower, |change| matches!(change, Change::Ended(flow) if refused(flow)));
+
+        scene.conntrack().flush().unwrap();
+        let Some(Change::Ended(last)) =
+            told_until(&mut follower, |change| matches!(change, Change::Ended(flow) if of(4001)(flow)))
+                .into_iter()
+                .find(|change| matches!(change, Change::Ended(flow) if of(4001)(flow)))
+        else {
+            panic!("it has not ended");
+        };
+        let counters = last.counters.unwrap();
+        let headers = if family == Family::V4 { 20 + 8 } else { 40 + 8 };
+        assert_eq!((counters.sent.packets, counters.sent.bytes), (1, headers + 8));
+        assert_eq!((counters.received.packets, counters.received.bytes), (1, headers + 6));
+    }
+}
+
+/// The kernel does not tell of flows that have begun when nobody listened, and counters only at the end.
+#[test]
+fn what_the_kernel_does_not_tell_is_found_by_listing() {
+    let scene = Scene::new();
+    scene.router.run("sysctl -qw net.netfilter.nf_conntrack_acct=1 net.netfilter.nf_conntrack_events=0");
+    let server = scene.server(0);
+    let mut follower = follower(&scene, Duration::from_millis(50), ROOM);
+    scene.exchange(0, 4000, &server);
+    let packets = |flow: &TrackedFlow| flow.counters.unwrap().sent.packets;
+    told_until(&mut follower, |change| matches!(change, Change::Listed(_) | Change::Begun(_)));
+    scene.exchange(0, 4000, &server);
+    told_until(&mut follower, |change| matches!(change, Change::Changed(flow) if packets(flow) == 2));
+    scene.conntrack().flush().unwrap();
+    told_until(&mut follower, |change| matches!(change, Change::Ended(flow) if packets(flow) == 2));
+}
+
+#[test]
+fn what_there_was_no_room_for_is_counted_and_listed() {
+    const PORTS: std::ops::Range<u16> = 20000..22000;
+    let scene = Scene::new();
+    let mut follower = follower(&scene, NEVER, 8 << 10);
+    follower.wait(Some(Duration::ZERO), &mut |_| {}).unwrap();
+    let sender = socket(&scene.router, address(ROUTER[0]), 0);
+    for port in PORTS {
+        sender.send_to(b"question", SocketAddr::new(address(SERVER[0]), port)).unwrap();
+    }
+    let (mut lost, mut found) = (0, BTreeSet::new());
+    let deadline = Instant::now() + PATIENCE;
+    while found.len() < PORTS.len() {
+        assert!(Instant::now() < deadline, "{} found", found.len());
+        follower
+            .wait(Some(Duration::from_secs(1)), &mut |change| match change {
+                Change::Lost(count) => lost += count as usize,
+                Change::Begun(flow) => drop(found.insert(flow.flow.original.destination.port())),
+                other => panic!("{other:#?}"),
+            })
+            .unwrap();
+    }
+    // There was room for some messages.
+    assert!(lost > PORTS.len() / 2 && lost < PORTS.len(), "{lost} lost");
+}
+
+#[test]
+fn another_thread_ends_the_wait() {
+    let scene = Scene::new();
+    let mut follower = follower(&scene, NEVER, ROOM);
+    let waker = follower.waker();
+    let waits = std::thread::spawn(move || follower.wait(None, &mut |_| {}));
+    waker.wake();
+    waits.join().unwrap().unwrap();
 }

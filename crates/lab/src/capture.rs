@@ -131,7 +131,7 @@ fn links() -> Vec<(u32, String)> {
 }
 
 /// The time of day in UTC, to the microsecond.
-fn clock(time: SystemTime) -> String {
+pub fn clock(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let second = since.as_secs();
     let (hour, minute, second) = (second / 3600 % 24, second / 60 % 60, second % 60);

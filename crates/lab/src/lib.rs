@@ -12,6 +12,7 @@ pub mod echo;
 pub mod enter;
 pub mod error;
 pub mod fabric;
+pub mod flows;
 pub mod gateway;
 pub mod kubelet;
 pub mod list;

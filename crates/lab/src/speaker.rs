@@ -148,8 +148,7 @@ async fn watch(
 async fn heed(speaker: &Handle, sessions: &[Session<'_>], change: &Change) {
     if let Reachability::Down(_) = change.reachability {
         for session in sessions.iter().filter(|session| session.peer == change.neighbour) {
-            // One that has ended has no sessions to lose.
-            let _ = speaker.peer_lost(name(session)).await;
+            speaker.peer_lost(name(session), change.independent).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use lab::Error;
 use lab::paths::LabName;
 use lab::progress::Progress;
 use lab::signals::Interrupts;
-use lab::up::{Options, up};
+use lab::up::{Options, Source, up};
 
 /// One at a time: a file that is being written cannot be executed, and a process that another test has just forked may
 /// still have it open.
@@ -28,7 +28,7 @@ fn up_with(name: &str, script: &str) -> Error {
     let name = LabName::new(format!("{name}{}", process::id())).unwrap();
     let options = Options {
         name: name.clone(),
-        topology: None,
+        topology: Source::default(),
         executable: Some(executable.clone()),
         plugin: Some(PathBuf::from("/bin/true")),
     };
@@ -84,7 +84,7 @@ fn a_kubelet_that_ends_is_told() {
 fn a_plugin_that_is_not_there_is_named() {
     let options = Options {
         name: LabName::new(format!("d{}", process::id())).unwrap(),
-        topology: None,
+        topology: Source::default(),
         executable: None,
         plugin: Some(PathBuf::from("/nonexistent/cambric-cni")),
     };

@@ -1,4 +1,5 @@
-//! Cluster state as types: nodes, pod ranges, attachments, services, endpoints and the network's configuration.
+//! Cluster state as types: nodes, pod ranges, attachments, services, endpoints and the network's configuration; and the
+//! flows that pass through it.
 //!
 //! Strings become types here, at the edge, and nowhere else. Nothing in this crate does I/O or reads a clock.
 
@@ -6,6 +7,7 @@ mod attachment;
 mod cluster;
 mod endpoints;
 mod family;
+pub mod flow;
 mod mac;
 mod name;
 mod network;

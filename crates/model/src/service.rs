@@ -113,6 +113,13 @@ pub struct Service {
     pub health_check_port: Option<u16>,
 }
 
+impl Service {
+    /// Its addresses of all kinds: those that are its own, whichever node a connection comes to.
+    pub fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.cluster_addresses.iter().chain(&self.external_addresses).chain(&self.balancer_addresses)
+    }
+}
+
 /// An entry of `spec.ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServicePort {

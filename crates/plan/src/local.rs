@@ -108,6 +108,8 @@ fn settings(node: &Node) -> Vec<Entry> {
         paths.push("net/ipv6/conf/all/forwarding");
     }
     let setting = |path: &str, value: &str| Entry::Sysctl { path: path.to_owned(), value: value.to_owned() };
+    // What went through a flow is counted only from its beginning on, so it is too late when somebody wants to know.
+    paths.push("net/netfilter/nf_conntrack_acct");
     let mut settings: Vec<Entry> = paths.into_iter().map(|path| setting(path, "1")).collect();
     if node.pod_ranges.v6.is_some() {
         // Until duplicate address detection of its link-local address is over, the bridge cannot ask for neighbours, so

@@ -387,6 +387,30 @@ fn from_the_node_objects_to_bgp_and_back_no_route_goes_before_the_next_is_there(
     assert_eq!(*planner.entries(), before);
 }
 
+/// After a restart a reflector is often heard before the node of which it tells, and its way may lead back here.
+#[test]
+fn what_others_tell_of_a_nodes_range_does_not_count_before_all_was_told() {
+    let range = "10.244.2.0/24";
+    let told = Origin::Learned(range.parse().unwrap());
+    for hops in [&["198.51.100.3"][..], &["192.0.2.99"]] {
+        let mut planner = planner(CROSS_IPIP, Bgp);
+        let before = planner.entries().clone();
+        assert!(planner.update(learned(range, hops)).is_empty(), "{hops:?}");
+        assert_eq!((planner.entries(), problems(&planner)), (&before, Vec::new()));
+        // Of what is in no node's range nobody knows better.
+        assert!(!planner.update(learned("10.9.0.0/16", hops)).is_empty());
+        // The node itself.
+        let change = planner.update(learned(range, &["192.0.2.2"]));
+        assert_eq!(origin(&change, range), Some(Some(&told)));
+        assert!(planner.retains_learned(false));
+
+        // It has not come, and all others have told what they have.
+        planner.update(learned(range, hops));
+        let change = planner.update(Input::Converged);
+        assert_eq!(origin(&change, range), Some(Some(&told)));
+    }
+}
+
 #[test]
 fn what_is_left_of_an_earlier_run_stays_until_all_was_told() {
     for (source, peers, retains) in

@@ -101,6 +101,7 @@ net/ipv4/conf/vxlan6.cambric/rp_filter = 2 | ClusterNetwork
 net/ipv4/ip_forward = 1 | ClusterNetwork
 net/ipv6/conf/all/forwarding = 1 | ClusterNetwork
 net/ipv6/conf/cbr0/accept_dad = 0 | ClusterNetwork
+net/netfilter/nf_conntrack_acct = 1 | ClusterNetwork
 address 10.244.1.1/24 dev cbr0 | ClusterNetwork
 address fd00:10:f4:1::1/64 dev cbr0 | ClusterNetwork
 address 10.244.1.1/32 dev vxlan.cambric | ClusterNetwork

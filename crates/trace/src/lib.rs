@@ -1,6 +1,9 @@
-//! The walker and the capture.
+//! The walker, the capture, and flows with names.
 
 pub mod capture;
+#[cfg(test)]
+mod fixture;
+pub mod flow;
 pub mod journey;
 mod walk;
 

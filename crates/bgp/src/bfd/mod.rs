@@ -56,6 +56,9 @@ pub struct Change {
     pub neighbour: IpAddr,
     /// Whether it can be reached, we know not (yet), or its operator wants it to be silent.
     pub reachability: Reachability,
+    /// Whether the neighbour's BFD goes on when its control plane ends, as it has said last (RFC 5880, section 4.1, bit C):
+    /// what is known of it is known of the path then, whatever becomes of BGP.
+    pub independent: bool,
 }
 
 /// What is known of a neighbour.

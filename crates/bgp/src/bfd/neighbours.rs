@@ -54,7 +54,7 @@ impl Neighbours {
         match self.sessions.get_mut(&from) {
             Some(session) if packet.yours == 0 || packet.yours == session.discriminator() => {
                 let step = session.received(&packet, now, &mut self.jitter);
-                outputs(from, step)
+                outputs(from, session, step)
             }
             _ => Vec::new(),
         }
@@ -65,7 +65,8 @@ impl Neighbours {
         let mut all = Vec::new();
         for (neighbour, session) in &mut self.sessions {
             if session.deadline().is_some_and(|deadline| deadline <= now) {
-                all.extend(outputs(*neighbour, session.tick(now, &mut self.jitter)));
+                let step = session.tick(now, &mut self.jitter);
+                all.extend(outputs(*neighbour, session, step));
             }
         }
         all
@@ -77,9 +78,11 @@ impl Neighbours {
     }
 }
 
-fn outputs(neighbour: IpAddr, step: Step) -> Vec<Output> {
+fn outputs(neighbour: IpAddr, session: &Session, step: Step) -> Vec<Output> {
+    let independent = session.is_independent();
     let send = step.send.map(|bytes| Output::Send { to: neighbour, bytes });
-    let changed = step.changed.map(|reachability| Output::Changed(Change { neighbour, reachability }));
+    let changed =
+        step.changed.map(|reachability| Output::Changed(Change { neighbour, reachability, independent }));
     send.into_iter().chain(changed).collect()
 }
 

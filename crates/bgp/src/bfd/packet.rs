@@ -8,6 +8,7 @@ pub(super) const LENGTH: usize = 24;
 const VERSION: u8 = 1;
 const POLL: u8 = 0x20;
 const FINAL: u8 = 0x10;
+const INDEPENDENT: u8 = 0x08;
 const AUTHENTICATED: u8 = 0x04;
 const MULTIPOINT: u8 = 0x01;
 
@@ -45,6 +46,8 @@ pub(super) struct Packet {
     pub(super) state: State,
     pub(super) poll: bool,
     pub(super) finish: bool,
+    /// The sender's BFD goes on when its control plane ends (bit C).
+    pub(super) independent: bool,
     pub(super) multiplier: u8,
     pub(super) mine: u32,
     /// Zero if the sender does not know it yet.
@@ -73,6 +76,7 @@ impl Packet {
             state,
             poll: flags & POLL != 0,
             finish: flags & FINAL != 0,
+            independent: flags & INDEPENDENT != 0,
             multiplier,
             mine,
             yours,
@@ -84,8 +88,9 @@ impl Packet {
     pub(super) fn bytes(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[0] = VERSION << 5 | self.diagnostic.bits();
-        bytes[1] =
-            self.state.bits() << 6 | if self.poll { POLL } else { 0 } | if self.finish { FINAL } else { 0 };
+        let flags = [(self.poll, POLL), (self.finish, FINAL), (self.independent, INDEPENDENT)];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
+        bytes[1] = self.state.bits() << 6 | flags;
         bytes[2] = self.multiplier;
         bytes[3] = LENGTH as u8;
         let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
@@ -146,6 +151,7 @@ mod tests {
             state: State::Up,
             poll: true,
             finish: false,
+            independent: true,
             multiplier: 3,
             mine: 7,
             yours: 0x0102_0304,
@@ -157,7 +163,7 @@ mod tests {
     #[test]
     fn is_read_as_it_was_written_and_written_as_the_rfc_says() {
         let bytes = good().bytes();
-        assert_eq!(bytes[..12], [0x23, 0xe0, 3, 24, 0, 0, 0, 7, 1, 2, 3, 4]);
+        assert_eq!(bytes[..12], [0x23, 0xe8, 3, 24, 0, 0, 0, 7, 1, 2, 3, 4]);
         assert_eq!(Packet::read(&bytes), Some(good()));
     }
 
@@ -170,8 +176,8 @@ mod tests {
             Packet::read(&changed)
         };
         assert_eq!(with(0, 0x43), None, "another version");
-        assert_eq!(with(1, 0xe1), None, "multipoint");
-        assert_eq!(with(1, 0xe4), None, "authenticated");
+        assert_eq!(with(1, 0xe9), None, "multipoint");
+        assert_eq!(with(1, 0xec), None, "authenticated");
         assert_eq!(with(2, 0), None, "no multiplier");
         assert_eq!((with(3, 23), with(3, 25)), (None, None), "a wrong length");
         assert_eq!(with(7, 0), None, "no discriminator");

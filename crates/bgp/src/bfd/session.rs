@@ -19,6 +19,8 @@ pub(super) struct Session {
     diagnostic: Diagnostic,
     /// What the neighbour has said last.
     remote: Option<Remote>,
+    /// Whether the neighbour's BFD goes on when its control plane ends, as it has said last.
+    independent: bool,
     /// When the next packet is due; none if the neighbour wants none.
     next: Option<Moment>,
     /// When the neighbour is given up.
@@ -53,6 +55,7 @@ impl Session {
             state: State::Down,
             diagnostic: Diagnostic::None,
             remote: None,
+            independent: false,
             next: Some(now),
             expires: None,
             polling: false,
@@ -72,6 +75,10 @@ impl Session {
         self.config
     }
 
+    pub(super) fn is_independent(&self) -> bool {
+        self.independent
+    }
+
     pub(super) fn deadline(&self) -> Option<Moment> {
         self.next.into_iter().chain(self.expires).min()
     }
@@ -88,6 +95,7 @@ impl Session {
     /// A packet of the neighbour.
     pub(super) fn received(&mut self, packet: &Packet, now: Moment, jitter: &mut Jitter) -> Step {
         self.yours = packet.mine;
+        self.independent = packet.independent;
         self.remote =
             Some(Remote { min_tx: packet.min_tx, min_rx: packet.min_rx, multiplier: packet.multiplier });
         if packet.finish {
@@ -179,6 +187,8 @@ impl Session {
             // A packet must not have both (section 6.8.7).
             poll: self.polling && !finish,
             finish,
+            // It is the process of the control plane that speaks BFD.
+            independent: false,
             multiplier: self.config.multiplier.max(1),
             mine: self.mine,
             yours: self.yours,

@@ -103,6 +103,46 @@ fn one_that_stops_on_purpose_is_not_taken_for_dead() {
     assert_eq!(pair.ends[0].state(address(1)), None);
 }
 
+/// As a restarted process does, which has lost nothing: the path may be whole all the time.
+#[test]
+fn one_that_has_begun_anew_is_not_taken_for_dead() {
+    let mut pair = Pair::new([config(50, 50, 3), config(50, 50, 3)]);
+    pair.pass(MS * 3000);
+    pair.ends[0] = Neighbours::new(3);
+    pair.ends[0].watch(address(1), config(50, 50, 3), pair.now);
+    pair.pass(MS * 3000);
+    assert_eq!(pair.heard[1], [Reachability::Up, Reachability::Unknown, Reachability::Up]);
+    assert_eq!(pair.heard[0], [Reachability::Up, Reachability::Up]);
+
+    // One that says that it has missed us has a reason to.
+    pair.through[1] = false;
+    pair.pass(MS * 160);
+    assert_eq!(pair.heard[0].last(), Some(&Reachability::Down(Diagnostic::DetectionTimeExpired)));
+    assert_eq!(pair.heard[1].last(), Some(&Reachability::Down(Diagnostic::NeighbourSignaledDown)));
+}
+
+/// Not before three slow intervals have passed, as if the neighbour still sent every second.
+#[test]
+fn a_silence_right_after_it_has_come_up_is_noticed_as_soon_as_any_other() {
+    let mut pair = Pair::new([config(50, 50, 3), config(50, 50, 3)]);
+    for round in 1..=3 {
+        let up = |pair: &Pair| pair.heard.iter().all(|heard| heard.last() == Some(&Reachability::Up));
+        let healed = pair.now;
+        while !up(&pair) {
+            pair.pass(MS);
+        }
+        assert!(pair.now.since(healed) <= MS * 1000, "one slow interval: {:?}", pair.now.since(healed));
+        pair.through = [false; 2];
+        pair.pass(MS * 151);
+        for heard in &pair.heard {
+            assert_eq!(heard.len(), 2 * round);
+            assert_eq!(heard.last(), Some(&Reachability::Down(Diagnostic::DetectionTimeExpired)));
+        }
+        pair.pass(MS * 2000);
+        pair.through = [true; 2];
+    }
+}
+
 #[test]
 fn intervals_can_change_while_it_is_up() {
     let mut pair = Pair::new([config(50, 50, 3), config(50, 50, 3)]);
@@ -135,6 +175,7 @@ fn strangers_and_wrong_discriminators_are_not_listened_to() {
         state: State::Init,
         poll: true,
         finish: false,
+        independent: true,
         multiplier: 3,
         mine: 9,
         yours: 1,
@@ -146,4 +187,10 @@ fn strangers_and_wrong_discriminators_are_not_listened_to() {
     assert_eq!(ends.state(address(1)), Some(State::Down));
     assert_eq!(ends.received(address(1), &packet.bytes(), now).len(), 2, "an answer, and the news");
     assert_eq!(ends.state(address(1)), Some(State::Up));
+    let expired = Change {
+        neighbour: address(1),
+        reachability: Reachability::Down(Diagnostic::DetectionTimeExpired),
+        independent: true,
+    };
+    assert!(ends.tick(now + MS * 150).contains(&Output::Changed(expired)), "as it has said last");
 }

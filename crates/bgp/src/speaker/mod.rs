@@ -3,10 +3,11 @@
 mod advertise;
 mod learn;
 mod peer;
+mod reach;
 mod restart;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -49,6 +50,8 @@ struct Shared {
     outputs: Vec<Output>,
     /// Prefixes for which other paths are in use since this was last looked at.
     changed: Vec<IpNet>,
+    /// Those of them of which the consumer of the table is not told yet.
+    untold: BTreeSet<IpNet>,
     connections_made: u64,
     names: BTreeMap<Source, PeerName>,
     start: restart::Start,
@@ -64,6 +67,7 @@ impl Speaker {
             jitter: Jitter::new(seed),
             outputs: Vec::new(),
             changed: Vec::new(),
+            untold: BTreeSet::new(),
             connections_made: 0,
             names: BTreeMap::new(),
             start: restart::Start::new(&config, now),
@@ -84,6 +88,8 @@ impl Speaker {
             Input::PeerUnreachable(name) => {
                 self.with_peer(&name, |peer, shared| peer.unreachable(shared, now));
             }
+            Input::PeerLost(name) => self.with_peer(&name, |peer, shared| peer.lost(shared, now)),
+            Input::PeerReachable(name) => self.with_peer(&name, |peer, shared| peer.reachable(shared, now)),
             Input::Announce(prefix, route) => self.announce(prefix.trunc(), route),
             Input::Withdraw(prefix) => {
                 let prefix = prefix.trunc();
@@ -185,6 +191,8 @@ impl Speaker {
 
     /// Tells of what has changed: the consumer of the table, and the peers.
     fn settle(&mut self, now: Moment) {
+        let progress = self.peers.values().map(Peer::progress);
+        let restart::Settled { held, converged } = self.shared.start.settle(progress, now);
         self.shared.changed.sort_unstable();
         self.shared.changed.dedup();
         self.shared.outputs.reserve(self.shared.changed.len());
@@ -193,13 +201,24 @@ impl Speaker {
             for peer in self.peers.values_mut() {
                 peer.route_changed(prefix, in_use, &self.shared);
             }
-            let change = self.rib_change(prefix, in_use);
-            self.shared.outputs.push(Output::Rib(change));
+            // The kernel still has the routes of before, which are better than what the first peer alone would make of it.
+            if held && in_use.first().is_none_or(|best| best.source != Source::LOCAL) {
+                self.shared.untold.insert(prefix);
+            } else {
+                self.shared.untold.remove(&prefix);
+                let change = self.rib_change(prefix, in_use);
+                self.shared.outputs.push(Output::Rib(change));
+            }
         }
-        let peers = self.peers.values().map(Peer::progress);
-        let hold_ends = self.shared.start.settle(peers, now, &mut self.shared.outputs);
+        if !held {
+            for prefix in std::mem::take(&mut self.shared.untold) {
+                let change = self.rib_change(prefix, self.shared.rib.in_use(&prefix));
+                self.shared.outputs.push(Output::Rib(change));
+            }
+        }
+        self.shared.outputs.extend(converged.then_some(Output::Converged));
         for peer in self.peers.values_mut() {
-            peer.write(hold_ends, &mut self.shared, now);
+            peer.write(held, &mut self.shared, now);
         }
     }
 

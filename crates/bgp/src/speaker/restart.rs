@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
-use crate::{Families, Moment, Output, SpeakerConfig};
+use crate::{Families, Moment, SpeakerConfig};
 
 /// How far this speaker is after its start.
 #[derive(Debug)]
 pub(super) struct Start {
-    /// Until then the end of our routes is held back, after a restart, unless all peers have sent what they have.
-    ends_held: Option<Moment>,
-    /// Until then peers may still come back. None once [`Output::Converged`] is told.
+    /// Until then the end of our routes is held back, after a restart, and so is what was learned, unless all peers have
+    /// sent what they have (RFC 4724, section 4.1).
+    held: Option<Moment>,
+    /// Until then peers may still come back. None once [`crate::Output::Converged`] is told.
     converges: Option<Moment>,
+}
+
+/// What the progress of all peers comes to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Settled {
+    /// The ends of our routes are still to be held back, and so is what was learned.
+    pub(super) held: bool,
+    /// By now [`crate::Output::Converged`] is to be told, once.
+    pub(super) converged: bool,
 }
 
 /// How far a peer is with what it has to send.
@@ -24,24 +34,19 @@ pub(super) struct Progress {
 impl Start {
     pub(super) fn new(config: &SpeakerConfig, now: Moment) -> Start {
         Start {
-            ends_held: config.restarting.then(|| now + config.deferral),
+            held: config.restarting.then(|| now + config.deferral),
             converges: Some(now + config.convergence),
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.ends_held.into_iter().chain(self.converges).min()
+        self.held.into_iter().chain(self.converges).min()
     }
 
-    /// Looks at how far all are. Whether the ends of our routes are still to be held back.
-    pub(super) fn settle(
-        &mut self,
-        peers: impl Iterator<Item = Progress>,
-        now: Moment,
-        outputs: &mut Vec<Output>,
-    ) -> bool {
-        if self.ends_held.is_none() && self.converges.is_none() {
-            return false;
+    /// Looks at how far all are.
+    pub(super) fn settle(&mut self, peers: impl Iterator<Item = Progress>, now: Moment) -> Settled {
+        if self.held.is_none() && self.converges.is_none() {
+            return Settled::default();
         }
         let (mut any, mut all_complete) = (false, true);
         for peer in peers {
@@ -49,14 +54,9 @@ impl Start {
             all_complete &= peer.established && peer.complete;
         }
         let all = any && all_complete;
-        if self.ends_held.is_some_and(|until| all || until <= now) {
-            self.ends_held = None;
-        }
-        if self.converges.is_some_and(|until| all || until <= now) {
-            self.converges = None;
-            outputs.push(Output::Converged);
-        }
-        self.ends_held.is_some()
+        self.held.take_if(|until| all || *until <= now);
+        let converged = self.converges.take_if(|until| all || *until <= now).is_some();
+        Settled { held: self.held.is_some(), converged }
     }
 
     /// Whether OPENs are still to have bits R and F set.
@@ -98,28 +98,26 @@ mod tests {
     const BUSY: Progress = Progress { established: true, complete: false };
     const AWAY: Progress = Progress { established: false, complete: false };
 
+    const HELD: Settled = Settled { held: true, converged: false };
+
     #[test]
     fn ends_are_held_for_seconds_and_only_after_a_restart() {
-        let mut outputs = Vec::new();
-        assert!(!start(false).settle([BUSY].into_iter(), at(0), &mut outputs));
+        assert_eq!(start(false).settle([BUSY].into_iter(), at(0)), Settled::default());
         let mut restarted = start(true);
-        assert!(restarted.settle([BUSY, DONE].into_iter(), at(1), &mut outputs));
-        assert!(!restarted.settle([BUSY, DONE].into_iter(), at(3), &mut outputs));
-        assert!(outputs.is_empty());
+        assert_eq!(restarted.settle([BUSY, DONE].into_iter(), at(1)), HELD);
+        assert_eq!(restarted.settle([BUSY, DONE].into_iter(), at(3)), Settled::default());
         let mut restarted = start(true);
-        assert!(!restarted.settle([DONE, DONE].into_iter(), at(1), &mut outputs));
-        assert_eq!(outputs, [Output::Converged]);
+        let all = restarted.settle([DONE, DONE].into_iter(), at(1));
+        assert_eq!(all, Settled { held: false, converged: true });
     }
 
     #[test]
     fn convergence_waits_for_every_peer_and_not_for_ever() {
-        let mut outputs = Vec::new();
         let mut start = start(true);
-        start.settle([].into_iter(), at(1), &mut outputs);
-        start.settle([DONE, AWAY].into_iter(), at(59), &mut outputs);
-        assert!(outputs.is_empty());
-        start.settle([DONE, AWAY].into_iter(), at(60), &mut outputs);
-        start.settle([DONE, DONE].into_iter(), at(61), &mut outputs);
-        assert_eq!((outputs.len(), start.deadline()), (1, None));
+        assert!(!start.settle([].into_iter(), at(1)).converged);
+        assert!(!start.settle([DONE, AWAY].into_iter(), at(59)).converged);
+        assert!(start.settle([DONE, AWAY].into_iter(), at(60)).converged);
+        assert_eq!(start.settle([DONE, DONE].into_iter(), at(61)), Settled::default());
+        assert_eq!(start.deadline(), None);
     }
 }

@@ -401,13 +401,6 @@ impl Peer {
         }
     }
 
-    /// BFD says that the peer cannot be reached.
-    pub(super) fn unreachable(&mut self, shared: &mut Shared, now: Moment) {
-        self.close_all(cease_subcode::BFD_DOWN, shared, now);
-        self.sweep_all(Families::BOTH, shared);
-        self.stale = None;
-    }
-
     /// Removes what is stale.
     pub(super) fn sweep(&mut self, families: Families, shared: &mut Shared) {
         let Some(mut stale) = self.stale else {

@@ -8,7 +8,7 @@ use model::Family;
 use tokio::sync::{mpsc, oneshot};
 
 use super::PeerTransport;
-use crate::{ConfigError, Input, LocalRoute, PeerConfig, PeerName, PeerStatus, RibChange, SessionState};
+use crate::{ConfigError, Input, LocalRoute, PeerConfig, PeerName, PeerStatus, RibChange};
 
 /// A running speaker. When the last handle is dropped, it ends as if it had been killed: peers that know graceful
 /// restart keep its routes.
@@ -72,32 +72,16 @@ impl Handle {
         self.tell(Input::PeerUnreachable(name)).await;
     }
 
-    /// Says that BFD has lost a peer. Where BFD is spoken by the same process as BGP, it ends with that process, and
-    /// says nothing of the data path then: a peer whose session has ended before has its time to come back, as without
-    /// BFD (RFC 5882, section 4.3.2). One whose session seems to be up cannot be reached.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn peer_lost(&self, name: PeerName) -> Result<(), Stopped> {
-        let is_up = |peer: &PeerStatus| peer.name == name && peer.state == SessionState::Established;
-        if self.status().await?.iter().any(is_up) {
-            self.peer_unreachable(name).await;
-        }
-        Ok(())
+    /// Says that a peer's data path is there (again). After [`Handle::peer_unreachable`] this is waited for, if not for
+    /// longer than the peer's `connect_retry`.
+    pub async fn peer_reachable(&self, name: PeerName) {
+        self.tell(Input::PeerReachable(name)).await;
     }
 
-    /// Says that BFD has found a peer: one that has not been connected with is tried at once, and not when its turn comes.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn peer_found(&self, name: PeerName) -> Result<(), Stopped> {
-        let waits = |peer: &PeerStatus| {
-            peer.name == name && matches!(peer.state, SessionState::Connect | SessionState::Active)
-        };
-        if self.status().await?.iter().any(waits) {
-            self.reset_peer(name).await;
-        }
-        Ok(())
+    /// Says that BFD has lost a peer. `independent` is whether the peer's BFD goes on when its BGP ends (RFC 5880, section
+    /// 4.1, bit C): then the path is gone (RFC 5882, section 4.3.1), or else that depends on whether BGP has noticed before.
+    pub async fn peer_lost(&self, name: PeerName, independent: bool) {
+        self.tell(if independent { Input::PeerUnreachable(name) } else { Input::PeerLost(name) }).await;
     }
 
     /// Announces a route, or changes one.

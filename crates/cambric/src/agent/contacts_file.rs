@@ -63,7 +63,7 @@ impl ContactsFile {
     pub(crate) fn keep(&mut self, core: &Core, now: Instant) {
         let (path, local) = (&self.path, &self.local);
         self.scribe.keep(revision(core), now, || {
-            let (path, local, told) = (path.clone(), local.clone(), core.contacts().told().clone());
+            let (path, local, told) = (path.clone(), local.clone(), core.contacts().known());
             Some(move || save(&path, local, &told))
         });
     }
@@ -77,7 +77,7 @@ impl ContactsFile {
     pub(crate) fn finish(&mut self, core: &Core) {
         self.scribe.end(Instant::now());
         if revision(core).is_some_and(|revision| self.scribe.kept != Some(revision))
-            && let Err(error) = save(&self.path, self.local.clone(), core.contacts().told())
+            && let Err(error) = save(&self.path, self.local.clone(), &core.contacts().known())
         {
             self.scribe.failed(&error, Instant::now());
         }
@@ -139,14 +139,14 @@ mod tests {
 
         let mut core = Core::new(local.clone());
         ContactsFile::new(path.clone(), local.clone()).restore(&mut core);
-        assert_eq!(core.contacts().told(), &told);
+        assert_eq!(core.contacts().known(), told);
         let new = contact("198.51.100.9", None);
         core.hear_contacts(vec![(one, Some(new.clone()))]);
         core.forget_earlier_contacts();
-        assert_eq!(core.contacts().told(), &[(one, new.clone())].into());
+        assert_eq!(core.contacts().known(), [(one, new.clone())].into());
         // What this run was told does not go when BGP converges again.
         core.forget_earlier_contacts();
-        assert_eq!(core.contacts().told(), &[(one, new)].into());
+        assert_eq!(core.contacts().known(), [(one, new)].into());
 
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(&boot_id().unwrap(), "another")).unwrap();

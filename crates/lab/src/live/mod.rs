@@ -8,6 +8,7 @@ mod sightings;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use kube_source::Snapshot;
 use model::{Family, NodeName, RouteSource};
 use trace::journey::{EndView, Journey, Query, Scene};
 
@@ -52,15 +53,26 @@ pub struct Observation {
     pub blind: bool,
 }
 
+/// The cluster of a lab, as its API tells it.
+///
+/// # Errors
+/// [`Error`] if the API does not answer, or does not tell what is needed.
+pub(crate) fn listed(lab: &LabName) -> Result<Snapshot> {
+    event_loop()?.block_on(listing(lab))
+}
+
+async fn listing(lab: &LabName) -> Result<Snapshot> {
+    let other = |error: &dyn std::fmt::Display| Error::Other(format!("the lab's API: {error}"));
+    let client = kube_source::client(Some(&lab.paths().kubeconfig())).await.map_err(|error| other(&error))?;
+    kube_source::snapshot(&client).await.map_err(|error| other(&error))
+}
+
 /// The cluster of a lab.
 ///
 /// # Errors
 /// [`Error`] if its API does not tell what is needed.
 pub(crate) async fn scene(lab: &LabName, topology: &Topology) -> Result<Scene> {
-    let other = |error: &dyn std::fmt::Display| Error::Other(format!("the lab's API: {error}"));
-    let client = kube_source::client(Some(&lab.paths().kubeconfig())).await.map_err(|error| other(&error))?;
-    let snapshot = kube_source::snapshot(&client).await.map_err(|error| other(&error))?;
-    let kube_source::Snapshot { cluster, pods, .. } = snapshot;
+    let Snapshot { cluster, pods, .. } = listing(lab).await?;
     let heard = sites::all_heard(lab, &cluster)?;
     let known = Sites { topology, cluster: &cluster, heard: &heard };
     let contact = |node: &NodeName| (node.clone(), sites::contacts(&known, node));

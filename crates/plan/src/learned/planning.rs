@@ -39,6 +39,8 @@ impl Planner {
 
     pub(crate) fn converged(&mut self, change: &mut Change) {
         if !std::mem::replace(&mut self.learned.converged, true) && self.is_routed_by_bgp() {
+            let told = self.learned.prefixes().filter(|prefix| !self.places.nodes_with(prefix).is_empty());
+            self.replan_learned(told.copied().collect::<Vec<_>>(), change);
             self.replan_remotes(change);
         }
     }
@@ -102,7 +104,7 @@ impl Planner {
     fn replan_prefix(&mut self, prefix: IpNet, change: &mut Change) {
         let planned = match (&self.network, self.nodes.get(&self.local), self.learned.paths(&prefix)) {
             // Beyond a NAT gateway a next hop says little: it is seen to who has a tunnel.
-            _ if self.is_across(&prefix) => Default::default(),
+            _ if self.is_across(&prefix) || self.is_hearsay(&prefix) => Default::default(),
             (Some(network), Some(local), Some(paths)) => {
                 let ground = Ground { network, local, subnets: &self.facts.underlay };
                 let own_addresses = &self.facts.addresses;
@@ -142,5 +144,13 @@ impl Planner {
         let Some(local) = self.nodes.get(&self.local) else { return false };
         let nodes = self.places.nodes_with(prefix).iter().filter_map(|name| self.nodes.get(name));
         nodes.into_iter().any(|node| node.site != local.site)
+    }
+
+    /// Whether others than the node whose pod range a prefix is tell of it, while the node itself may still do so: what a
+    /// reflector passes on is often there first, and may lead by the reflector and back.
+    fn is_hearsay(&self, prefix: &IpNet) -> bool {
+        let owners = self.places.nodes_with(prefix);
+        let own = |path: &LearnedPath| self.node_at(&path.next_hop).is_some_and(|node| owners.contains(node));
+        self.falls_back() && !owners.is_empty() && !self.learned(prefix).iter().any(own)
     }
 }

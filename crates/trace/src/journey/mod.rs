@@ -22,6 +22,8 @@ pub use party::{Named, Party, PartyError, Port};
 pub use points::{Outer, Place, Point, Way};
 pub use scene::Scene;
 
+pub(crate) use party::protocol_name;
+
 use crate::{End, Loss, Outcome, Packet, Start, Step, Walk, World, answer};
 
 // IANA protocol numbers
@@ -175,6 +177,18 @@ pub struct EndView {
     pub port: Option<u16>,
 }
 
+impl EndView {
+    pub(crate) fn of(party: &Party, address: IpAddr, port: Option<u16>) -> EndView {
+        let (kind, name, node) = match party {
+            Party::Pod(pod) => ("pod", pod.name.to_string(), Some(pod.node.to_string())),
+            Party::Node(node) => ("node", node.to_string(), Some(node.to_string())),
+            Party::Service(name) => ("service", name.to_string(), None),
+            Party::Outside(address) => ("outside", address.to_string(), None),
+        };
+        EndView { kind, name, node, address, port }
+    }
+}
+
 /// One of the ways.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -240,9 +254,9 @@ impl Scene {
         let (ways, world) = self.ways(&start, packet, &begin);
         let ways: Vec<Route> = ways.iter().map(|way| self.route(&world, &start, packet, way)).collect();
         Ok(Journey {
-            source: self.end(source, from, None),
-            destination: self.end(destination, to, port),
-            protocol: party::protocol_name(packet.protocol),
+            source: EndView::of(source, from, None),
+            destination: EndView::of(destination, to, port),
+            protocol: protocol_name(packet.protocol),
             family: family.to_string(),
             assumed: self.assumed.clone(),
             delivered: ways.iter().all(|way| way.lost.is_none()),
@@ -315,17 +329,7 @@ impl Scene {
             End::Outside => Party::Outside(destination),
             End::Lost(_) => return None,
         };
-        Some(self.end(&party, destination, port))
-    }
-
-    fn end(&self, party: &Party, address: IpAddr, port: Option<u16>) -> EndView {
-        let (kind, name, node) = match party {
-            Party::Pod(pod) => ("pod", pod.name.to_string(), Some(pod.node.to_string())),
-            Party::Node(node) => ("node", node.to_string(), Some(node.to_string())),
-            Party::Service(name) => ("service", name.to_string(), None),
-            Party::Outside(address) => ("outside", address.to_string(), None),
-        };
-        EndView { kind, name, node, address, port }
+        Some(EndView::of(&party, destination, port))
     }
 
     /// The port and the protocol.

@@ -36,6 +36,24 @@ impl fmt::Display for Party {
     }
 }
 
+/// Somebody in the cluster who has an address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Holder<'a> {
+    Pod(&'a Pod),
+    Service(&'a ObjectName),
+    Node(&'a NodeName),
+}
+
+impl Holder<'_> {
+    pub(crate) fn party(self) -> Party {
+        match self {
+            Holder::Pod(pod) => Party::Pod(pod.clone()),
+            Holder::Service(name) => Party::Service(name.clone()),
+            Holder::Node(name) => Party::Node(name.clone()),
+        }
+    }
+}
+
 /// A party as it was named, with the address and port that were named with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
@@ -142,21 +160,23 @@ impl Scene {
 
     /// Who has an address.
     pub fn party_with(&self, address: IpAddr) -> Party {
-        if let Some(pod) = self.pod_with(&address) {
-            return Party::Pod(pod.clone());
-        }
-        let has = |service: &&Service| {
-            let addresses = service.cluster_addresses.iter().chain(&service.external_addresses);
-            addresses.chain(&service.balancer_addresses).any(|own| *own == address)
-        };
-        if let Some(service) = self.cluster.services.values().find(has) {
-            return Party::Service(service.name.clone());
-        }
-        let gateway = || {
-            let has = |node: &&model::Node| node.pod_ranges.iter().any(|range| range.gateway() == address);
-            self.cluster.nodes.values().find(has).map(|node| node.name.clone())
-        };
-        self.node_with(&address).or_else(gateway).map_or(Party::Outside(address), Party::Node)
+        let mut holders = self.holders();
+        let found = holders.find(|(own, _)| *own == address);
+        found.map_or(Party::Outside(address), |(_, holder)| holder.party())
+    }
+
+    /// All addresses that somebody has, with who it is. Of several who have one the first counts.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = (IpAddr, Holder<'_>)> {
+        let pods = self.pods.iter().filter(|pod| !pod.host_network);
+        let pods = pods.flat_map(|pod| pod.addresses.iter().map(move |own| (*own, Holder::Pod(pod))));
+        let services = self.cluster.services.values();
+        let services = services
+            .flat_map(|service| service.addresses().map(|own| (*own, Holder::Service(&service.name))));
+        let all = || self.cluster.nodes.values();
+        let nodes = all().flat_map(|node| node.addresses.iter().map(|own| (*own, Holder::Node(&node.name))));
+        let gateways = all()
+            .flat_map(|node| node.pod_ranges.iter().map(|range| (range.gateway(), Holder::Node(&node.name))));
+        pods.chain(services).chain(nodes).chain(gateways)
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<Party, PartyError> {
@@ -287,7 +307,7 @@ pub(super) fn ports(service: &Service) -> String {
 }
 
 /// A protocol by its number, in words.
-pub(super) fn protocol_name(number: u8) -> String {
+pub(crate) fn protocol_name(number: u8) -> String {
     match (number, Protocol::from_number(number)) {
         (1, _) => "ICMP".to_owned(),
         (58, _) => "ICMPv6".to_owned(),

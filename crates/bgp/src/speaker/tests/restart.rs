@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::net::{Net, config, peer};
+use super::net::{Net, config, net as net_of, peer};
 use crate::{ConnectionId, Input, PeerName};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,6 +56,61 @@ fn no_route_is_ever_missed_during_a_restart() {
         .flatten()
         .any(|output| matches!(output, crate::Output::Rib(change) if change.paths.is_empty()));
     assert!(!gone && net.stale(1).is_empty());
+}
+
+/// A reflector passes on what the next peer says itself a moment later: the first word is not the best.
+#[test]
+fn after_a_restart_nothing_that_was_learned_is_told_before_all_have_sent_what_they_have() {
+    let mut net = Net::new([config(0, 65000), config(1, 65000), config(2, 65000)]);
+    for (here, there) in [(1, 0), (1, 2), (2, 1), (2, 0)] {
+        let mut peer = peer(there, 65000);
+        peer.reflector_client = here == 1;
+        peer.export.reflect_next_hop_self = here == 1;
+        net.tell(here, Input::SetPeer(Box::new(peer)));
+    }
+    net.announce(2, &[FOUR]);
+    net.pass(SECOND * 5);
+    let mut restarting = config(0, 65000);
+    restarting.restarting = true;
+    net.revive(0, restarting);
+    net.announce(0, &[SIX]);
+    assert_eq!(net.hosts[0].routes.len(), 1, "its own");
+    let last = |net: &Net| {
+        let hops = net.hosts[0].routes.get(&net_of(FOUR));
+        hops.map(|paths| paths[0].attributes.next_hop)
+    };
+    // First the reflector alone is there.
+    net.hosts[2].off = true;
+    for there in [1, 2] {
+        net.tell(0, Input::SetPeer(Box::new(peer(there, 65000))));
+    }
+    net.deliver();
+    net.pass(SECOND);
+    assert_eq!((net.status(0).received, last(&net)), ([1, 0], None), "it has told, and that is kept");
+    net.hosts[2].off = false;
+    net.pass(SECOND);
+    assert_eq!((net.hosts[0].converged, last(&net)), (true, Some(super::net::at(2))));
+    let told = net.hosts[0]
+        .answers
+        .iter()
+        .flatten()
+        .filter(|output| matches!(output, crate::Output::Rib(change) if change.prefix == net_of(FOUR)));
+    assert_eq!(told.count(), 1);
+
+    // Who does not come is not waited for.
+    let mut restarting = config(0, 65000);
+    restarting.restarting = true;
+    net.kill(0);
+    net.kill(2);
+    net.revive(0, restarting);
+    for there in [1, 2] {
+        net.tell(0, Input::SetPeer(Box::new(peer(there, 65000))));
+    }
+    net.deliver();
+    net.pass(SECOND * 2);
+    assert_eq!(last(&net), None);
+    net.pass(SECOND);
+    assert_eq!((net.hosts[0].converged, last(&net)), (false, Some(super::net::at(1))));
 }
 
 #[test]
@@ -132,6 +187,48 @@ fn routes_go_at_once_when_the_peer_says_so_or_bfd_does_or_restart_is_off() {
     net.announce(0, &[FOUR, SIX]);
     net.kill(0);
     assert!(net.learned(1).is_empty(), "the peer cannot");
+}
+
+/// Who is killed is lost by BFD, too, if that is spoken by the same process; then BGP has noticed before (RFC 5882, section
+/// 4.3.2). One whose BFD would go on cannot be reached, whatever it does (section 4.3.1).
+#[test]
+fn bfd_that_ends_with_the_peer_does_not_end_its_restart() {
+    let lost = || Input::PeerLost(PeerName::from("s0"));
+    let mut net = with_routes();
+    net.kill(0);
+    net.tell(1, lost());
+    assert_eq!((net.learned(1).len(), net.status(1).stale), (2, true), "it restarts");
+    come_back(&mut net, true, &[FOUR, SIX]);
+    net.tell(1, lost());
+    net.deliver();
+    assert_eq!((net.learned(1).len(), net.is_up(1)), (0, false), "its session was up, so it does not");
+}
+
+#[test]
+fn a_peer_that_bfd_has_lost_is_tried_again_when_bfd_has_it_back() {
+    let lost = || {
+        let mut net = with_routes();
+        for (host, other) in [(0, "s1"), (1, "s0")] {
+            net.tell(host, Input::PeerUnreachable(PeerName::from(other)));
+        }
+        net.deliver();
+        net.pass(SECOND * 20);
+        assert!(!net.is_up(0), "nobody would watch the session");
+        net
+    };
+    let mut net = lost();
+    net.tell(1, Input::PeerReachable(PeerName::from("s0")));
+    net.deliver();
+    assert!(net.is_up(0), "{:?}", net.status(0));
+    assert_eq!(net.learned(1), [FOUR, SIX]);
+    let sessions = net.hosts[1].sessions.len();
+    net.tell(1, Input::PeerReachable(PeerName::from("s0")));
+    net.deliver();
+    assert_eq!(net.hosts[1].sessions.len(), sessions, "it has one");
+
+    let mut net = lost();
+    net.pass(SECOND * 20);
+    assert!(net.is_up(0), "the peer may have given up BFD");
 }
 
 #[test]

@@ -303,10 +303,12 @@ impl<T: Fn(News)> Task<T> {
     /// BFD has something to say.
     async fn noticed(&mut self, change: Change) {
         self.neighbours.note(change);
-        match (change.reachability, &self.running) {
-            (Reachability::Down(_), Some(running)) => running.unreachable(change.neighbour).await,
-            (Reachability::Up, Some(running)) => running.reachable(change.neighbour).await,
-            _ => {}
+        if let Some(running) = &self.running {
+            match change.reachability {
+                Reachability::Up => running.reachable(change.neighbour).await,
+                Reachability::Down(_) => running.lost(change.neighbour, change.independent).await,
+                Reachability::Unknown => {}
+            }
         }
         self.look_soon();
     }

@@ -114,20 +114,22 @@ impl Running {
     }
 
     /// BFD has found an address to be out of reach.
-    pub(super) async fn unreachable(&self, address: IpAddr) {
-        let peers = self.peers.iter().filter(|(_, (config, _))| config.address == address && !config.roaming);
-        for (name, _) in peers {
-            // One that has ended has no sessions to lose.
-            let _ = self.handle.peer_lost(name.clone()).await;
+    pub(super) async fn lost(&self, address: IpAddr, independent: bool) {
+        for name in self.watched_at(address) {
+            self.handle.peer_lost(name.clone(), independent).await;
         }
     }
 
     /// BFD has found an address to be in reach.
     pub(super) async fn reachable(&self, address: IpAddr) {
-        for (name, _) in self.peers.iter().filter(|(_, (config, _))| config.address == address) {
-            // One that has ended has no sessions to open.
-            let _ = self.handle.peer_found(name.clone()).await;
+        for name in self.watched_at(address) {
+            self.handle.peer_reachable(name.clone()).await;
         }
+    }
+
+    fn watched_at(&self, address: IpAddr) -> impl Iterator<Item = &PeerName> {
+        let at = move |config: &PeerConfig| config.address == address && !config.roaming;
+        self.peers.iter().filter(move |(_, (config, _))| at(config)).map(|(name, _)| name)
     }
 
     /// What has happened; never anything, if the speaker has ended.
