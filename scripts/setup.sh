@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 declare -A wanted=(
   [cc]=gcc [clang]=clang [nft]=nftables [ip]=iproute2 [ping]=iputils-ping [podman]=podman [crun]=crun [iptables]=iptables
   [busybox]=busybox-static [jq]=jq [tcpdump]=tcpdump [sysctl]=procps [strace]=strace [kubectl]=kubernetes-client [conntrack]=conntrack
-  [bird]=bird2 [gobgpd]=gobgpd [vtysh]=frr
+  [bird]=bird2 [gobgpd]=gobgpd [vtysh]=frr [chromium-headless-shell]=chromium-headless-shell
 )
 missing=()
 for command in "${!wanted[@]}"; do

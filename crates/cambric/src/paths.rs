@@ -60,6 +60,11 @@ impl RunDir {
         self.0.join("bgp-boot")
     }
 
+    /// The token of the live page.
+    pub(crate) fn ui_token(&self) -> PathBuf {
+        self.0.join("ui-token")
+    }
+
     /// Held by the agent while it runs; its process id is in it.
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join("agent.lock")

@@ -1,4 +1,4 @@
-//! What the agent tells of services: load balancers that ask for its endpoints, and whoever asks what is in the kernel.
+//! What the agent tells: load balancers that ask for its endpoints, whoever asks what is in the kernel, and the live page.
 
 #![allow(clippy::unwrap_used)]
 
@@ -6,6 +6,7 @@ mod agent_common;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 
 use agent_common::{Node, SOON, START};
 use apiserver::api::DeleteOptions;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const PORT: u16 = 31000;
+/// Where the live page is.
+const PAGE: &str = "127.0.0.1:9470";
 /// The node's own addresses.
 const OVER: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
@@ -188,4 +191,54 @@ default/web TCP
     assert_eq!(json["services"][0]["addresses"][0]["target"]["endpoints"].as_array().unwrap().len(), 2);
     node.signal("CONT");
     node.eventually(SOON, "it is mended", || run(&[]).0);
+}
+
+/// What the page is answered on the node: the status, and the body.
+fn page(node: &Node, path: &str, token: &str) -> (u16, String) {
+    let answer = node.inside(|| {
+        let mut stream = TcpStream::connect(PAGE).unwrap();
+        let head = format!("Host: {PAGE}\r\nAuthorization: Bearer {token}\r\nConnection: close");
+        write!(stream, "GET {path} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn the_live_page_is_for_those_who_can_read_its_token() {
+    let mut node = Node::new();
+    node.put_node("b", 2);
+    node.start_agent_with(&["--ui-listen", PAGE]);
+    node.wait_ready();
+    let file = node.dir.path().join("run/ui-token");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert!(!node.log().contains(&token));
+    assert_eq!(page(&node, "/", "").0, 200);
+    assert_eq!(page(&node, "/api/picture", "").0, 401);
+
+    let json = |path: &str| {
+        let (status, body) = page(&node, path, &token);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    let picture = json("/api/picture");
+    let ids: Vec<&str> =
+        picture["machines"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["node/a", "node/b"]);
+    assert_eq!(picture["subnets"].as_array().unwrap().len(), 1, "{picture:#}");
+    let traced = json("/api/trace?from=node%2Fa&to=node%2Fb");
+    assert_eq!(traced["journey"]["delivered"], true, "{traced:#}");
+    assert_eq!(traced["ways"][0]["there"].as_array().unwrap().len(), 5, "{traced:#}");
+    let findings = json("/api/findings");
+    assert_eq!(findings[0]["node"], "a", "{findings:#}");
+    // The doctor has looked.
+    assert!(
+        findings[0]["unchecked"].as_array().unwrap().iter().all(|one| one["check"] != "doctor"),
+        "{findings:#}"
+    );
+    assert!(json("/api/bgp").is_array());
 }

@@ -13,8 +13,8 @@ use crate::progress::Progress;
 use crate::signals::Interrupts;
 use crate::state::{self, Lab, ProcessRole};
 use crate::{
-    Error, Result, capture, check, control, demo, down, echo, enter, gateway, kubelet, list, process,
-    speaker, up,
+    Error, Result, cable, capture, check, control, demo, down, echo, enter, gateway, kubelet, list, process,
+    speaker, ui, up,
 };
 
 /// A whole cluster network on this machine: nodes, routers and hosts as network namespaces.
@@ -104,6 +104,18 @@ pub enum LabCommand {
     /// Do to a NAT gateway what its owner or provider does
     #[command(subcommand)]
     Gateway(gateway::GatewayCommand),
+    /// Cut the cable between a machine and its subnet: no packet passes until it is healed
+    #[command(after_help = "Examples:\n  cambric lab cut node-2\n  cambric lab cut router eth1")]
+    Cut(cable::Which),
+    /// Heal a cable that was cut
+    #[command(after_help = "Example:\n  cambric lab heal node-2")]
+    Heal(cable::Which),
+    /// Show the lab in a browser: what there is, packets' ways, what is wrong
+    ///
+    /// Serves a page on 127.0.0.1 until it is ended, and prints its address first. The part after # is the key to it: only
+    /// who has it sees the lab.
+    #[command(after_help = UI_EXAMPLES)]
+    Ui(ui::Options),
     /// Serve who answers and whom it sees, over HTTP, TCP and UDP, as pods do that have no program of their own
     Echo(echo::Options),
     /// The API server and the controllers of a lab
@@ -152,6 +164,12 @@ Examples:
   cambric lab capture node-1 -i eth0
   cambric lab capture default/web-0 -c 10
   cambric lab capture router -w - | wireshark -k -i -";
+
+const UI_EXAMPLES: &str = "\
+Examples:
+  cambric lab ui
+  cambric lab ui --name blue --port 8080
+  ssh -L 8080:127.0.0.1:8080 host                    to see the page of another machine's lab";
 
 const TARGET_HELP: &str = "\
 Examples:
@@ -262,6 +280,9 @@ fn dispatch(command: LabCommand) -> Result<ExitCode> {
             lab.release()?;
         }
         LabCommand::Gateway(command) => gateway::run(&command)?,
+        LabCommand::Cut(which) => cable::set(&which, false)?,
+        LabCommand::Heal(which) => cable::set(&which, true)?,
+        LabCommand::Ui(options) => ui::run(&options, &Interrupts::hold()?)?,
         LabCommand::Echo(options) => echo::run(&options).map_err(|error| Error::Other(error.to_string()))?,
         LabCommand::Serve { lab } => {
             log();

@@ -1,5 +1,6 @@
 //! Topologies, namespaces as nodes, the small kubelet, the checks.
 
+pub mod cable;
 pub mod capture;
 pub mod check;
 pub mod cli;
@@ -23,6 +24,7 @@ pub mod signals;
 pub mod speaker;
 pub mod state;
 pub mod topology;
+pub mod ui;
 pub mod up;
 
 pub use cli::{LabCommand, run};

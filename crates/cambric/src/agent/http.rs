@@ -1,77 +1,24 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use std::convert::Infallible;
+use std::future::ready;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::health::Health;
 use super::metrics::Metrics;
 
-/// How many clients of one listener are answered at once: more than kubelet, Prometheus and an operator need together,
-/// and more than the load balancers of one service.
-const CONNECTIONS: usize = 32;
-/// How long a client may take to send a request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Answers for the agent until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>, metrics: Arc<Metrics>) {
-    let answer = move |request: &Request<Incoming>, _: IpAddr| {
-        answer(request.method(), request.uri().path(), &health, &metrics)
+    let answer = move |request: Request<Incoming>, _: IpAddr| {
+        ready(answer(request.method(), request.uri().path(), &health, &metrics))
     };
-    accept(listener, "/healthz, /readyz or /metrics", Arc::new(answer)).await;
-}
-
-/// Takes connections until it is dropped, and then drops them too. `what` is what they are for. The answer can depend
-/// on who asks; addresses of IPv4 are such, even if the socket is one of IPv6.
-pub(super) async fn accept(
-    listener: TcpListener,
-    what: &'static str,
-    answer: Arc<impl Fn(&Request<Incoming>, IpAddr) -> Response<Full<Bytes>> + Send + Sync + 'static>,
-) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok(permit) = slots.clone().acquire_owned().await else { return };
-        let (stream, peer) = match listener.accept().await {
-            Ok(taken) => taken,
-            Err(error) => {
-                tracing::warn!(%error, "a connection for {what} could not be taken");
-                // Descriptors are used up, and accepting again at once would spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let answer = answer.clone();
-        connections.spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let response = answer(&request, peer.ip().to_canonical());
-                async { Ok::<_, Infallible>(response) }
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection for {what} broke");
-            }
-            drop(permit);
-        });
-        // Those that have ended are forgotten.
-        while connections.try_join_next().is_some() {}
-    }
+    web::accept(listener, "/healthz, /readyz or /metrics", answer).await;
 }
 
 fn answer(method: &Method, path: &str, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
@@ -108,6 +55,8 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http_body_util::BodyExt;
 
     use super::*;

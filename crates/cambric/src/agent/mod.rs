@@ -26,6 +26,7 @@ mod scribe;
 mod service_health;
 mod summary;
 mod system;
+mod ui;
 mod words;
 mod worker;
 
@@ -95,6 +96,9 @@ async fn serve(node: NodeName, options: &AgentOptions) -> Result<()> {
     tokio::spawn(http::serve(listener, health.clone(), metrics.clone()));
 
     let client = kube_source::client(options.kubeconfig.as_deref()).await?;
+    if let Some(address) = options.ui_listen {
+        tokio::spawn(ui::open(address, &node, options, client.clone()).await?);
+    }
     let (condition, wanted) = watch::channel(false);
     tokio::spawn(condition::keep(client.clone(), node.clone(), wanted));
 

@@ -41,6 +41,10 @@ pub(crate) struct AgentOptions {
     /// Address for /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9469")]
     pub(crate) listen: SocketAddr,
+    /// Address for the live page, on the loopback interface; its token is in the file ui-token of the run directory
+    /// [default: no page]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    pub(crate) ui_listen: Option<SocketAddr>,
     /// How often the whole kernel state is compared, whether or not anything was heard (ms, s, m or h)
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_period)]
     pub(crate) sync_period: Duration,
@@ -59,6 +63,15 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// A socket address of the loopback interface.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(address),
+        _ => Err("use a port of this node's loopback interface, for instance 127.0.0.1:9470; ssh -L brings it elsewhere"
+            .to_owned()),
+    }
 }
 
 /// A number with a unit, from 100 ms to a day.
@@ -88,6 +101,16 @@ mod tests {
         let help = AgentOptions::augment_args(clap::Command::new("agent")).render_long_help().to_string();
         for kind in ["Nodes", "Services", "EndpointSlices", "ClusterNetwork"] {
             assert!(help.contains(kind), "{kind} in {help}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_on_loopback_only() {
+        for good in ["127.0.0.1:9470", "[::1]:9470"] {
+            assert!(loopback(good).is_ok(), "{good}");
+        }
+        for bad in ["0.0.0.0:9470", "192.0.2.1:9470", "[::]:9470", "9470", "localhost:9470"] {
+            assert!(loopback(bad).unwrap_err().contains("127.0.0.1:9470"), "{bad}");
         }
     }
 

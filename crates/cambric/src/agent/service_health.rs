@@ -2,15 +2,16 @@
 //! does (pkg/proxy/healthcheck/service_health.go).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::{Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use model::Family;
 use nix::sys::socket::{setsockopt, sockopt};
 use plan::services::HealthCheck;
@@ -20,7 +21,6 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::health::Health;
-use super::http;
 
 /// What is to be answered, by port.
 pub(crate) type Checks = BTreeMap<u16, HealthCheck>;
@@ -104,12 +104,14 @@ impl Ports {
 
     fn answer(&mut self, port: u16, listener: TcpListener) {
         let (checks, health) = (self.checks.clone(), self.health.clone());
-        let answer = move |_: &_, peer: IpAddr| match checks.borrow().get(&port) {
-            Some(check) => answer(check, Family::of(&peer), health.services().is_ok()),
-            // The plan has just changed, and the listener is about to be closed.
-            None => unasked(),
+        let answer = move |_: Request<Incoming>, peer: IpAddr| {
+            ready(match checks.borrow().get(&port) {
+                Some(check) => answer(check, Family::of(&peer), health.services().is_ok()),
+                // The plan has just changed, and the listener is about to be closed.
+                None => unasked(),
+            })
         };
-        let serving = http::accept(listener, "a service's health check", Arc::new(answer));
+        let serving = web::accept(listener, "a service's health check", answer);
         self.open.insert(port, self.listeners.spawn(serving));
     }
 }

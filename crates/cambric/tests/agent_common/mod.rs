@@ -182,6 +182,11 @@ impl Node {
     }
 
     pub fn start_agent(&mut self) {
+        self.start_agent_with(&[]);
+    }
+
+    /// The same with more options.
+    pub fn start_agent_with(&mut self, options: &[&str]) {
         assert!(self.agent.is_none());
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = self.command("agent");
@@ -193,6 +198,7 @@ impl Node {
             std::fs::create_dir_all(&path).unwrap();
             command.arg(option).arg(path);
         }
+        command.args(options);
         self.agent = Some(command.stderr(log).spawn().unwrap());
     }
 

@@ -65,6 +65,16 @@ pub(super) fn up(index: u32, name: &str) -> Request {
     Request::new(RouteNetlinkMessage::SetLink(up_message(index)), format!("bring {name} up"))
 }
 
+/// Brings a link up or down, by its name.
+pub(super) fn up_or_down(name: &str, up: bool) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let state = if up { "up" } else { "down" };
+    Request::new(RouteNetlinkMessage::SetLink(message), format!("bring {name} {state}"))
+}
+
 /// Puts an address on a link. In IPv6 it is usable at once, without duplicate address detection (`IFA_F_NODAD`).
 pub(super) fn address(index: u32, link: &str, address: &IpNet) -> Request {
     let mut message = AddressMessage::default();

@@ -4,6 +4,7 @@
 //! Nothing is ever made in the root namespace: a cable is a veth pair that is made with one end in the machine's
 //! namespace and the other in the fabric's. So there is no way from a lab to the machine's own network.
 
+mod cables;
 mod messages;
 mod nat;
 mod routes;
@@ -17,6 +18,7 @@ use kernel::rtnl::{Request, RouteSocket};
 use crate::paths::{FABRIC, LabName};
 use crate::topology::{Machine, Role, Route, Topology};
 use crate::{Error, Result};
+pub use cables::{CableState, cables, set_cable};
 use messages::{End, LOOPBACK};
 pub use nat::{flush, readdress};
 pub(crate) use routes::Learned;
@@ -101,9 +103,10 @@ impl Fabric {
         let mut cables = vec![messages::up(LOOPBACK, "lo")];
         let mut plugs = Vec::new();
         let mut interfaces = Vec::new();
-        for (position, interface) in (0..).zip(&machine.interfaces) {
+        for (index, interface) in machine.interfaces.iter().enumerate() {
+            let position = index as u32;
             let near = End { index: FIRST_INDEX + position, name: &interface.link };
-            let far = End { index: ports + position, name: &format!("{name}.{position}") };
+            let far = End { index: ports + position, name: &cables::port(machine, index) };
             let mtu = topology.subnets.get(interface.subnet).map_or(1500, |subnet| subnet.mtu);
             cables.push(messages::cable(&near, &far, &self.namespace, mtu));
             plugs.push(messages::plug(&far, FIRST_INDEX + interface.subnet as u32));

@@ -61,6 +61,29 @@ async fn listing(lab: &LabName) -> Result<Snapshot> {
     kube_source::snapshot(&client).await.map_err(|error| other(&error))
 }
 
+/// The cluster of a lab.
+///
+/// # Errors
+/// [`Error`] if its API does not tell what is needed.
+pub(crate) async fn scene(lab: &LabName, topology: &Topology) -> Result<Scene> {
+    let Snapshot { cluster, pods, .. } = listing(lab).await?;
+    let heard = sites::all_heard(lab, &cluster)?;
+    let known = Sites { topology, cluster: &cluster, heard: &heard };
+    let contact = |node: &NodeName| (node.clone(), sites::contacts(&known, node));
+    let underlay = |node: &NodeName| (node.clone(), topology.underlay(node.as_str()));
+    let by_bgp = cluster.network.route_source == RouteSource::Bgp;
+    Ok(Scene {
+        underlay: cluster.nodes.keys().map(underlay).collect(),
+        contacts: cluster.nodes.keys().map(contact).collect(),
+        gateways: sites::gateways(&known),
+        assumed: by_bgp
+            .then(|| "assumed is that every node has told every other of its pods by BGP".to_owned()),
+        changes: Vec::new(),
+        pods,
+        cluster,
+    })
+}
+
 impl Stage {
     /// Looks at a lab.
     ///
@@ -68,23 +91,7 @@ impl Stage {
     /// [`Error`] if the lab is not up, or its API does not tell what is needed.
     pub fn load(lab: &LabName, interrupts: &Interrupts) -> Result<Stage> {
         let topology = topology::load(&lab.paths().topology())?;
-        let snapshot = event_loop()?.block_on(unless_interrupted(interrupts, listing(lab)))?;
-        let Snapshot { cluster, pods, .. } = snapshot;
-        let heard = sites::all_heard(lab, &cluster)?;
-        let known = Sites { topology: &topology, cluster: &cluster, heard: &heard };
-        let contact = |node: &NodeName| (node.clone(), sites::contacts(&known, node));
-        let underlay = |node: &NodeName| (node.clone(), topology.underlay(node.as_str()));
-        let by_bgp = cluster.network.route_source == RouteSource::Bgp;
-        let scene = Scene {
-            underlay: cluster.nodes.keys().map(underlay).collect(),
-            contacts: cluster.nodes.keys().map(contact).collect(),
-            gateways: sites::gateways(&known),
-            assumed: by_bgp
-                .then(|| "assumed is that every node has told every other of its pods by BGP".to_owned()),
-            changes: Vec::new(),
-            pods,
-            cluster,
-        };
+        let scene = event_loop()?.block_on(unless_interrupted(interrupts, scene(lab, &topology)))?;
         Ok(Stage { lab: lab.clone(), topology, scene, ports: Ports::new() })
     }
 
