@@ -228,7 +228,7 @@ fn assert_goes_on_without_its_port(lab: &Lab, node: &str) {
     until("the port is had", || deafness(lab, node), |seen| *seen == (Vec::new(), 1));
     let listening = lab.inside(node, "ss -Hltn sport = :179");
     assert_eq!(listening.lines().count(), 2, "{listening}");
-    assert!(!lab.status(node).contains(":179"));
+    until("no problem is left", || lab.status(node), |seen| seen.contains("problems none"));
 }
 
 #[test]

@@ -200,6 +200,33 @@ fn two_clicks_trace_and_a_broken_cable_is_shown_as_broken() {
 }
 
 #[test]
+fn flows_move_while_packets_go_through_them() {
+    let space = Space::new("ui-flows");
+    let example = Example::new();
+    let url = serve(&space, &example);
+    let mut browser = Browser::start(&space);
+    browser.open(&url);
+    browser.until(READY);
+    let (moves, rests) = (
+        "document.querySelectorAll('#lines circle.packet').length === 1",
+        "document.querySelectorAll('#lines circle.packet').length === 0",
+    );
+    browser.until(moves);
+    assert_eq!(count(&mut browser, "#lines path.flow"), 1);
+    let words = browser.value("document.querySelector('#flows-body tbody').innerText").to_string();
+    for part in
+        ["pod default/pod-0", "service default/service-3:80", "pod default/pod-12:8080", "established", "now"]
+    {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    browser.until(rests);
+    assert_eq!(count(&mut browser, "#lines path.flow"), 1);
+    example.packets.store(9, Ordering::Relaxed);
+    browser.until(moves);
+    is_sound(&mut browser, &url);
+}
+
+#[test]
 fn the_keyboard_is_enough() {
     let space = Space::new("ui-keys");
     let url = serve(&space, &Example::new());
@@ -229,7 +256,7 @@ fn the_keyboard_is_enough() {
     assert_eq!(pressed, "true");
     browser.key("Escape");
     browser.until("document.querySelector('#answer').hidden && !document.querySelector('#from').value");
-    assert_eq!(count(&mut browser, "#lines path"), 0);
+    assert_eq!(count(&mut browser, "#lines path.way"), 0);
     assert_eq!(count(&mut browser, "[aria-pressed=true]"), 0);
     is_sound(&mut browser, &url);
 }
@@ -280,6 +307,13 @@ fn a_lab_is_shown_with_its_cut_cable() {
     browser.click(&end("pod/default/a"));
     browser.click(&end("pod/default/b"));
     browser.until(&format!("{VERDICT} === 'delivered'"));
+    // Connection tracking knows of an echo for half a minute.
+    let b = lab.pod("b").v4().to_string();
+    lab.run("exec", &["default/a", "--", "ping", "-c1", &b]);
+    browser.until(
+        "[...document.querySelectorAll('#flows-body tr')].some((row) => row.innerText.includes('pod default/a')
+           && row.innerText.includes('pod default/b') && row.innerText.includes('ICMP'))",
+    );
 
     lab.run("cut", &["node-2"]);
     browser.until(&format!("{VERDICT} === 'broken'"));

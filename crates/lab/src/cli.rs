@@ -110,7 +110,7 @@ pub enum LabCommand {
     /// Heal a cable that was cut
     #[command(after_help = "Example:\n  cambric lab heal node-2")]
     Heal(cable::Which),
-    /// Show the lab in a browser: what there is, packets' ways, what is wrong
+    /// Show the lab in a browser: what there is, packets' ways, flows, what is wrong
     ///
     /// Serves a page on 127.0.0.1 until it is ended, and prints its address first. The part after # is the key to it: only
     /// who has it sees the lab.

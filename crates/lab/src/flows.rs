@@ -86,6 +86,23 @@ pub fn of_lab(lab: &LabName, only: Option<&str>) -> Result<(Vec<Place>, Look)> {
     Ok((places, Box::new(move || live::listed(&lab).map(|all| Scene::assumed(all.cluster, all.pods)))))
 }
 
+/// The flows that nodes track now, each once: without what says nothing that others do not say.
+///
+/// # Errors
+/// [`Error::Kernel`] if a node does not tell.
+pub fn current(places: &[Place], scene: &Scene) -> Result<Vec<NamedFlow>> {
+    let names = Names::new(scene);
+    let nodes = places.iter().map(|place| place.node.clone()).collect();
+    let mut found = Vec::new();
+    for place in places {
+        place.current(&mut |tracked| {
+            let flow = names.name(&place.node, &tracked, false);
+            found.extend(Some(flow).filter(|flow| !flow.is_aside(&nodes)));
+        })?;
+    }
+    Ok(found)
+}
+
 /// What has happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {

@@ -3,8 +3,11 @@
 import { by, svg } from "./tools.js";
 import { find } from "./draw.js";
 
-/** Draws all lines anew. `ways` are those of a trace, if there is one; `service` is one that is looked at. */
-export function lines(picture, ways, service) {
+/**
+ * Draws all lines anew. `ways` are those of a trace, if there is one; else `flows` are drawn, and move if
+ * packets do. `service` is one that is looked at.
+ */
+export function lines(picture, ways, flows, service) {
   const sheet = by("lines");
   const origin = sheet.getBoundingClientRect();
   const box = (id, around) => {
@@ -15,6 +18,7 @@ export function lines(picture, ways, service) {
   const all = picture.cables.map((cable) => cableLine(cable, box)).filter(Boolean);
   if (service) all.push(...behind(service, box));
   for (const way of ways ?? []) all.push(...wayLines(picture, way, box));
+  if (!ways) all.push(...flowLines(picture, flows, box));
   sheet.replaceChildren(...all);
 }
 
@@ -66,11 +70,34 @@ function wayPoints(picture, way, box) {
   });
 }
 
+const path = (points) => points.map((point, index) => `${index ? "L" : "M"}${point.x.toFixed(1)} ${point.y.toFixed(1)}`).join("");
+
+/** A dot that goes along a path again and again; nothing for those who want nothing to move. */
+function moving(path, name) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return [];
+  const motion = svg("animateMotion", { path, dur: "2.5s", repeatCount: "indefinite" });
+  return [svg("circle", { r: name ? 3.5 : 5, class: name }, motion)];
+}
+
+/** How many different ways of flows are drawn: more would be a blot. */
+const FLOWS_DRAWN = 60;
+
+function flowLines(picture, flows, box) {
+  const ways = new Map();
+  for (const { there, moves } of flows) {
+    const key = there.join(" ");
+    ways.set(key, { there, moves: moves || ways.get(key)?.moves });
+  }
+  return [...ways.values()].slice(0, FLOWS_DRAWN).flatMap(({ there, moves }) => {
+    const d = path(wayPoints(picture, { there }, box));
+    return [svg("path", { class: "flow", d }), ...(moves ? moving(d, "packet") : [])];
+  });
+}
+
 /** A way up to where it breaks, what would be beyond, a cross at the break, and a packet that goes as far as it can. */
 function wayLines(picture, way, box) {
   const points = wayPoints(picture, way, box);
   const cut = points.findIndex((point) => way.broken.some((one) => one.cable === point.cable));
-  const path = (some) => some.map((point, index) => `${index ? "L" : "M"}${point.x.toFixed(1)} ${point.y.toFixed(1)}`).join("");
   const sure = path(cut < 0 ? points : points.slice(0, cut + 1));
   const drawn = [svg("path", { class: "way", d: sure })];
   if (cut >= 0) {
@@ -78,9 +105,5 @@ function wayLines(picture, way, box) {
     drawn.push(svg("path", { class: "way unsure", d: path(points.slice(cut)) }));
     drawn.push(svg("path", { class: "cross", d: `M${x - 7} ${y - 7}l14 14m0 -14l-14 14` }));
   }
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
-    const motion = svg("animateMotion", { path: sure, dur: "2.5s", repeatCount: "indefinite" });
-    drawn.push(svg("circle", { r: 5 }, motion));
-  }
-  return drawn;
+  return [...drawn, ...moving(sure)];
 }

@@ -3,16 +3,19 @@
 import { ask, by } from "./tools.js";
 import { draw } from "./draw.js";
 import { lines } from "./lines.js";
-import { showFailure, showFindings, showSessions, showTrace } from "./panels.js";
+import { showFailure, showFindings, showFlows, showSessions, showTrace } from "./panels.js";
 
 const SECOND = 1000;
 
 let picture = null;
 let traced = null;
+let flows = [];
+/** How many packets there were in each flow at the last look. */
+let packets = new Map();
 /** The service that is looked at. */
 let service = null;
 
-const redraw = () => picture && lines(picture, traced?.ways, service);
+const redraw = () => picture && lines(picture, traced?.ways, flows, service);
 
 function problem(error) {
   by("problem").hidden = !error;
@@ -23,17 +26,17 @@ const say = (text) => { by("said").textContent = text; };
 
 // What is shown is asked for again and again, while somebody looks.
 
-async function keep(path, period, show, failed) {
+async function keep(path, period, show, failed, how) {
   if (!document.hidden) {
     try {
-      const news = await ask(path);
+      const news = await ask(path, how);
       if (news !== null) await show(news);
       failed(null);
     } catch (error) {
       failed(error);
     }
   }
-  setTimeout(keep, period, path, period, show, failed);
+  setTimeout(keep, period, path, period, show, failed, how);
 }
 
 async function showPicture(news) {
@@ -43,6 +46,21 @@ async function showPicture(news) {
   redraw();
   document.documentElement.dataset.ready ??= performance.now().toFixed(0);
   if (traced) await trace();
+}
+
+/** A flow moves if packets have gone through it since the last look, or it was not there. */
+function showNewFlows(news) {
+  const before = packets;
+  packets = new Map();
+  for (const one of news.flows) {
+    const { node, id, traffic } = one.flow;
+    const sum = traffic ? traffic.sentPackets + traffic.receivedPackets : 0;
+    packets.set(`${node} ${id}`, sum);
+    one.moves = sum !== before.get(`${node} ${id}`);
+  }
+  flows = news.flows;
+  showFlows(news);
+  redraw();
 }
 
 // The two ends.
@@ -144,5 +162,7 @@ by("things").addEventListener("pointerover", look);
 new ResizeObserver(redraw).observe(by("things"));
 
 keep("/api/picture", 2 * SECOND, showPicture, problem);
+// That nothing has changed is news, too: nothing moves.
+keep("/api/flows", 2 * SECOND, showNewFlows, (error) => error && showFailure("flows-body", error), { anew: true });
 keep("/api/findings", 30 * SECOND, showFindings, (error) => error && showFailure("findings-body", error));
 keep("/api/bgp", 5 * SECOND, showSessions, (error) => error && showFailure("bgp-body", error));

@@ -37,6 +37,28 @@ function hop(one) {
     one.object ? el("span", { class: "faint" }, ` (${one.object})`) : null);
 }
 
+/** How many flows are told. */
+const FLOWS_TOLD = 20;
+
+/** Shows what flows. Those that move come first. */
+export function showFlows({ all, flows }) {
+  const name = (end) => end && `${end.kind} ${end.name}${end.port ? `:${end.port}` : ""}`;
+  const told = [...flows].sort((one, other) => other.moves - one.moves).slice(0, FLOWS_TOLD);
+  const rows = told.map(({ flow, moves }) => [
+    name({ ...flow.client, port: null }),
+    flow.service ? `service ${flow.service}` : name(flow.destination),
+    name(flow.backend) ?? "",
+    `${flow.protocol} over ${flow.family}`, flow.verdict,
+    flow.traffic ? `${flow.traffic.sentPackets} sent, ${flow.traffic.receivedPackets} received` : "not counted",
+    moves ? "now" : "",
+  ]);
+  put("flows-body",
+    rows.length
+      ? table(["From", "To", "Endpoint", "By", "State", "Packets", "Moves"], rows)
+      : el("p", { class: "faint" }, "Nothing flows."),
+    all > rows.length ? el("p", { class: "faint" }, `${count(all, "flow")} in all; cambric flows shows them.`) : null);
+}
+
 /** Shows what the doctor says. */
 export function showFindings(verdicts) {
   const findings = verdicts.flatMap((verdict) => verdict.findings.map((finding) => ({ node: verdict.node, ...finding })));

@@ -1,5 +1,6 @@
 //! What the page asks for, and what it is answered.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +15,20 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use model::{Family, NodeName};
 use serde::Serialize;
+use trace::flow::NamedFlow;
 use trace::journey::{Journey, Query, QueryError, Scene};
 
 use crate::access::is_for_loopback;
 use crate::assets::asset;
-use crate::picture::{Picture, Way, way};
+use crate::picture::{Picture, Way, of_flow, way};
 use crate::{Sessions, Source, Token, Verdict, View};
 
 /// How old the sessions may be.
 const SESSIONS_AGE: Duration = Duration::from_secs(2);
+/// How old flows may be.
+const FLOWS_AGE: Duration = Duration::from_secs(1);
+/// How many flows are shown at most: those through which most packets have gone.
+const FLOWS: usize = 200;
 /// How old findings may be: to look for them takes every node's processor for a moment.
 const FINDINGS_AGE: Duration = Duration::from_secs(20);
 
@@ -35,6 +41,7 @@ pub struct Page<S> {
     source: S,
     token: Token,
     view: Kept<View>,
+    flows: Kept<Flows>,
     findings: Kept<Vec<Verdict>>,
     sessions: Kept<Vec<Sessions>>,
 }
@@ -47,6 +54,22 @@ struct Traced {
     ways: Vec<Way>,
 }
 
+/// What flows.
+#[derive(Serialize)]
+struct Flows {
+    /// How many flows there are.
+    all: usize,
+    flows: Vec<Drawn>,
+}
+
+/// A flow on the picture.
+#[derive(Serialize)]
+struct Drawn {
+    flow: NamedFlow,
+    /// The ids that it goes through, from the client on.
+    there: Vec<String>,
+}
+
 #[derive(Serialize)]
 struct Problem {
     problem: String,
@@ -55,7 +78,14 @@ struct Problem {
 impl<S: Source> Page<S> {
     /// The page, for those who know the token.
     pub fn new(source: S, token: Token) -> Page<S> {
-        Page { source, token, view: Kept::new(), findings: Kept::new(), sessions: Kept::new() }
+        Page {
+            source,
+            token,
+            view: Kept::new(),
+            flows: Kept::new(),
+            findings: Kept::new(),
+            sessions: Kept::new(),
+        }
     }
 
     /// Answers a request. What may block does so on a thread for that.
@@ -98,6 +128,10 @@ impl<S: Source> Page<S> {
                 let findings = self.findings.or(FINDINGS_AGE, || self.source.findings());
                 unless_same(findings.and_then(|findings| json(&*findings)))
             }
+            "/api/flows" => {
+                let flows = self.flows.or(FLOWS_AGE, || drawn(&*self.view()?, &self.source));
+                unless_same(flows.and_then(|flows| json(&*flows)))
+            }
             "/api/bgp" => {
                 let sessions = self.sessions.or(SESSIONS_AGE, || self.source.sessions());
                 unless_same(sessions.and_then(|sessions| json(&*sessions)))
@@ -111,7 +145,7 @@ impl<S: Source> Page<S> {
             },
             _ => problem(
                 StatusCode::NOT_FOUND,
-                format!("there is no {path}; there are picture, trace, findings and bgp"),
+                format!("there is no {path}; there are picture, trace, flows, findings and bgp"),
             ),
         }
     }
@@ -119,6 +153,16 @@ impl<S: Source> Page<S> {
     fn view(&self) -> Result<Arc<View>, String> {
         self.view.or(self.source.age(), || self.source.view())
     }
+}
+
+fn drawn<S: Source>(view: &View, source: &S) -> Result<Flows, String> {
+    let mut flows = source.flows(&view.scene)?;
+    let packets = |flow: &NamedFlow| flow.traffic.map_or(0, |traffic| traffic.sent_packets);
+    flows.sort_by_key(|flow| (Reverse(packets(flow)), flow.id));
+    let all = flows.len();
+    flows.truncate(FLOWS);
+    let draw = |flow: NamedFlow| Drawn { there: of_flow(&view.ground, &flow), flow };
+    Ok(Flows { all, flows: flows.into_iter().map(draw).collect() })
 }
 
 fn traced(view: &View, query: &str) -> Result<Traced, String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+use trace::flow::NamedFlow;
 use trace::journey::Scene;
 
 use crate::picture::Ground;
@@ -21,6 +22,12 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// Why that is not known, for the one who looks at the page.
     fn view(&self) -> Result<View, String>;
+
+    /// The flows that connection tracking knows now, each once.
+    ///
+    /// # Errors
+    /// Why that is not known.
+    fn flows(&self, scene: &Scene) -> Result<Vec<NamedFlow>, String>;
 
     /// How old a view may be. Pages ask every two seconds.
     fn age(&self) -> Duration {

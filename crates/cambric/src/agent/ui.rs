@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kernel::netns::NetNs;
 use kube::Client;
+use lab::flows::{self, Place};
 use model::NodeName;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use trace::flow::NamedFlow;
 use trace::journey::Scene;
 use web::picture::Ground;
 use web::{Page, Sessions, Source, Token, Verdict, View, accept};
@@ -35,15 +38,14 @@ pub(super) async fn open(
     let path = RunDir(options.run_dir.clone()).ui_token();
     publish(&path, token.as_str().as_bytes(), 0o600)?;
     tracing::info!(url = format!("http://{address}/"), token = %path.display(), "serving the live page");
-    let cluster =
-        Cluster { node: node.to_string(), options: options.clone(), client, handle: Handle::current() };
+    let cluster = Cluster { node: node.clone(), options: options.clone(), client, handle: Handle::current() };
     let page = Arc::new(Page::new(cluster, token));
     Ok(accept(listener, "the live page", move |request, _| page.clone().answer(request)))
 }
 
 /// The cluster, and what this node knows of itself.
 struct Cluster {
-    node: String,
+    node: NodeName,
     options: AgentOptions,
     client: Client,
     handle: Handle,
@@ -81,14 +83,20 @@ impl Source for Cluster {
         VIEW_AGE
     }
 
+    fn flows(&self, scene: &Scene) -> Result<Vec<NamedFlow>, String> {
+        let here = NetNs::current().map_err(|error| error.to_string())?;
+        let place = Place { node: self.node.clone(), namespace: here };
+        flows::current(&[place], scene).map_err(|error| error.to_string())
+    }
+
     fn findings(&self) -> Result<Vec<Verdict>, String> {
         let output = self.doctor().and_then(|mut command| command.output());
         let output = output.map_err(|error| format!("cannot run the doctor: {error}"))?;
-        Ok(vec![Verdict::said(&self.node, &output)])
+        Ok(vec![Verdict::said(self.node.as_str(), &output)])
     }
 
     fn sessions(&self) -> Result<Vec<Sessions>, String> {
         let path = RunDir(self.options.run_dir.clone()).bgp();
-        Ok(Sessions::read(&self.node, &path)?.into_iter().collect())
+        Ok(Sessions::read(self.node.as_str(), &path)?.into_iter().collect())
     }
 }

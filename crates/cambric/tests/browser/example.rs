@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use model::{
     Cluster, Encapsulation, Endpoint, EndpointPort, EndpointSlice, Family, NetworkConfig, Node, NodeName,
     ObjectName, PerFamily, Pod, Protocol, Service, ServicePort, TrafficPolicy,
 };
-use trace::journey::Scene;
+use trace::flow::{NamedFlow, Traffic};
+use trace::journey::{EndView, Scene};
 use web::picture::{Cable, Ground, Kind, Machine, machine_id};
 use web::{Finding, Sessions, Source, Verdict, View};
 
@@ -19,11 +20,13 @@ pub const SERVICES: u8 = 50;
 /// How many endpoints each service has.
 const ENDPOINTS: u8 = 4;
 
-/// The cluster, with a cable that can be cut.
+/// The cluster, with a cable that can be cut, and a flow.
 #[derive(Clone)]
 pub struct Example {
     scene: Arc<Scene>,
     pub cut: Arc<AtomicBool>,
+    /// How many packets have gone through the flow.
+    pub packets: Arc<AtomicU64>,
 }
 
 impl Example {
@@ -44,7 +47,7 @@ impl Example {
             slices: slices.map(|slice| (slice.name.clone(), slice)).collect(),
         };
         let scene = Scene { assumed: None, ..Scene::assumed(cluster, pods) };
-        Example { scene: Arc::new(scene), cut: Arc::new(AtomicBool::new(false)) }
+        Example { scene: Arc::new(scene), cut: Arc::default(), packets: Arc::new(AtomicU64::new(1)) }
     }
 }
 
@@ -140,6 +143,40 @@ impl Source for Example {
             cable.broken = Some("the cable is cut".to_owned());
         }
         Ok(View { scene: self.scene.clone(), ground })
+    }
+
+    /// From the first pod to a service, with an endpoint on the third node.
+    fn flows(&self, _: &Scene) -> Result<Vec<NamedFlow>, String> {
+        let end = |kind, name: &str, node: Option<&str>, address: &str, port| EndView {
+            kind,
+            name: name.to_owned(),
+            node: node.map(str::to_owned),
+            address: address.parse().unwrap(),
+            port,
+        };
+        let packets = self.packets.load(Ordering::Relaxed);
+        Ok(vec![NamedFlow {
+            node: NodeName::new("node-1").unwrap(),
+            id: 7,
+            zone: 0,
+            family: Family::V4,
+            protocol: "TCP".to_owned(),
+            verdict: trace::flow::Verdict::Established,
+            state: None,
+            client: end("pod", "default/pod-0", Some("node-1"), "10.244.1.2", Some(40_000)),
+            destination: end("service", "default/service-3", None, "10.96.0.4", Some(80)),
+            service: None,
+            backend: Some(end("pod", "default/pod-12", Some("node-3"), "10.244.3.14", Some(8080))),
+            seen_as: None,
+            traffic: Some(Traffic {
+                sent_bytes: 60 * packets,
+                sent_packets: packets,
+                received_bytes: 60,
+                received_packets: 1,
+            }),
+            begun: None,
+            tunnel: false,
+        }])
     }
 
     fn findings(&self) -> Result<Vec<Verdict>, String> {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::net::TcpListener;
+use trace::flow::NamedFlow;
+use trace::journey::Scene;
 use web::{Page, Sessions, Source, Token, Verdict, View, accept};
 
 use crate::check::event_loop::{event_loop, unless_interrupted};
@@ -19,7 +21,7 @@ use crate::process::ready;
 use crate::signals::Interrupts;
 use crate::state::State;
 use crate::topology::{self, Topology};
-use crate::{Error, Result, fabric, live};
+use crate::{Error, Result, fabric, flows, live};
 
 /// `cambric lab ui`
 #[derive(Debug, Args)]
@@ -85,6 +87,11 @@ impl Shown {
 }
 
 impl Source for Shown {
+    fn flows(&self, scene: &Scene) -> Result<Vec<NamedFlow>, String> {
+        let flows = flows::of_lab(&self.lab, None).and_then(|(places, _)| flows::current(&places, scene));
+        flows.map_err(|error| error.to_string())
+    }
+
     fn view(&self) -> Result<View, String> {
         self.look().map_err(|error| error.to_string())
     }

@@ -27,6 +27,10 @@ impl Source for Empty {
         Ok(View { scene, ground: Ground::default() })
     }
 
+    fn flows(&self, _: &Scene) -> Result<Vec<NamedFlow>, String> {
+        Ok(Vec::new())
+    }
+
     fn findings(&self) -> Result<Vec<Verdict>, String> {
         Ok(Vec::new())
     }
@@ -71,7 +75,9 @@ fn the_files_are_for_all_and_the_cluster_for_those_who_know_the_token() {
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     }
     assert_eq!(ask(&page, "/etc/passwd", &[]).status, 404);
-    for path in ["/api/picture", "/api/trace?from=a&to=b", "/api/findings", "/api/bgp", "/api/else"] {
+    for path in
+        ["/api/picture", "/api/trace?from=a&to=b", "/api/flows", "/api/findings", "/api/bgp", "/api/else"]
+    {
         assert_eq!(ask(&page, path, &[]).status, 401, "{path}");
         assert_eq!(ask(&page, path, &[(AUTHORIZATION, "Bearer 0")]).status, 401, "{path}");
     }

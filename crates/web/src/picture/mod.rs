@@ -13,7 +13,7 @@ use model::{EndpointSlice, Family, ObjectName, Pod, Service};
 use serde::Serialize;
 use trace::journey::Scene;
 
-pub use way::{Crossing, Way, way};
+pub use way::{Crossing, Way, of_flow, way};
 
 /// All that is drawn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

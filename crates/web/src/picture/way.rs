@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
+use trace::flow::NamedFlow;
 use trace::journey::{EndView, Journey, Place, Point, Route};
 
 use super::{Ground, Kind, machine_id};
@@ -30,14 +31,7 @@ pub struct Crossing {
 /// The way there of one of a journey's routes. Where a packet is between two machines, nodes do not know; it is taken to
 /// go by as few routers and gateways as there are.
 pub fn way(ground: &Ground, journey: &Journey, route: &Route) -> Way {
-    let mut there: Vec<String> = Vec::new();
-    for station in stations(ground, journey, route) {
-        let between = there.last().and_then(|last| between(ground, last, &station)).unwrap_or_default();
-        there.extend(between);
-        if there.last() != Some(&station) {
-            there.push(station);
-        }
-    }
+    let there = joined(ground, stations(ground, journey, route));
     let broken = ground.cables.iter().filter(|cable| there.contains(&cable.id));
     let broken = broken.filter_map(|cable| {
         let machine = ground.machines.iter().find(|machine| machine.id == cable.machine)?;
@@ -45,6 +39,28 @@ pub fn way(ground: &Ground, journey: &Journey, route: &Route) -> Way {
         Some(Crossing { cable: cable.id.clone(), why })
     });
     Way { broken: broken.collect(), there }
+}
+
+/// The ids that a flow goes through, from the client to who answers; only those of the ends, if what is between them is
+/// not known.
+pub fn of_flow(ground: &Ground, flow: &NamedFlow) -> Vec<String> {
+    let (client, other) = (&flow.client, flow.backend.as_ref().unwrap_or(&flow.destination));
+    let node = |end: &EndView| end.node.as_ref().map(|node| machine_id(Kind::Node, node));
+    let stations = [end(ground, client), node(client), node(other), end(ground, other)];
+    joined(ground, stations.into_iter().flatten().collect())
+}
+
+/// Stations with what is between them.
+fn joined(ground: &Ground, stations: Vec<String>) -> Vec<String> {
+    let mut there: Vec<String> = Vec::new();
+    for station in stations {
+        let between = there.last().and_then(|last| between(ground, last, &station)).unwrap_or_default();
+        there.extend(between);
+        if there.last() != Some(&station) {
+            there.push(station);
+        }
+    }
+    there
 }
 
 /// The pods and machines that know of the packet.
