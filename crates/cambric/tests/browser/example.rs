@@ -67,6 +67,7 @@ fn pod(number: u8) -> Pod {
     let (node, host) = (number % NODES + 1, number + 2);
     Pod {
         name: name("pod", number),
+        uid: format!("uid-of-pod-{number}").into(),
         node: NodeName::new(format!("node-{node}")).unwrap(),
         host_network: false,
         addresses: PerFamily {
