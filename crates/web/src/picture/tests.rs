@@ -17,6 +17,7 @@ fn node(number: u8, subnet: u8) -> Node {
 fn pod(name: &str, node: u8, number: u8) -> Pod {
     Pod {
         name: ObjectName::new("default", name),
+        uid: "uid".into(),
         node: NodeName::new(format!("node-{node}")).unwrap(),
         host_network: false,
         addresses: PerFamily {
