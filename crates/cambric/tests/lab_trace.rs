@@ -291,10 +291,27 @@ fn first_to_last(stage: &Stage, family: Family) -> Vec<Journey> {
     journeys
 }
 
+/// As a walker has it that forgets to rewrite addresses; none if nothing rewrites them on the way.
+fn untranslated(mut journey: Journey) -> Option<Journey> {
+    let mut forgotten = false;
+    for route in &mut journey.ways {
+        let Some(sent) = route.points.first().cloned() else { continue };
+        for point in &mut route.points {
+            forgotten |= point.always && (point.source, point.destination) != (sent.source, sent.destination);
+            (point.source, point.destination) = (sent.source, sent.destination);
+        }
+    }
+    (journey.delivered && forgotten).then_some(journey)
+}
+
 #[test]
-fn one_wrong_entry_is_noticed_in_a_plan_and_in_a_kernel() {
+fn one_wrong_entry_is_noticed_in_a_plan_and_in_a_kernel_and_so_is_a_wrong_walker() {
     let lab = with_pods("vxlan.yaml");
     let mut stage = stage(&lab);
+    let asked = journeys(&stage, &mut Dice(seed()), CASES / 4);
+    let asked: Vec<Journey> = asked.into_iter().filter_map(untranslated).collect();
+    assert!(!asked.is_empty(), "nothing is translated");
+    assert_eq!(disagreements(&stage, &asked).len(), asked.len(), "a walker that forgets translation");
     stage.scene.changes.push(forget_a_route);
     for family in Family::BOTH {
         let asked = first_to_last(&stage, family);

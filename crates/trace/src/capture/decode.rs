@@ -163,16 +163,14 @@ fn icmp(kind: u8, code: u8, [a, b, c, d]: [u8; 4], echoes: [u8; 2], payload: &[u
     Icmp { kind, code, echo, length: payload.len() }
 }
 
-/// Reads a UDP payload as VXLAN, if it is.
+/// Reads a UDP payload as VXLAN, if it is. As Linux does (`vxlan_rcv`, drivers/net/vxlan/vxlan_core.c), with no reserved
+/// bit set: any socket may have the port as its own and be sent something else.
 fn vxlan(udp: Udp, payload: &[u8], tunnels: &Tunnels, depth: usize) -> Option<Vxlan> {
     if udp.destination_port != tunnels.vxlan_port || depth >= DEEPEST {
         return None;
     }
     let (header, frame) = payload.split_at_checked(VXLAN_HEADER)?;
-    let &[flags, _, _, _, a, b, c, _] = header else { return None };
-    if flags & VXLAN_VALID == 0 {
-        return None;
-    }
+    let &[VXLAN_VALID, 0, 0, 0, a, b, c, 0] = header else { return None };
     let vni = u32::from_be_bytes([0, a, b, c]);
     Some(Vxlan { udp, vni, inner: ethernet(frame, tunnels, depth + 1) })
 }

@@ -133,6 +133,9 @@ fn vxlan_is_known_by_its_port_and_flag() {
     no_flag[0] = 0;
     let frame = build(true, NODE_A, NODE_B, With::Udp(4789), &[&no_flag[..], &inner].concat());
     assert!(decode(&frame, &Tunnels::default()).inner().is_none());
+    // What was asked from that port, and is answered to it.
+    let answer = build(true, NODE_A, NODE_B, With::Udp(4789), br#"{"pod": "default/web"}"#);
+    assert!(decode(&answer, &Tunnels::default()).inner().is_none());
     let short = build(true, NODE_A, NODE_B, With::Udp(4789), &[8, 0, 0]);
     assert!(decode(&short, &Tunnels::default()).inner().is_none());
 }
