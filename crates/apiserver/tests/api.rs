@@ -287,6 +287,25 @@ fn compacted_history_is_gone() {
     assert_eq!(drain(api, &since(middle), "configmaps").unwrap(), [("added", "b".to_owned())]);
 }
 
+/// A list may have a change a moment before watches are told of it.
+#[test]
+fn a_watch_begins_where_a_list_ended() {
+    let lab = Lab::new();
+    let api = lab.api();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for number in 0..300 {
+                api.create("configmaps", "default", config_map(&format!("m-{number}"))).unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            let list = api.list("configmaps", &ListOptions::default()).unwrap();
+            let since = WatchOptions { since: Some(list.revision), ..WatchOptions::default() };
+            assert!(api.watch("configmaps", &since).is_ok(), "after revision {}", list.revision);
+        }
+    });
+}
+
 #[test]
 fn history_is_kept_to_its_length() {
     let lab = Lab::with(|config| config.history = 50);

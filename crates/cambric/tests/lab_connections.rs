@@ -139,10 +139,14 @@ impl Client {
         let connections = Arc::new(AtomicU64::new(0));
         let (counted, stop, named) = (connections.clone(), stop.clone(), what.clone());
         let thread = thread::spawn(move || {
+            // Connection tracking remembers where datagrams of a port went for half a minute. One that is used again in the
+            // moment between an endpoint's end and the news of it leads there, as everywhere in Kubernetes.
+            let mut ports = if to.is_ipv4() { 20_000..40_000 } else { 40_000..60_000 };
             while !stop.load(Ordering::Relaxed) {
+                let port = ports.next().unwrap();
                 let exchanged = netns::run_in(&namespace, || {
                     ask(to)?;
-                    ask_by_datagram(to)
+                    ask_by_datagram(port, to)
                 });
                 exchanged.unwrap().unwrap_or_else(|error| panic!("{named}: {error}"));
                 counted.fetch_add(1, Ordering::Relaxed);
@@ -177,9 +181,9 @@ fn ask(to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-fn ask_by_datagram(to: SocketAddr) -> std::io::Result<()> {
-    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
-    let socket = UdpSocket::bind(any)?;
+fn ask_by_datagram(port: u16, to: SocketAddr) -> std::io::Result<()> {
+    let any: IpAddr = if to.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+    let socket = UdpSocket::bind((any, port))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(b"JSON")?;

@@ -95,7 +95,8 @@ impl Api {
         let prefix = kind.prefix(namespace.as_deref());
         let (revision, pending) = match start {
             WatchStart::After(revision) => {
-                let current = *revisions.borrow();
+                // Whoever reads may have seen a change a moment before it is published to watches.
+                let current = self.store().snapshot()?.revision;
                 if revision > current {
                     // The client saw another life of this cluster; it has to start over.
                     let message = format!("too large resource version: {revision} ({current})");
