@@ -87,16 +87,6 @@ struct settings {
 	__u64 established;
 };
 
-struct prefix4 {
-	__u32 length;
-	__be32 word;
-};
-
-struct prefix6 {
-	__u32 length;
-	__be32 words[4];
-};
-
 /* Lists of the least recently used are per processor, so there is no lock that all take. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -181,9 +171,4 @@ enum counter {
 	COUNTERS,
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
+#include "counters.h"

@@ -30,32 +30,10 @@ enum { MARK0 = 0x5fc1a937, MARK1 = 0x1be46d05, MARK2 = 0x6a02f3d9, MARK3 = 0x349
 /* The compiler forgets what it has read of memory. */
 #define barrier() asm volatile("" ::: "memory")
 
-static __always_inline void count(enum counter counter)
-{
-	__u32 key = counter;
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		*value += 1;
-}
-
 static __always_inline int pass(enum counter reason)
 {
 	count(reason);
 	return TCX_NEXT;
-}
-
-static __always_inline void copy4(__be32 *to, const __be32 *from)
-{
-	to[0] = from[0];
-	to[1] = from[1];
-	to[2] = from[2];
-	to[3] = from[3];
-}
-
-static __always_inline int is_same4(const __be32 *one, const __be32 *other)
-{
-	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
 }
 
 static __always_inline __u64 generation(__u32 slot)

@@ -20,16 +20,6 @@ struct route {
 	__u32 unused;
 };
 
-struct prefix4 {
-	__u32 length;
-	__be32 word;
-};
-
-struct prefix6 {
-	__u32 length;
-	__be32 words[4];
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -85,25 +75,11 @@ enum counter {
 	COUNTERS,
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
+#include "counters.h"
 
 enum { OUTER_TTL = 64, DONT_FRAGMENT = 0x4000 };
 enum { SLACK = 4 };
 enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
-
-static __always_inline void count(enum counter counter)
-{
-	__u32 key = counter;
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		*value += 1;
-}
 
 static __always_inline int drop(enum counter reason)
 {
@@ -132,10 +108,7 @@ static __always_inline int is_source4(const struct route *route, __be32 source)
 
 static __always_inline int is_source6(const struct route *route, const __be32 *source)
 {
-	const __be32 *own = route->source.words;
-
-	return route->source.family == 6 && own[0] == source[0] && own[1] == source[1] && own[2] == source[2] &&
-	       own[3] == source[3];
+	return route->source.family == 6 && is_same4(route->source.words, source);
 }
 
 /*

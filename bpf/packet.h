@@ -10,6 +10,17 @@ struct address {
 	__be32 words[4];
 };
 
+/* The key of a map of prefixes: the length in bits, and the address. */
+struct prefix4 {
+	__u32 length;
+	__be32 word;
+};
+
+struct prefix6 {
+	__u32 length;
+	__be32 words[4];
+};
+
 struct ipv4 {
 	__u8 version_length;
 	__u8 tos;
@@ -35,6 +46,19 @@ struct ipv6 {
 };
 
 enum { MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+
+static __always_inline void copy4(__be32 *to, const __be32 *from)
+{
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	to[3] = from[3];
+}
+
+static __always_inline int is_same4(const __be32 *one, const __be32 *other)
+{
+	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
+}
 
 /* The sum of 16-bit words (RFC 1071), not complemented; 0xffff over a header with a right checksum. */
 static __always_inline __u16 sum(const __u16 *words, int number)

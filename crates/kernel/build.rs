@@ -6,8 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PROGRAMS: [&str; 2] = ["ipip", "fast"];
-const HEADERS: [&str; 7] =
-    ["conntrack.h", "fast_enter.h", "fast_leave.h", "fast_maps.h", "fast_packet.h", "kernel.h", "packet.h"];
+const HEADERS: [&str; 8] = [
+    "conntrack.h",
+    "counters.h",
+    "fast_enter.h",
+    "fast_leave.h",
+    "fast_maps.h",
+    "fast_packet.h",
+    "kernel.h",
+    "packet.h",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let sources = Path::new("../../bpf");

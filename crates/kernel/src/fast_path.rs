@@ -8,8 +8,8 @@ use model::LinkName;
 use plan::fast::{Place, Reach, place, reach};
 use plan::{Change, Entries, Key};
 
+use crate::bpf::bpffs;
 use crate::fast::{self, Counters, Fast, Side};
-use crate::ipip::bpffs;
 use crate::report::Report;
 use crate::{Error, Result};
 

@@ -7,9 +7,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 use super::layout::{self, Endpoint};
 use crate::Result;
+use crate::bpf::layout::{AddressBytes, address as key};
 use crate::bpf::{failed, unless};
 use crate::clock::monotonic;
-use crate::ipip::layout::AddressBytes;
 use crate::netns::NetNs;
 
 /// What is pinned for a network namespace, that of the calling thread, below a mount of a BPF file system.
@@ -32,7 +32,7 @@ pub fn forget(mount: &Path, addresses: &[IpAddr]) -> Result<()> {
     let mut generations: Array<MapData, u64> = open(&generations)?;
     for address in addresses {
         let what = || format!("take {address} out of the fast path");
-        let key = layout::endpoint(*address);
+        let key = key(*address);
         let found = match endpoints.get(&key, 0) {
             Err(MapError::KeyNotFound) => continue,
             found => found.map_err(failed(what()))?,

@@ -2,10 +2,6 @@
 //!
 //! Addresses are in network byte order, numbers in the machine's.
 
-use std::net::IpAddr;
-
-use crate::ipip::layout::{AddressBytes, address};
-
 /// `struct key`.
 pub(super) type KeyBytes = [u8; 48];
 
@@ -40,9 +36,4 @@ impl Endpoint {
     pub(super) fn read([link, slot]: [u32; 2]) -> Endpoint {
         Endpoint { link, slot }
     }
-}
-
-/// The key of an endpoint.
-pub(super) fn endpoint(of: IpAddr) -> AddressBytes {
-    address(of)
 }

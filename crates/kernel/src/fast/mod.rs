@@ -31,9 +31,8 @@ use object::Object;
 use slots::Slots;
 
 use crate::Result;
-use crate::bpf::{failed, unless};
+use crate::bpf::{bpffs, failed, layout as keys, unless};
 use crate::clock::monotonic;
-use crate::ipip::{bpffs, layout as addresses};
 
 /// How long a flow does without the kernel's path. Neighbours are taken for reachable for 30 seconds, and connection
 /// tracking forgets UDP flows after as many.
@@ -133,7 +132,7 @@ impl Fast {
             return Ok(());
         }
         let what = || format!("say to the fast path where {address} is");
-        let key = layout::endpoint(address);
+        let key = keys::address(address);
         if let Some(pod) = self.pods.get(&address).copied() {
             unless(libc::ENOENT, self.object.endpoints.remove(&key)).map_err(failed(what()))?;
             self.renew(&[pod.slot])?;
@@ -164,11 +163,11 @@ impl Fast {
         if let Some(slot) = self.ranges.get(&range).copied() {
             let removed = match range {
                 IpNet::V4(net) => {
-                    let (data, length) = addresses::prefix4(net);
+                    let (data, length) = keys::prefix4(net);
                     self.object.ranges4.remove(&lpm_trie::Key::new(length, data))
                 }
                 IpNet::V6(net) => {
-                    let (data, length) = addresses::prefix6(net);
+                    let (data, length) = keys::prefix6(net);
                     self.object.ranges6.remove(&lpm_trie::Key::new(length, data))
                 }
             };
@@ -183,11 +182,11 @@ impl Fast {
         self.ranges.insert(range, slot);
         let added = match range {
             IpNet::V4(net) => {
-                let (data, length) = addresses::prefix4(net);
+                let (data, length) = keys::prefix4(net);
                 self.object.ranges4.insert(&lpm_trie::Key::new(length, data), slot, 0)
             }
             IpNet::V6(net) => {
-                let (data, length) = addresses::prefix6(net);
+                let (data, length) = keys::prefix6(net);
                 self.object.ranges6.insert(&lpm_trie::Key::new(length, data), slot, 0)
             }
         };

@@ -10,8 +10,8 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::BtfKind;
 
 use super::layout::{FlowBytes, KeyBytes, Settings};
+use crate::bpf::layout::AddressBytes;
 use crate::bpf::{failed, map, program};
-use crate::ipip::layout::AddressBytes;
 use crate::{Error, Result};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fast.bpf.o"));

@@ -19,8 +19,8 @@ use aya::sys::SyscallError;
 use model::LinkName;
 
 use super::object::Hook;
-use super::{Ipip, bpffs, layout};
-use crate::bpf::failed;
+use super::{Ipip, layout};
+use crate::bpf::{bpffs, failed};
 use crate::link::{self, Links};
 use crate::rtnl::RouteSocket;
 use crate::{Error, Result};

@@ -2,55 +2,22 @@
 //!
 //! Addresses are in network byte order, numbers in the machine's. A change of a layout needs another [`VERSION`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use plan::ipip::{NextHop, Outer, Route};
+
+pub(super) use crate::bpf::layout::{
+    AddressBytes, Prefix, address, prefix4, prefix6, read_address, read_prefix4, read_prefix6,
+};
 
 /// Maps of another version are not those of these programs.
 pub(super) const VERSION: u32 = 1;
-
-/// `struct address`.
-pub(crate) type AddressBytes = [u8; 20];
 
 /// `struct route`.
 pub(super) type RouteBytes = [u8; 56];
 
 /// `struct heard`: for IPv4 and IPv6.
 pub(super) type Heard = [u64; 2];
-
-/// `struct prefix4` and `struct prefix6`: address and length.
-pub(crate) type Prefix<const N: usize> = ([u8; N], u32);
-
-pub(crate) fn address(address: IpAddr) -> AddressBytes {
-    let mut bytes = [0; 20];
-    let family: u32 = match address {
-        IpAddr::V4(address) => {
-            bytes[4..8].copy_from_slice(&address.octets());
-            4
-        }
-        IpAddr::V6(address) => {
-            bytes[4..20].copy_from_slice(&address.octets());
-            6
-        }
-    };
-    bytes[..4].copy_from_slice(&family.to_ne_bytes());
-    bytes
-}
-
-/// The address; `None` if no agent of this version wrote it.
-pub(super) fn read_address(bytes: &AddressBytes) -> Option<IpAddr> {
-    let words: [u8; 16] = bytes[4..].try_into().ok()?;
-    match u32::from_ne_bytes(bytes[..4].try_into().ok()?) {
-        4 => {
-            let [a, b, c, d, ..] = words;
-            Some(Ipv4Addr::new(a, b, c, d).into())
-        }
-        6 => Some(Ipv6Addr::from(words).into()),
-        _ => None,
-    }
-}
 
 pub(super) fn route(route: &Route) -> RouteBytes {
     let mut bytes = [0; 56];
@@ -77,26 +44,10 @@ pub(super) fn read_route(bytes: &RouteBytes) -> Option<Route> {
     Some(Route { outer: Outer::new(source, destination)?, next_hop, hold })
 }
 
-/// The key of a prefix. Bits after its length have no meaning, so they are none.
-pub(crate) fn prefix4(net: Ipv4Net) -> Prefix<4> {
-    (net.network().octets(), net.prefix_len().into())
-}
-
-/// The key of a prefix.
-pub(crate) fn prefix6(net: Ipv6Net) -> Prefix<16> {
-    (net.network().octets(), net.prefix_len().into())
-}
-
-pub(super) fn read_prefix4((data, length): Prefix<4>) -> Option<IpNet> {
-    Ipv4Net::new(data.into(), u8::try_from(length).ok()?).ok().map(IpNet::V4)
-}
-
-pub(super) fn read_prefix6((data, length): Prefix<16>) -> Option<IpNet> {
-    Ipv6Net::new(data.into(), u8::try_from(length).ok()?).ok().map(IpNet::V6)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -104,7 +55,6 @@ mod tests {
         for (source, destination) in [("172.16.0.1", "172.16.0.2"), ("2001:db8::1", "2001:db8::2")] {
             let [source, destination]: [IpAddr; 2] =
                 [source, destination].map(|address| address.parse().unwrap());
-            assert_eq!(read_address(&address(source)), Some(source));
             for (hold, next_hop) in [
                 (None, NextHop::Kept),
                 (Some(Duration::from_nanos(1)), NextHop::Asked),
@@ -115,15 +65,10 @@ mod tests {
                 assert_eq!(read_route(&route(&written)), Some(written));
             }
         }
-        let net: IpNet = "10.1.2.0/24".parse().unwrap();
-        assert_eq!(read_prefix4(prefix4("10.1.2.3/24".parse().unwrap())), Some(net));
-        let net: IpNet = "fd00:1::/64".parse().unwrap();
-        assert_eq!(read_prefix6(prefix6("fd00:1::5/64".parse().unwrap())), Some(net));
     }
 
     #[test]
     fn what_nobody_wrote_is_nothing() {
-        assert_eq!(read_address(&[0; 20]), None);
         assert_eq!(read_route(&[0; 56]), None);
         let mut mixed = route(&Route {
             outer: Outer::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into()).unwrap(),
@@ -132,7 +77,6 @@ mod tests {
         });
         mixed[..20].copy_from_slice(&address("2001:db8::1".parse().unwrap()));
         assert_eq!(read_route(&mixed), None);
-        assert_eq!(read_prefix4(([0; 4], 33)), None);
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! Programs and maps are pinned, so they stay in force when the process ends. Kernel 6.6 or newer is needed (TCX).
 
 mod attach;
-pub(crate) mod bpffs;
 mod keepalive;
-pub(crate) mod layout;
+mod layout;
 mod object;
 #[cfg(test)]
 mod run_tests;
@@ -21,11 +20,12 @@ use model::{LinkName, PerFamily};
 use plan::ipip::{Route, Table};
 use table::Stale;
 
+pub use crate::bpf::bpffs::{mount, unmount};
 pub use attach::remove;
-pub use bpffs::{mount, unmount};
 pub use keepalive::{keepalive, send_keepalive};
 use object::Object;
 
+use crate::bpf::bpffs;
 use crate::{Error, Result};
 
 /// The programs of a network namespace, and what they go by.

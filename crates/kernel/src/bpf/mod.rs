@@ -1,5 +1,8 @@
 //! What all BPF objects have in common.
 
+pub(crate) mod bpffs;
+pub(crate) mod layout;
+
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
 use aya::programs::SchedClassifier;
@@ -36,4 +39,17 @@ pub(crate) fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     what: impl Into<String>,
 ) -> impl FnOnce(E) -> Error {
     move |error| Error::Bpf { what: what.into(), source: error.into() }
+}
+
+/// Shows how much work the verifier had with a program that is loaded, and fails if it was much.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) fn assert_easy(program: &SchedClassifier) {
+    let info = program.info().unwrap();
+    let (name, visited) = (info.name_as_str().unwrap(), info.verified_instruction_count().unwrap());
+    println!(
+        "{name}: {} bytes, {visited} instructions visited by the verifier",
+        info.size_translated().unwrap()
+    );
+    assert!(visited < 20_000, "{name}: the verifier gives up at a million");
 }

@@ -95,7 +95,7 @@ pub(crate) fn create(directory: &Path) -> Result<()> {
 }
 
 /// Whether something can be pinned below a directory that is there.
-pub(super) fn is_bpffs(directory: &Path) -> Result<bool> {
+pub(crate) fn is_bpffs(directory: &Path) -> Result<bool> {
     let path = text(directory)?;
     // SAFETY: statfs is plain data for which all zeroes is valid; the pointers live through the call.
     let (done, found) = unsafe {
@@ -113,7 +113,7 @@ pub(super) fn is_bpffs(directory: &Path) -> Result<bool> {
 /// Takes a pinned link off what it is attached to, and its pin away. One that is gone is no error.
 ///
 /// Without the first of both the kernel would detach it some time after the pin has gone.
-pub(super) fn detach(pin: &Path) -> Result<()> {
+pub(crate) fn detach(pin: &Path) -> Result<()> {
     let path = text(pin)?;
     let object = ObjGet { path: path.as_ptr() as u64, fd: 0, flags: 0 };
     match bpf(BPF_OBJ_GET, &object) {
