@@ -59,19 +59,27 @@ fn connections_go_to_live_endpoints_only() {
                 scope.spawn(move || serve_datagrams(&socket, number, watch));
             }
         }
-        for number in 0..SERVICES {
-            // The families in turn, so that both have clients.
-            let family = Family::BOTH[number % 2];
-            let to = SocketAddr::new(cluster_address(number as u8 + 1, family), PORT);
-            let (client, watch) = (&pods[ENDPOINTS + number], &watch);
-            let socket = pods::socket(&client.test, client.address(family), 0);
-            scope.spawn(move || keep_connecting(&client.test, to, number, watch));
-            scope.spawn(move || keep_sending(&socket, to, number, watch));
-        }
-        // However it ends, the others must not go on for ever.
-        let churned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| churn.run(&mut members)));
-        watch.over.store(true, Ordering::Relaxed);
-        churned
+        // However it ends, the others must not go on for ever. Servers end last: who is in the middle of a connection when
+        // it is over is still to be answered.
+        let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            thread::scope(|scope| {
+                for number in 0..SERVICES {
+                    // The families in turn, so that both have clients.
+                    let family = Family::BOTH[number % 2];
+                    let to = SocketAddr::new(cluster_address(number as u8 + 1, family), PORT);
+                    let (client, watch) = (&pods[ENDPOINTS + number], &watch);
+                    let socket = pods::socket(&client.test, client.address(family), 0);
+                    scope.spawn(move || keep_connecting(&client.test, to, number, watch));
+                    scope.spawn(move || keep_sending(&socket, to, number, watch));
+                }
+                let churned =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| churn.run(&mut members)));
+                watch.over.store(true, Ordering::Relaxed);
+                churned
+            })
+        }));
+        watch.closed.store(true, Ordering::Relaxed);
+        served.and_then(|churned| churned)
     });
     churned.unwrap();
     let (connections, datagrams) = (watch.connections.into_inner(), watch.datagrams.into_inner());
@@ -83,7 +91,9 @@ fn connections_go_to_live_endpoints_only() {
 /// What threads tell each other.
 struct Watch {
     start: Instant,
+    /// Clients are to end, and then servers.
     over: AtomicBool,
+    closed: AtomicBool,
     /// When a pod ceased to be an endpoint of a service, in microseconds since the start; 0 while it is one.
     gone: Vec<Vec<AtomicU64>>,
     connections: AtomicU64,
@@ -96,6 +106,7 @@ impl Watch {
         Watch {
             start: Instant::now(),
             over: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             gone: (0..SERVICES).map(none).collect(),
             connections: AtomicU64::new(0),
             datagrams: AtomicU64::new(0),
@@ -104,6 +115,10 @@ impl Watch {
 
     fn goes_on(&self) -> bool {
         !self.over.load(Ordering::Relaxed)
+    }
+
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
     }
 
     /// Something that began then was answered by an endpoint.
@@ -189,7 +204,7 @@ impl Churn<'_> {
 }
 
 fn serve_connections(listener: &TcpListener, number: usize, watch: &Watch) {
-    while watch.goes_on() {
+    while watch.is_open() {
         if ready(std::slice::from_ref(listener), LOOK).is_some() {
             let (mut stream, _) = listener.accept().unwrap();
             let mut question = [0];
@@ -202,7 +217,7 @@ fn serve_connections(listener: &TcpListener, number: usize, watch: &Watch) {
 }
 
 fn serve_datagrams(socket: &UdpSocket, number: usize, watch: &Watch) {
-    while watch.goes_on() {
+    while watch.is_open() {
         if ready(std::slice::from_ref(socket), LOOK).is_some() {
             let mut question = [0; 8];
             let (_, from) = socket.recv_from(&mut question).unwrap();
