@@ -99,19 +99,20 @@ impl Speaker {
     }
 
     pub(super) fn accepted(&mut self, id: ConnectionId, from: IpAddr, local: IpAddr, now: Moment) {
-        match self.peers_at(from).as_slice() {
-            [peer] if !peer.config.roaming => {
-                let name = peer.config.name.clone();
-                self.with_peer(&name, |peer, shared| peer.accept(id, from, local, shared, now));
-            }
-            found if self.nameless.len() >= if found.is_empty() { MOST_STRANGERS } else { MOST_NAMELESS } => {
-                self.shared.outputs.push(Output::Close { connection: id });
-            }
-            _ => {
-                let until = now + NAMELESS_PATIENCE;
-                self.nameless.insert(id, Nameless { from, local, input: Vec::new(), until });
-            }
+        let found = self.peers_at(from);
+        if let [peer] = found.as_slice()
+            && !peer.config.roaming
+        {
+            let name = peer.config.name.clone();
+            return self.with_peer(&name, |peer, shared| peer.accept(id, from, local, shared, now));
         }
+        let most = if found.is_empty() { MOST_STRANGERS } else { MOST_NAMELESS };
+        if self.nameless.len() >= most {
+            self.shared.outputs.push(Output::Close { connection: id });
+            return;
+        }
+        let until = now + NAMELESS_PATIENCE;
+        self.nameless.insert(id, Nameless { from, local, input: Vec::new(), until });
     }
 
     pub(super) fn received(&mut self, id: ConnectionId, bytes: &[u8], now: Moment) {
