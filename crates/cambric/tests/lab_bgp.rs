@@ -6,14 +6,13 @@ mod lab_common;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::netns::{self, NetNs};
 use lab_common::bird::Bird;
 use lab_common::traffic::{Datagrams, Stream};
-use lab_common::{CAMBRIC, Lab, PODS, until};
+use lab_common::{Lab, PODS, until};
 use serde_json::Value;
 
 /// The next hops of a machine's route to a destination that was put there by a protocol; none if there is no route.
@@ -106,9 +105,7 @@ const CLIENT: [&str; 2] = ["198.51.100.101", "2001:db8:2::101"];
 
 /// How many of a node's sessions are up, by its agent's own account.
 fn established(lab: &Lab, node: &str) -> usize {
-    let run_dir = format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name);
-    let output = Command::new(CAMBRIC).args(["status", "bgp", "--run-dir", &run_dir]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).matches("Established").count()
+    lab.status_bgp(node).matches("Established").count()
 }
 
 /// Waits until all nodes have their sessions: with the router in two families, and with each other.

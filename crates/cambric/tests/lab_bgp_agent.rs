@@ -10,7 +10,7 @@ use std::process::Command;
 
 use kernel::netns;
 use lab_common::bird::Bird;
-use lab_common::{CAMBRIC, Lab, PODS, until};
+use lab_common::{Lab, PODS, until};
 use serde_json::Value;
 
 const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
@@ -20,21 +20,9 @@ fn settings(more: &str) -> (&'static str, String) {
     ("mtu: auto", format!("mtu: auto\n  {ranges}\n  {more}"))
 }
 
-/// What `cambric status bgp` says on a node.
-fn status(lab: &Lab, node: &str, json: bool) -> String {
-    let mut command = Command::new(CAMBRIC);
-    command.args(["status", "bgp", "--run-dir"]);
-    command.arg(format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name));
-    if json {
-        command.arg("--json");
-    }
-    // It says by its exit code whether all sessions are up, which is asked for otherwise here.
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
-}
-
 /// A node's sessions.
 fn sessions(lab: &Lab, node: &str) -> Vec<Value> {
-    let json: Value = serde_json::from_str(&status(lab, node, true)).unwrap();
+    let json: Value = serde_json::from_str(&lab.status_with(node, &["bgp", "--json"])).unwrap();
     json["bgp"]["sessions"].as_array().cloned().unwrap_or_default()
 }
 
@@ -87,7 +75,7 @@ fn nodes_speak_each_with_each_and_status_shows_it() {
         lab.inside("node-1", &format!("ping -c 1 -W 5 {address}"));
     }
 
-    let text = status(&lab, "node-1", false);
+    let text = lab.status_bgp("node-1");
     assert!(text.starts_with("AS 64512, router id 192.0.2.11\n"), "{text}");
     assert!(text.contains("node/node-2") && text.contains("Established") && text.contains("1/1"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -105,7 +93,7 @@ fn nodes_speak_each_with_each_and_status_shows_it() {
     for node in NODES {
         until("silence", || sessions(&lab, node), Vec::is_empty);
     }
-    assert!(status(&lab, "node-1", false).contains("no BGP: routes come from Kubernetes"));
+    assert!(lab.status_bgp("node-1").contains("no BGP: routes come from Kubernetes"));
 }
 
 const BIRD: &str = "router id 192.0.2.1;\n\
@@ -203,7 +191,7 @@ fn assert_both_families_over_ipv6(lab: &Lab, bird: &Bird) {
 
 /// What is wrong with a node's BGP as a whole, and how often its one session has come up.
 fn deafness(lab: &Lab, node: &str) -> (Vec<String>, u64) {
-    let json: Value = serde_json::from_str(&status(lab, node, true)).unwrap();
+    let json: Value = serde_json::from_str(&lab.status_with(node, &["bgp", "--json"])).unwrap();
     let problems = json["bgp"]["problems"].as_array().cloned().unwrap_or_default();
     let words = problems.iter().map(|problem| problem.as_str().unwrap().to_owned()).collect();
     (words, json["bgp"]["sessions"][0]["established"].as_u64().unwrap_or_default())

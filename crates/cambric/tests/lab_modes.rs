@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use lab_common::traffic::{Datagrams, Pings, Stream};
-use lab_common::{CAMBRIC, Lab, PODS, Pod, succeed, until};
+use lab_common::{Lab, PODS, Pod, succeed, until};
 use serde_json::Value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,17 +97,6 @@ fn tunnels(lab: &Lab, node: &str) -> bool {
     sent_by(lab, node, "vxlan.cambric") > before
 }
 
-fn run_dir(lab: &Lab, node: &str) -> String {
-    format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name)
-}
-
-/// What `cambric status bgp` says on a node.
-fn bgp(lab: &Lab, node: &str) -> String {
-    let mut command = Command::new(CAMBRIC);
-    let output = command.args(["status", "bgp", "--run-dir", &run_dir(lab, node)]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// What `cambric status` says on a node, once it has some words.
 fn status_with(lab: &Lab, node: &str, words: &str) -> String {
     until(words, || lab.status(node), |status| status.contains(words));
@@ -116,7 +105,7 @@ fn status_with(lab: &Lab, node: &str, words: &str) -> String {
 
 /// Stops a node's agent, so that it hears of nothing, or lets it go on.
 fn signal_agent(lab: &Lab, node: &str, signal: &str) {
-    let pid = std::fs::read_to_string(format!("{}/agent.lock", run_dir(lab, node))).unwrap();
+    let pid = std::fs::read_to_string(format!("{}/agent.lock", lab.run_dir(node))).unwrap();
     succeed(Command::new("kill").args([signal, pid.trim()]));
 }
 
@@ -234,14 +223,14 @@ fn routes_from_node_objects_and_from_bgp_follow_each_other_without_a_loss() {
     signal_agent(&lab, late[0], "-CONT");
     settled_by(&lab, &nodes, Bgp, &[("eth0", 4)]);
     for node in early {
-        until("sessions", || bgp(&lab, node), |seen| seen.matches("Established").count() == 2);
+        until("sessions", || lab.status_bgp(node), |seen| seen.matches("Established").count() == 2);
     }
 
     signal_agent(&lab, late[0], "-STOP");
     set_source(&lab, Kubernetes);
     settled(&lab, &early, &[("eth0", 4)]);
     for node in early {
-        until("silence", || bgp(&lab, node), |seen| seen.starts_with("no BGP"));
+        until("silence", || lab.status_bgp(node), |seen| seen.starts_with("no BGP"));
     }
     settled_by(&lab, &late, Bgp, &[("eth0", 4)]);
     signal_agent(&lab, late[0], "-CONT");

@@ -79,19 +79,15 @@ fn service(lab: &Lab, pod: &str) -> [SocketAddr; 2] {
 
 /// The prefixes of which a node has kept that who tells them hears somebody through a gateway.
 fn kept(lab: &Lab, node: &str) -> usize {
-    let Ok(text) = fs::read(format!("{}/contacts.json", run_dir(lab, node))) else { return 0 };
+    let Ok(text) = fs::read(format!("{}/contacts.json", lab.run_dir(node))) else { return 0 };
     let kept: Value = serde_json::from_slice(&text).unwrap();
     let contacts = kept["contacts"].as_array().unwrap();
     contacts.iter().filter(|one| !one["heard"].as_array().unwrap().is_empty()).count()
 }
 
-fn run_dir(lab: &Lab, node: &str) -> String {
-    format!("/run/cambric-lab/{}/nodes/{node}/run", lab.name)
-}
-
 /// The BGP sessions of a node, by its agent's own account.
 fn sessions(lab: &Lab, node: &str) -> Vec<Value> {
-    let Ok(text) = fs::read(format!("{}/bgp.json", run_dir(lab, node))) else { return Vec::new() };
+    let Ok(text) = fs::read(format!("{}/bgp.json", lab.run_dir(node))) else { return Vec::new() };
     let status: Value = serde_json::from_slice(&text).unwrap();
     status["sessions"].as_array().cloned().unwrap_or_default()
 }
@@ -102,7 +98,7 @@ fn session(lab: &Lab, node: &str, name: &str) -> Value {
 
 /// The outer addresses that a node hears, as its status says.
 fn heard(lab: &Lab, node: &str) -> Vec<String> {
-    let status = fs::read(format!("{}/status.json", run_dir(lab, node))).unwrap();
+    let status = fs::read(format!("{}/status.json", lab.run_dir(node))).unwrap();
     let status: Value = serde_json::from_slice(&status).unwrap();
     let heard = status["heard"].as_array().cloned().unwrap_or_default();
     let mut heard: Vec<String> =

@@ -128,11 +128,28 @@ impl Lab {
         list["items"].as_array().unwrap().iter().map(pod).collect()
     }
 
+    /// Where the agent of a node has its files.
+    pub fn run_dir(&self, node: &str) -> String {
+        format!("/run/cambric-lab/{}/nodes/{node}/run", self.name)
+    }
+
     /// What `cambric status` says on a node, without its line breaks.
     pub fn status(&self, node: &str) -> String {
-        let run_dir = format!("/run/cambric-lab/{}/nodes/{node}/run", self.name);
-        let output = Command::new(CAMBRIC).args(["status", "--run-dir", &run_dir]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+        let words = self.status_with(node, &[]);
+        words.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// What `cambric status bgp` says on a node.
+    pub fn status_bgp(&self, node: &str) -> String {
+        self.status_with(node, &["bgp"])
+    }
+
+    /// What `cambric status` with these words says on a node. Its exit code says whether all is well, which is asked for
+    /// otherwise here.
+    pub fn status_with(&self, node: &str, words: &[&str]) -> String {
+        let mut command = Command::new(CAMBRIC);
+        let output = command.arg("status").args(words).args(["--run-dir", &self.run_dir(node)]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
     pub fn pod(&self, name: &str) -> Pod {
