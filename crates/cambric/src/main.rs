@@ -4,6 +4,7 @@
 
 mod agent;
 mod cleanup;
+mod clock;
 mod doctor;
 mod files;
 mod flows;

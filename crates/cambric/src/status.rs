@@ -11,13 +11,13 @@ mod view;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use lab::paths::LabName;
 
 use crate::agent::{BgpStatus, Status};
+use crate::clock::unix_now;
 use crate::files::read_json;
 use view::View;
 
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &StatusOptions) -> Result<ExitCode> {
         let json = serde_json::json!({"agent": agent, "status": status, "bgp": bgp});
         crate::print(&format!("{json:#}\n"))?;
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now().as_secs();
         let seen = node::Seen { agent: agent.as_deref(), status: status.as_ref(), bgp: bgp.as_ref(), now };
         crate::print(&node::render(&seen))?;
     }

@@ -131,6 +131,21 @@ pub struct ProbeReport {
     pub incomplete: bool,
 }
 
+impl ProbeReport {
+    /// One that says only how far a node is.
+    pub fn new(node: impl Into<String>, phase: ProbePhase) -> ProbeReport {
+        ProbeReport {
+            node: node.into(),
+            phase,
+            message: None,
+            underlay: Vec::new(),
+            reply: None,
+            sightings: Vec::new(),
+            incomplete: false,
+        }
+    }
+}
+
 /// How far a node is with a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]

@@ -15,7 +15,7 @@ use kernel::netns::{NetNs, run_in};
 use model::NodeName;
 use model::flow::TrackedFlow;
 use serde::Serialize;
-use trace::flow::{NamedFlow, Names};
+use trace::flow::{Filter, NamedFlow, Names};
 use trace::journey::Scene;
 
 use crate::paths::LabName;
@@ -86,21 +86,24 @@ pub fn of_lab(lab: &LabName, only: Option<&str>) -> Result<(Vec<Place>, Look)> {
     Ok((places, Box::new(move || live::listed(&lab).map(|all| Scene::assumed(all.cluster, all.pods)))))
 }
 
-/// The flows that nodes track now, each once: without what says nothing that others do not say.
+/// Those that are wanted of the flows that nodes track now.
 ///
 /// # Errors
 /// [`Error::Kernel`] if a node does not tell.
-pub fn current(places: &[Place], scene: &Scene) -> Result<Vec<NamedFlow>> {
+pub fn current(places: &[Place], scene: &Scene, filter: &Filter) -> Result<Vec<NamedFlow>> {
     let names = Names::new(scene);
-    let nodes = places.iter().map(|place| place.node.clone()).collect();
     let mut found = Vec::new();
     for place in places {
         place.current(&mut |tracked| {
-            let flow = names.name(&place.node, &tracked, false);
-            found.extend(Some(flow).filter(|flow| !flow.is_aside(&nodes)));
+            found.extend(Some(names.name(&place.node, &tracked, false)).filter(|flow| filter.wants(flow)));
         })?;
     }
     Ok(found)
+}
+
+/// All flows of these nodes, each once: without what says nothing that others do not say.
+pub fn each_once(places: &[Place]) -> Filter {
+    Filter { nodes: Some(places.iter().map(|place| place.node.clone()).collect()), ..Filter::default() }
 }
 
 /// What has happened.

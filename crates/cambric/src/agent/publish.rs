@@ -21,7 +21,8 @@ use super::options::AgentOptions;
 use super::routes::RoutesFile;
 use super::saver::Saver;
 use super::service_health::Checks;
-use super::summary::{ClusterStatus, Happened, Repairs, unix_now};
+use super::summary::{ClusterStatus, Happened, Repairs};
+use crate::clock::unix_now;
 use crate::files::{make_private_dir, publish};
 use crate::paths::{self, RunDir};
 
@@ -179,7 +180,7 @@ impl Report {
         for key in plan.keys() {
             *self.entries.entry(key.kind().to_owned()).or_default() += 1;
         }
-        self.compared = Some(unix_now());
+        self.compared = Some(unix_now().as_secs());
     }
 
     /// Why pods cannot be networked, or not as planned.
@@ -249,7 +250,7 @@ impl Publisher {
             keepalives,
             speech,
             shown: None,
-            started: unix_now(),
+            started: unix_now().as_secs(),
         }
     }
 
@@ -400,7 +401,10 @@ impl Publisher {
     fn last_error(&self, problems: &[String]) -> Option<Happened> {
         let before = self.shown.as_ref();
         let is_new = |problem: &&String| before.is_none_or(|shown| !shown.problems.contains(problem));
-        let begun = problems.iter().rfind(is_new).map(|what| Happened { at: unix_now(), what: what.clone() });
+        let begun = problems
+            .iter()
+            .rfind(is_new)
+            .map(|what| Happened { at: unix_now().as_secs(), what: what.clone() });
         begun.or_else(|| before?.last_error.clone())
     }
 

@@ -1,7 +1,6 @@
 //! What the status sums up: repairs, and how the other nodes are reached.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::{Step, Steps};
 use plan::Reach;
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::Core;
 use super::words::entry;
+use crate::clock::unix_now;
 
 /// How many nodes are called by their names; all are counted.
 const NAMED: usize = 20;
@@ -45,7 +45,7 @@ impl Repairs {
             Some(Step { key, .. }) => format!("{} {}", key.kind(), entry(key)),
             None => done.to_string(),
         };
-        self.last = Some(Happened { at: unix_now(), what });
+        self.last = Some(Happened { at: unix_now().as_secs(), what });
     }
 }
 
@@ -99,11 +99,6 @@ fn way(reach: &Reach) -> Result<String, String> {
         Reach::NoWay(family) => Err(format!("no route for {family}")),
         Reach::NoRange => Err("no pod range".to_owned()),
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

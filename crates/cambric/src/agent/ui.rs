@@ -85,8 +85,8 @@ impl Source for Cluster {
 
     fn flows(&self, scene: &Scene) -> Result<Vec<NamedFlow>, String> {
         let here = NetNs::current().map_err(|error| error.to_string())?;
-        let place = Place { node: self.node.clone(), namespace: here };
-        flows::current(&[place], scene).map_err(|error| error.to_string())
+        let places = [Place { node: self.node.clone(), namespace: here }];
+        flows::current(&places, scene, &flows::each_once(&places)).map_err(|error| error.to_string())
     }
 
     fn findings(&self) -> Result<Vec<Verdict>, String> {

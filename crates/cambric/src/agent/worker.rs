@@ -18,6 +18,7 @@ use super::machine::{Ear, Failure, Heard, Machine, Outcome, Surroundings};
 use super::metrics::{Metrics, Resource};
 use super::probes;
 use super::publish::{Publisher, Report};
+use crate::clock::unix_now;
 
 /// What the worker is told.
 #[derive(Debug)]
@@ -335,7 +336,7 @@ impl<M: Machine, E: Ear> Worker<M, E> {
             self.report.ever_clean = true;
             self.retry = FIRST_RETRY;
             self.next_sync = Some(now + self.times.sync_period);
-            self.metrics.last_success.set(unix_now());
+            self.metrics.last_success.set(unix_now().as_secs_f64());
         } else {
             self.failed(&outcome, now);
         }
@@ -511,12 +512,6 @@ impl<M: Machine, E: Ear> Worker<M, E> {
         // After all else: who asks because of the new answer finds what it rests on.
         self.publisher.answer(&self.core.services().health_checks);
     }
-}
-
-/// Seconds since 1970.
-fn unix_now() -> f64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -13,12 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use lab::flows::{Event, Flows, Look, Place, Untracked, What};
+use lab::flows::{Event, Flows, Look, Place, Untracked, What, current};
 use lab::paths::LabName;
 use model::{Family, NodeName};
 use serde::Serialize;
 use serde_json::json;
-use trace::flow::{Filter, NamedFlow, Names, Verdict};
+use trace::flow::{Filter, NamedFlow, Verdict};
 use trace::journey::Scene;
 
 use crate::paths;
@@ -196,13 +196,7 @@ fn list(
     filter: &Filter,
     style: &Style,
 ) -> Result<()> {
-    let names = Names::new(scene);
-    let mut found: Vec<NamedFlow> = Vec::new();
-    for place in places {
-        place.current(&mut |tracked| {
-            found.extend(Some(names.name(&place.node, &tracked, false)).filter(|flow| filter.wants(flow)));
-        })?;
-    }
+    let mut found = current(places, scene, filter)?;
     found.sort_by(|one, other| {
         let key =
             |flow: &NamedFlow| (flow.node.clone(), flow.client.name.clone(), flow.destination.name.clone());

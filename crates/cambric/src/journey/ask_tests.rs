@@ -4,18 +4,6 @@ use trace::journey::Query;
 
 use super::*;
 
-fn report(node: &str, phase: ProbePhase) -> ProbeReport {
-    ProbeReport {
-        node: node.to_owned(),
-        phase,
-        message: None,
-        underlay: Vec::new(),
-        reply: None,
-        sightings: Vec::new(),
-        incomplete: false,
-    }
-}
-
 fn spec() -> ProbeSpec {
     serde_json::from_value(serde_json::json!({
         "sender": {"node": "a"},
@@ -93,13 +81,17 @@ fn what_cannot_be_sent_is_refused_with_a_reason() {
 #[test]
 fn it_waits_for_all_and_says_who_refuses() {
     let status = |nodes: &[ProbeReport]| ProbeStatus { nodes: nodes.to_vec() };
-    let (a, b) = (report("a", ProbePhase::Done), report("b", ProbePhase::Ready));
+    let (a, b) = (ProbeReport::new("a", ProbePhase::Done), ProbeReport::new("b", ProbePhase::Ready));
     let both = status(&[a.clone(), b]);
     assert_eq!(progress(&spec(), &both), Progress::Waiting(vec!["b".to_owned()]));
     assert_eq!(silent(&spec(), &both), Vec::<String>::new());
     assert_eq!(silent(&spec(), &status(std::slice::from_ref(&a))), ["b"]);
-    assert_eq!(progress(&spec(), &status(&[a.clone(), report("b", ProbePhase::Done)])), Progress::Done);
-    let refused = ProbeReport { message: Some("it is busy".to_owned()), ..report("b", ProbePhase::Refused) };
+    assert_eq!(
+        progress(&spec(), &status(&[a.clone(), ProbeReport::new("b", ProbePhase::Done)])),
+        Progress::Done
+    );
+    let refused =
+        ProbeReport { message: Some("it is busy".to_owned()), ..ProbeReport::new("b", ProbePhase::Refused) };
     assert_eq!(
         progress(&spec(), &status(&[a, refused])),
         Progress::Refused("the agent of b refuses: it is busy".to_owned())
@@ -108,9 +100,9 @@ fn it_waits_for_all_and_says_who_refuses() {
 
 #[test]
 fn datagrams_need_no_answer() {
-    let mut sender = report("a", ProbePhase::Done);
+    let mut sender = ProbeReport::new("a", ProbePhase::Done);
     sender.reply = Some(ProbeReply { kind: ProbeReplyKind::Nothing, message: String::new() });
-    let mut far = report("b", ProbePhase::Done);
+    let mut far = ProbeReport::new("b", ProbePhase::Done);
     far.incomplete = true;
     let status = ProbeStatus { nodes: vec![far, sender] };
     let observed = observation(Transport::Udp, &status);
@@ -120,7 +112,7 @@ fn datagrams_need_no_answer() {
 
 #[test]
 fn links_are_what_nodes_say() {
-    let mut own = report("a", ProbePhase::Done);
+    let mut own = ProbeReport::new("a", ProbePhase::Done);
     own.underlay = serde_json::from_value(serde_json::json!([
         {"link": "eth0", "address": "192.0.2.11/24", "mtu": 1500},
         {"link": "eth0", "address": "not one", "mtu": 1500},

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
@@ -10,6 +9,7 @@ use clap::Args;
 use super::table::{INDENT, aligned, wrapped};
 use super::view::View;
 use crate::agent::{BgpStatus, SessionStatus};
+use crate::clock::unix_now;
 use crate::files::read_json;
 use crate::terminal::WIDTH;
 
@@ -33,7 +33,7 @@ pub(super) fn run(options: &BgpOptions) -> Result<ExitCode> {
     if options.view.json {
         crate::print(&format!("{:#}\n", serde_json::json!({"agentRuns": runs, "bgp": status})))?;
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now().as_secs();
         crate::print(&render(runs, status.as_ref(), now))?;
     }
     let all_up = status.is_some_and(|status| status.sessions.iter().all(SessionStatus::is_up));

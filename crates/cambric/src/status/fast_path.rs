@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
@@ -10,6 +9,7 @@ use clap::Args;
 use super::table::{INDENT, aligned, wrapped};
 use super::view::View;
 use crate::agent::{FastPathStatus, Status};
+use crate::clock::unix_now;
 use crate::files::read_json;
 
 /// Why packets took the kernel's path, and why no flow was learned from them.
@@ -53,7 +53,7 @@ pub(super) fn run(options: &FastPathOptions) -> Result<ExitCode> {
         let json = serde_json::json!({"agentRuns": runs, "compared": compared, "fastPath": fast_path});
         crate::print(&format!("{json:#}\n"))?;
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now().as_secs();
         let age = compared.map(|at| now.saturating_sub(at));
         crate::print(&render(runs, fast_path.as_ref(), age))?;
     }

@@ -89,7 +89,7 @@ impl<'v> Predictor<'v> {
             }
             End::Node(name) => name.to_string(),
             End::Outside => {
-                let machine = self.view.machine_with(&walk.packet.destination);
+                let machine = self.view.topology.machine_with(&walk.packet.destination);
                 machine.map_or_else(|| "outside".to_owned(), |machine| machine.name.clone())
             }
             End::Lost(loss) => format!("nowhere: {loss}"),

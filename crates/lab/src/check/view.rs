@@ -123,15 +123,6 @@ impl View {
             |family: &Family| self.cluster.nodes.values().any(|node| node.pod_ranges.of(*family).is_some());
         Family::BOTH.into_iter().filter(has).collect()
     }
-
-    /// The machine that has an address.
-    pub(super) fn machine_with(&self, address: &IpAddr) -> Option<&Machine> {
-        let has = |machine: &&Machine| {
-            let nets = machine.interfaces.iter().flat_map(|interface| interface.addresses.iter());
-            nets.into_iter().any(|net| net.addr() == *address)
-        };
-        self.topology.machines.iter().find(has)
-    }
 }
 
 /// Opens a namespace by its path.

@@ -124,11 +124,7 @@ impl Stage {
         if end.kind != "outside" {
             return Ok(end.name.clone());
         }
-        let has = |machine: &&topology::Machine| {
-            let nets = machine.interfaces.iter().flat_map(|interface| interface.addresses.iter());
-            nets.into_iter().any(|net| net.addr() == end.address)
-        };
-        let found = self.topology.machines.iter().find(has).map(|machine| machine.name.clone());
+        let found = self.topology.machine_with(&end.address).map(|machine| machine.name.clone());
         found.ok_or_else(|| Error::Other(format!("no machine of the lab has the address {}", end.address)))
     }
 

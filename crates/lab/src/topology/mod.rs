@@ -170,6 +170,15 @@ impl Topology {
     pub fn machine(&self, name: &str) -> Option<&Machine> {
         self.machines.iter().find(|machine| machine.name == name)
     }
+
+    /// The machine that has an address.
+    pub fn machine_with(&self, address: &IpAddr) -> Option<&Machine> {
+        let has = |machine: &&Machine| {
+            let nets = machine.interfaces.iter().flat_map(|interface| interface.addresses.iter());
+            nets.into_iter().any(|net| net.addr() == *address)
+        };
+        self.machines.iter().find(has)
+    }
 }
 
 /// Parses the text of a topology file.

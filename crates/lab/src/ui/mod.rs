@@ -88,7 +88,8 @@ impl Shown {
 
 impl Source for Shown {
     fn flows(&self, scene: &Scene) -> Result<Vec<NamedFlow>, String> {
-        let flows = flows::of_lab(&self.lab, None).and_then(|(places, _)| flows::current(&places, scene));
+        let places = flows::of_lab(&self.lab, None).map(|(places, _)| places);
+        let flows = places.and_then(|places| flows::current(&places, scene, &flows::each_once(&places)));
         flows.map_err(|error| error.to_string())
     }
 

@@ -1,7 +1,7 @@
 //! A traced packet, really sent: what was predicted and what was captured, side by side.
 //!
 //! [`compare`] and [`sightings()`] are pure, as is the [`filter()`] that lets only a probe's own packets through. [`send`]
-//! has the sockets. Like a [`Capture`](crate::capture::Capture) they belong to the network namespace of the thread that
+//! has the sockets, and a [`Watch`] the captures. Like a [`Capture`](crate::capture::Capture) they belong to the network namespace of the thread that
 //! opens them; which namespace that is, is for whoever calls.
 
 mod compare;
@@ -9,11 +9,13 @@ mod filter;
 mod render;
 pub mod send;
 mod sightings;
+mod watch;
 
 pub use self::compare::{Comparison, Row, compare};
 pub use self::filter::filter;
 pub use self::render::{json, text};
 pub use self::sightings::{Frame, Sighting, sightings};
+pub use self::watch::Watch;
 
 /// Something by which the packets of a probe are known wherever they are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bgp::bfd::Reachability;
 use bgp::{PeerStatus, SessionState};
 use model::Family;
 use plan::bgp::Speaker;
 use serde::{Deserialize, Serialize};
+
+use crate::clock::unix_now;
 
 /// What is known of a point in time may differ by this, in seconds, from one look to the next.
 const UNCERTAIN: u64 = 2;
@@ -103,7 +104,7 @@ impl BgpStatus {
         bfd: impl Fn(&str) -> Option<Option<Reachability>>,
         before: &BgpStatus,
     ) -> BgpStatus {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_now().as_secs();
         let known: BTreeMap<&str, &SessionStatus> =
             before.sessions.iter().map(|session| (session.name.as_str(), session)).collect();
         let session = |peer: &PeerStatus| {

@@ -84,24 +84,15 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
 
 #[test]
 fn it_is_sent_when_all_look_and_told_when_it_was_sent() {
-    let report = |node: &str, phase| ProbeReport {
-        node: node.to_owned(),
-        phase,
-        message: None,
-        underlay: Vec::new(),
-        reply: None,
-        sightings: Vec::new(),
-        incomplete: false,
-    };
     let status = |reports: &[ProbeReport]| ProbeStatus { nodes: reports.to_vec() };
     let (sender, watcher) = (job("a", &spec()), job("b", &spec()));
-    let (a, b) = (report("a", ProbePhase::Ready), report("b", ProbePhase::Ready));
+    let (a, b) = (ProbeReport::new("a", ProbePhase::Ready), ProbeReport::new("b", ProbePhase::Ready));
     assert_eq!(sender.next(&status(&[])), Next::Wait);
     assert_eq!(sender.next(&status(std::slice::from_ref(&a))), Next::Wait, "the other does not look yet");
     assert_eq!(sender.next(&status(&[a.clone(), b.clone()])), Next::Send);
     assert_eq!(watcher.next(&status(&[a.clone(), b.clone()])), Next::Wait);
-    assert_eq!(watcher.next(&status(&[report("a", ProbePhase::Done), b])), Next::Tell);
-    let refused = status(&[a, report("b", ProbePhase::Refused)]);
+    assert_eq!(watcher.next(&status(&[ProbeReport::new("a", ProbePhase::Done), b])), Next::Tell);
+    let refused = status(&[a, ProbeReport::new("b", ProbePhase::Refused)]);
     assert_eq!(sender.next(&refused), Next::GiveUp("node b has refused".to_owned()));
     assert_eq!(watcher.next(&refused), Next::GiveUp("node b has refused".to_owned()));
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
-use kube_source::{PROBE_LIFETIME, Probe, ProbeReport, ProbeStatus, probe_age};
+use kube_source::{PROBE_LIFETIME, Probe, ProbeStatus, probe_age};
 use model::NodeName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -150,18 +150,5 @@ impl Probes {
                 }
             }
         }
-    }
-}
-
-/// A report that says only how far this node is.
-fn report(node: &NodeName, phase: kube_source::ProbePhase) -> ProbeReport {
-    ProbeReport {
-        node: node.to_string(),
-        phase,
-        message: None,
-        underlay: Vec::new(),
-        reply: None,
-        sightings: Vec::new(),
-        incomplete: false,
     }
 }

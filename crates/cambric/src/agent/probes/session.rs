@@ -10,13 +10,13 @@ use kube_source::{Probe, ProbePhase, ProbePod, ProbeReport, ProbeStatus};
 use model::{Attachment, LinkName};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
-use trace::capture::{Capture, CaptureError, Limits, Options, Recorder, Tunnels};
+use trace::capture::{Capture, Limits, Options, Tunnels};
 use trace::journey::Place;
 use trace::live::send::send;
-use trace::live::{Frame, Reply, filter, sightings};
+use trace::live::{Reply, Watch, filter};
 
+use super::Surroundings;
 use super::judge::{Job, Next, View};
-use super::{Surroundings, report};
 use crate::probe;
 
 /// How long a node looks, from when it is ready.
@@ -49,7 +49,8 @@ pub(super) async fn run(
 /// Says that this node does nothing for a probe, and why.
 pub(super) async fn refuse(around: &Surroundings, probe: &Probe, reason: String) {
     tracing::info!(probe = kube::ResourceExt::name_any(probe), reason, "refused");
-    let refused = ProbeReport { message: Some(reason), ..report(&around.node, ProbePhase::Refused) };
+    let refused =
+        ProbeReport { message: Some(reason), ..ProbeReport::new(around.node.as_str(), ProbePhase::Refused) };
     // If that fails too, whoever waits learns it from the silence.
     if let Err(error) = kube_source::report_probe(&around.client, probe, &refused).await {
         tracing::warn!(%error, "a probe");
@@ -58,7 +59,7 @@ pub(super) async fn refuse(around: &Surroundings, probe: &Probe, reason: String)
 
 /// The running captures, and where the packet is sent from.
 struct Watching {
-    recorders: Vec<(Place, String, Recorder)>,
+    captures: Watch,
     from: Option<NetNs>,
 }
 
@@ -89,17 +90,17 @@ fn watch(
     pods: &[(ProbePod, Attachment)],
 ) -> Result<Watching, String> {
     let own = NetNs::current().map_err(|error| error.to_string())?;
-    let mut watching = Watching { recorders: Vec::new(), from: None };
+    let mut watching = Watching { captures: Watch::default(), from: None };
     for link in view.links() {
         let place = Place::Node(around.node.to_string());
-        watching.recorders.extend(capture(&own, place, link, job, view.vxlan_port)?);
+        capture(&mut watching.captures, &own, place, link, job, view.vxlan_port)?;
     }
     for (index, (pod, attachment)) in pods.iter().enumerate() {
         let name = format!("{}/{}", pod.namespace, pod.name);
         let namespace = namespace(&name, attachment, &around.netns_dir)?;
         let link = LinkName::new(attachment.id.ifname.as_str()).map_err(|error| error.to_string())?;
         let place = Place::Pod(name);
-        watching.recorders.extend(capture(&namespace, place, link, job, view.vxlan_port)?);
+        capture(&mut watching.captures, &namespace, place, link, job, view.vxlan_port)?;
         if job.sends == Some(Some(index)) {
             watching.from = Some(namespace);
         }
@@ -129,24 +130,19 @@ fn namespace(name: &str, attachment: &Attachment, directory: &Path) -> Result<Ne
     })
 }
 
-/// A capture of the probe's own packets on a link; none if there is no such link, as a node has the tunnels of its
-/// families only.
+/// Captures the probe's own packets on a link.
 fn capture(
+    watch: &mut Watch,
     namespace: &NetNs,
     place: Place,
     link: LinkName,
     job: &Job,
     vxlan_port: u16,
-) -> Result<Option<(Place, String, Recorder)>, String> {
-    let name = link.to_string();
+) -> Result<(), String> {
     let filter = filter(job.transport, job.mark, job.port, vxlan_port);
-    let options = Options { filter, snap_length: SNAP, buffer: BUFFER, ..Options::on(link) };
+    let options = Options { filter, snap_length: SNAP, buffer: BUFFER, ..Options::on(link.clone()) };
     let opened = netns::run_in(namespace, || Capture::open(&options)).map_err(|error| error.to_string())?;
-    match opened.and_then(|capture| Recorder::start(capture, LIMITS)) {
-        Ok(recorder) => Ok(Some((place, name, recorder))),
-        Err(CaptureError::NoLink { .. }) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+    watch.add(place, &link, opened, LIMITS).map_err(|error| error.to_string())
 }
 
 /// Waits for the others, sends if it is this node's turn, and says what was seen.
@@ -160,7 +156,7 @@ async fn follow(
 ) -> Result<(), String> {
     let ready = ProbeReport {
         underlay: probe::underlay_out(&view.underlay),
-        ..report(&around.node, ProbePhase::Ready)
+        ..ProbeReport::new(around.node.as_str(), ProbePhase::Ready)
     };
     write(around, probe, &ready).await?;
     let end = Instant::now() + LOOK;
@@ -205,15 +201,11 @@ async fn send_from(from: NetNs, job: Job) -> Result<Reply, String> {
 
 /// Ends the captures and adds what was seen to a report.
 fn tell(watching: Watching, job: &Job, view: &View, mut report: ProbeReport) -> Result<ProbeReport, String> {
-    let mut frames = Vec::new();
-    for (place, link, recorder) in watching.recorders {
-        let recording = recorder.stop().map_err(|error| error.to_string())?;
-        report.incomplete |= recording.incomplete;
-        let frame = |captured| Frame { place: place.clone(), link: link.clone(), captured };
-        frames.extend(recording.frames.into_iter().map(frame));
-    }
     let tunnels = Tunnels { vxlan_port: view.vxlan_port };
-    let seen = sightings(frames, &[job.mark], &tunnels).remove(&job.mark).unwrap_or_default();
+    let stopped = watching.captures.stop(&[job.mark], &tunnels);
+    let (mut seen, incomplete) = stopped.map_err(|error| error.to_string())?;
+    report.incomplete = incomplete;
+    let seen = seen.remove(&job.mark).unwrap_or_default();
     report.sightings = seen.iter().map(probe::sighting_out).collect();
     Ok(report)
 }
