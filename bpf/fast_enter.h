@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fast_packet.h"
+#include "fast_tunnel.h"
 
 /* Forgets a flow and its answers. */
 static __always_inline void end(const struct key *key, const struct flow *flow)
@@ -31,6 +32,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 
 	if (!note)
 		return TCX_NEXT;
+	note->is_wrapped = 0;
 	/* What is for nobody here is the node's own, and is not looked at where it leaves. */
 	if (from_wire && !endpoint_of(packet->key.family, packet->key.destination)) {
 		note->is_valid = 0;
@@ -107,23 +109,27 @@ static __always_inline long readdress(struct __sk_buff *skb, struct packet *pack
 		total = (total & 0xffff) + (total >> 16);
 		ip->checksum = ~((total & 0xffff) + (total >> 16));
 		/* The sum over the whole header stays what it was, and so does a sum over the packet by the adapter. */
-		return bpf_skb_store_bytes(skb, ETH_HLEN, ip, sizeof(*ip), 0);
+		return bpf_skb_store_bytes(skb, packet->network, ip, sizeof(*ip), 0);
 	}
 	packet->ip.v6.hops -= flow->hops;
 	copy4(packet->ip.v6.source, flow->source);
 	copy4(packet->ip.v6.destination, flow->destination);
-	return bpf_skb_store_bytes(skb, ETH_HLEN, &packet->ip.v6, sizeof(packet->ip.v6), BPF_F_RECOMPUTE_CSUM);
+	return bpf_skb_store_bytes(skb, packet->network, &packet->ip.v6, sizeof(packet->ip.v6), BPF_F_RECOMPUTE_CSUM);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
 {
+	struct {
+		struct ethernet addresses;
+		__be16 kind;
+	} __packed ethernet = { flow->after, packet->key.family == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6) };
 	long error = 0;
 
 	if (flow->is_translated)
 		error |= translate(skb, packet, flow);
 	if (flow->is_translated || flow->hops)
 		error |= readdress(skb, packet, flow);
-	error |= bpf_skb_store_bytes(skb, 0, &flow->after, sizeof(flow->after), 0);
+	error |= bpf_skb_store_bytes(skb, packet->network - ETH_HLEN, &ethernet, sizeof(ethernet), 0);
 	if (flow->is_local && skb->pkt_type != PACKET_HOST)
 		error |= bpf_skb_change_type(skb, PACKET_HOST);
 	if (error) {
@@ -137,23 +143,36 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *packet,
 	skb->cb[1] = MARK1;
 	skb->cb[2] = MARK2;
 	skb->cb[3] = MARK3;
-	return flow->is_local ? bpf_redirect_peer(flow->ifindex, 0) : bpf_redirect(flow->ifindex, 0);
+	if (flow->is_local)
+		return bpf_redirect_peer(flow->ifindex, 0);
+	return bpf_redirect(flow->tunnel ? flow->uplink : flow->ifindex, 0);
 }
 
 static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 {
+	const struct tunnel *tunnel = 0;
+	struct envelope envelope = {};
 	struct packet packet = {};
-	struct flow flow;
 	struct settings *set;
 	enum counter verdict;
+	struct flow *flow;
 	__u32 zero = 0;
 	__u64 now;
 
-	if (!read(skb, &packet))
+	if (from_wire)
+		tunnel = arrives(skb, &envelope);
+	/* What the fast path does not take out of its outer header the device does, and it comes by here again. */
+	if (tunnel) {
+		if (!read_inside(skb, &envelope, &packet) || packet.control)
+			return TCX_NEXT;
+		packet.key.ifindex = tunnel->ifindex;
+	} else if (!read(skb, 0, skb->protocol, &packet)) {
 		return from_wire ? TCX_NEXT : pass(UNUSUAL);
+	}
 	if (packet.control) {
-		if (find(&packet.key, &flow))
-			end(&packet.key, &flow);
+		flow = find(&packet.key);
+		if (flow)
+			end(&packet.key, flow);
 		else if (from_wire && !endpoint_of(packet.key.family, packet.key.destination))
 			return TCX_NEXT;
 		return pass(CONTROL);
@@ -162,10 +181,15 @@ static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 	now = bpf_ktime_get_coarse_ns();
 	if (!set || now > set->until)
 		return from_wire ? TCX_NEXT : pass(UNATTENDED);
-	if (!find(&packet.key, &flow))
-		return leave(skb, &packet, from_wire, UNKNOWN);
-	verdict = judge(&packet, &flow, now, set->lifetime);
-	if (verdict != HIT)
+	flow = find(&packet.key);
+	verdict = flow ? judge(&packet, flow, now, set->lifetime) : UNKNOWN;
+	if (tunnel) {
+		if (verdict != HIT || unwrap(skb, envelope.length, &packet))
+			return TCX_NEXT;
+	} else if (verdict != HIT) {
 		return leave(skb, &packet, from_wire, verdict);
-	return forward(skb, &packet, &flow);
+	} else if (flow->tunnel && (!fits(skb) || wrap(skb, &packet, flow))) {
+		return leave(skb, &packet, from_wire, UNUSUAL);
+	}
+	return forward(skb, &packet, flow);
 }

@@ -4,6 +4,7 @@
 
 #include "conntrack.h"
 #include "fast_packet.h"
+#include "fast_tunnel.h"
 
 /* The slot of an address of another node's pod; 0 if it is none. */
 static __always_inline __u32 slot_elsewhere(__u8 family, const __be32 *words)
@@ -110,12 +111,12 @@ static __always_inline enum counter tracked(struct __sk_buff *skb, const struct 
 	return verdict;
 }
 
-static __always_inline int store(struct __sk_buff *skb, const struct packet *packet, const struct note *note,
-				 struct flow *flow, int to_wire)
+static __always_inline int store(struct __sk_buff *skb, const struct packet *packet, struct note *note, struct flow *flow,
+				 int to_wire)
 {
 	struct key key = note->key;
-	struct flow before;
-	int known;
+	struct flow *before;
+	int known = 0;
 
 	flow->validated = bpf_ktime_get_coarse_ns();
 	copy4(flow->source, packet->key.source);
@@ -125,35 +126,38 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 	flow->ifindex = packet->key.ifindex;
 	flow->hops = note->ttl - packet->ttl;
 	flow->is_local = !to_wire;
-	if (to_wire) {
-		flow->priority = skb->priority;
-		flow->mark = skb->mark;
-	}
+	flow->priority = to_wire ? skb->priority : 0;
+	flow->mark = to_wire ? skb->mark : 0;
 	flow->is_translated = !is_same4(key.source, flow->source) || !is_same4(key.destination, flow->destination) ||
 			      key.source_port != flow->source_port || key.destination_port != flow->destination_port;
+	flow->tunnel = 0;
 	flow->before = note->ethernet;
 	flow->after = packet->ethernet;
 	flow->biggest = packet->size;
-	known = find(&key, &before);
-	if (known && before.all == flow->all && before.near == flow->near && before.far == flow->far &&
-	    before.ifindex == flow->ifindex && before.biggest > flow->biggest) {
-		__u32 zero = 0;
-		struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	before = find(&key);
+	if (before) {
+		known = 1;
+		if (before->all == flow->all && before->near == flow->near && before->far == flow->far &&
+		    before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
+			__u32 zero = 0;
+			struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
-		/* What was let through within the lifetime still counts. */
-		if (set && flow->validated - before.validated <= set->lifetime)
-			flow->biggest = before.biggest;
+			/* What was let through within the lifetime still counts. */
+			if (set && flow->validated - before->validated <= set->lifetime)
+				flow->biggest = before->biggest;
+		}
 	}
 	flow->check = check_of(&key, flow);
 	if (bpf_map_update_elem(&flows, &key, flow, ANY))
 		return pass(FULL);
+	note->is_wrapped = to_wire;
 	return pass(known ? REFRESHED : LEARNED);
 }
 
 static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 {
 	struct packet packet = {};
-	struct flow flow = {};
+	struct flow *flow;
 	struct note *note;
 	enum counter verdict;
 	__u32 zero = 0;
@@ -161,22 +165,32 @@ static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 	if (skb->cb[0] == MARK0 && skb->cb[1] == MARK1 && skb->cb[2] == MARK2 && skb->cb[3] == MARK3)
 		return TCX_NEXT;
 	note = bpf_map_lookup_elem(&notes, &zero);
-	if (!note || !note->is_valid || (to_wire && note->from_wire))
+	if (!note)
 		return TCX_NEXT;
-	if (!read(skb, &packet) || packet.control)
+	if (to_wire && note->is_wrapped) {
+		note->is_wrapped = 0;
+		learn_outer(skb, note);
+		return TCX_NEXT;
+	}
+	if (!note->is_valid || (to_wire && note->from_wire))
+		return TCX_NEXT;
+	if (!read(skb, 0, skb->protocol, &packet) || packet.control)
 		return TCX_NEXT;
 	/* Of both ends one is never translated, or the flow is not for us. */
 	if (note->key.protocol != packet.key.protocol || note->key.family != packet.key.family)
 		return TCX_NEXT;
 	if (!is_same4(note->key.source, packet.key.source) && !is_same4(note->key.destination, packet.key.destination))
 		return TCX_NEXT;
-	flow.near_slot = slot_of(note->key.family, note->key.source, note->from_wire, note->key.ifindex);
-	flow.far_slot = slot_of(packet.key.family, packet.key.destination, to_wire, packet.key.ifindex);
-	if (flow.near_slot < FIRST_SLOT || flow.far_slot < FIRST_SLOT)
+	flow = place(LEARNED_NOW);
+	if (!flow)
+		return TCX_NEXT;
+	flow->near_slot = slot_of(note->key.family, note->key.source, note->from_wire, note->key.ifindex);
+	flow->far_slot = slot_of(packet.key.family, packet.key.destination, to_wire, packet.key.ifindex);
+	if (flow->near_slot < FIRST_SLOT || flow->far_slot < FIRST_SLOT)
 		return pass(OUTSIDE);
-	flow.all = generation(SLOT_ALL);
-	flow.near = generation(flow.near_slot);
-	flow.far = generation(flow.far_slot);
+	flow->all = generation(SLOT_ALL);
+	flow->near = generation(flow->near_slot);
+	flow->far = generation(flow->far_slot);
 	/* Who changes something counts the sequence last; the packet was noted before all of it was decided. */
 	barrier();
 	if (note->sequence != generation(SLOT_SEQUENCE))
@@ -187,5 +201,5 @@ static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 	note->is_valid = 0;
 	if (note->start != packet.start || (__u8)(note->ttl - packet.ttl) > 1)
 		return pass(DIFFERENT);
-	return store(skb, &packet, note, &flow, to_wire);
+	return store(skb, &packet, note, flow, to_wire);
 }

@@ -22,6 +22,32 @@ struct ethernet {
 	__u32 words[3];
 };
 
+/* RFC 7348, section 5: flags and reserved bits, and the network identifier with eight more. */
+struct vxlan {
+	__be32 flags;
+	__be32 vni;
+};
+
+/* What VXLAN puts before a frame, from the outer Ethernet header on. */
+union outer {
+	struct {
+		__u8 unused[2];
+		__u8 ethernet[ETH_HLEN];
+		struct ipv4 ip;
+		struct udp udp;
+		struct vxlan vxlan;
+	} v4;
+	struct {
+		__u8 unused[2];
+		__u8 ethernet[ETH_HLEN];
+		struct ipv6 ip;
+		struct udp udp;
+		struct vxlan vxlan;
+	} v6;
+	/* It begins two bytes in, so that what is longer than a byte is where the processor likes it. */
+	__u8 bytes[72];
+};
+
 /* What becomes of a flow's packets. */
 struct flow {
 	/* Of the key and all that follows; see is_whole. */
@@ -38,7 +64,7 @@ struct flow {
 	__be32 destination[4];
 	__be16 source_port;
 	__be16 destination_port;
-	/* Where it leaves. */
+	/* Where it leaves, or goes into a tunnel. */
 	__u32 ifindex;
 	/* The biggest packet that the kernel's path has let through, in bytes from the IP header on. */
 	__u32 biggest;
@@ -48,16 +74,21 @@ struct flow {
 	__u8 is_local;
 	/* Whether addresses or ports change. */
 	__u8 is_translated;
-	__u8 unused;
+	/* The family of the outer header that it is known to get, 4 or 6; 0: none. */
+	__u8 tunnel;
 	/* The Ethernet header before and after. */
 	struct ethernet before;
 	struct ethernet after;
 	/* What queueing disciplines and filters on the wire may go by; 0 where it leaves into a pod. */
 	__u32 priority;
 	__u32 mark;
+	/* Where it leaves with the outer header, and that header. */
+	__u32 uplink;
+	__u32 unused;
+	union outer outer;
 };
 
-_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 128, "layout.rs has the same");
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 208, "layout.rs has the same");
 
 /* A packet that went the kernel's path, as it entered. */
 struct note {
@@ -69,13 +100,27 @@ struct note {
 	__u8 ttl;
 	__u8 is_valid;
 	__u8 from_wire;
-	__u8 unused[5];
+	/* Its flow is known by now, and it is on its way to get an outer header. */
+	__u8 is_wrapped;
+	__u8 unused[4];
 };
 
 /* A pod on this node. */
 struct endpoint {
 	__u32 ifindex;
 	__u32 slot;
+};
+
+/* A VXLAN device. */
+struct tunnel {
+	/* 0 if there is none. */
+	__u32 ifindex;
+	/* As it stands in the header. */
+	__be32 vni;
+	__be16 port;
+	__u16 unused;
+	/* The underlay address of this node. */
+	__be32 local[4];
 };
 
 struct settings {
@@ -103,6 +148,16 @@ struct {
 	__type(value, struct note);
 } notes SEC(".maps");
 
+/* Flows are looked at here: they are too large for the stack. */
+enum scratch { FOUND, LEARNED_NOW, SCRATCH };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SCRATCH);
+	__type(key, __u32);
+	__type(value, struct flow);
+} scratch SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -126,6 +181,23 @@ struct {
 	__type(key, struct prefix6);
 	__type(value, __u32);
 } ranges6 SEC(".maps");
+
+/* The underlay addresses of other nodes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 131072);
+	__type(key, struct address);
+	__type(value, __u32);
+} hosts SEC(".maps");
+
+/* The devices by the family of the underlay, IPv4 first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct tunnel);
+} tunnels SEC(".maps");
 
 /* A flow is good as long as the numbers in its slots are what they were. */
 enum { SLOT_ALL, SLOT_SEQUENCE, FIRST_SLOT, SLOTS = 65536 };

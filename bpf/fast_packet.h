@@ -15,6 +15,8 @@ struct packet {
 	__u32 start;
 	/* In bytes from the IP header on; of a GSO packet, that of its segments. */
 	__u32 size;
+	/* Where the headers are. */
+	__u32 network;
 	__u32 transport;
 	__u8 ttl;
 	__u8 control;
@@ -43,21 +45,25 @@ static __always_inline __u64 generation(__u32 slot)
 	return value ? *(volatile __u64 *)value : 0;
 }
 
-/* Whether it is a packet that flows are made of; if so, what it says of itself. */
-static __always_inline int read(struct __sk_buff *skb, struct packet *packet)
+/*
+ * Whether it is a packet that flows are made of; if so, what it says of itself. The Ethernet header is `at` bytes in, and
+ * that of a packet of the kind.
+ */
+static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, struct packet *packet)
 {
-	__u32 available = skb->len - ETH_HLEN;
+	__u32 network = at + ETH_HLEN;
+	__u32 available = skb->len - network;
 	__u32 header;
 	__be16 ports[2];
 
 	if (skb->vlan_present)
 		return 0;
-	if (bpf_skb_load_bytes(skb, 0, &packet->ethernet, sizeof(packet->ethernet)))
+	if (bpf_skb_load_bytes(skb, at, &packet->ethernet, sizeof(packet->ethernet)))
 		return 0;
-	if (skb->protocol == be16(ETH_P_IP)) {
+	if (kind == be16(ETH_P_IP)) {
 		struct ipv4 *ip = &packet->ip.v4;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
+		if (bpf_skb_load_bytes(skb, network, ip, sizeof(*ip)))
 			return 0;
 		if (ip->version_length != 0x45 || ip->fragment & be16(MORE_FRAGMENTS | FRAGMENT_OFFSET))
 			return 0;
@@ -70,10 +76,10 @@ static __always_inline int read(struct __sk_buff *skb, struct packet *packet)
 		packet->key.destination[0] = ip->destination;
 		packet->start = ip->version_length << 8 | ip->tos;
 		packet->ttl = ip->ttl;
-	} else if (skb->protocol == be16(ETH_P_IPV6)) {
+	} else if (kind == be16(ETH_P_IPV6)) {
 		struct ipv6 *ip = &packet->ip.v6;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
+		if (bpf_skb_load_bytes(skb, network, ip, sizeof(*ip)))
 			return 0;
 		if (ip->version_class >> 4 != 6 || be16(ip->length) + sizeof(*ip) != available)
 			return 0;
@@ -87,7 +93,8 @@ static __always_inline int read(struct __sk_buff *skb, struct packet *packet)
 	} else {
 		return 0;
 	}
-	packet->transport = ETH_HLEN + header;
+	packet->network = network;
+	packet->transport = network + header;
 	if (bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
 		return 0;
 	packet->key.source_port = ports[0];
@@ -122,22 +129,34 @@ static __always_inline __u64 check_of(const struct key *key, const struct flow *
 	for (unsigned int i = 0; i < sizeof(*key) / 8; i++)
 		total += words[i] * (0x9e3779b97f4a7c15ULL * (i + 1) | 1);
 	words = (const __u64 *)flow;
-#pragma unroll
+#pragma nounroll
 	for (unsigned int i = 1; i < sizeof(*flow) / 8; i++)
 		total += words[i] * (0xd6e8feb86659fd93ULL * (i + 1) | 1);
 	return total;
 }
 
-/* A flow as it is in the map; 0 if there is none, or it is being changed. */
-static __always_inline int find(const struct key *key, struct flow *flow)
+/* This processor's place for a flow. */
+static __always_inline struct flow *place(enum scratch which)
+{
+	__u32 key = which;
+
+	return bpf_map_lookup_elem(&scratch, &key);
+}
+
+/* A copy of a flow as it is in the map; 0 if there is none, or it is being changed. */
+static __always_inline struct flow *find(const struct key *key)
 {
 	const struct flow *found = bpf_map_lookup_elem(&flows, key);
+	struct flow *flow;
 
 	if (!found)
 		return 0;
+	flow = place(FOUND);
+	if (!flow)
+		return 0;
 	__builtin_memcpy(flow, found, sizeof(*flow));
 	barrier();
-	return flow->check == check_of(key, flow);
+	return flow->check == check_of(key, flow) ? flow : 0;
 }
 
 static __always_inline struct endpoint *endpoint_of(__u8 family, const __be32 *words)

@@ -77,19 +77,13 @@ enum counter {
 
 #include "counters.h"
 
-enum { OUTER_TTL = 64, DONT_FRAGMENT = 0x4000 };
+enum { OUTER_TTL = 64 };
 enum { SLACK = 4 };
-enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
 
 static __always_inline int drop(enum counter reason)
 {
 	count(reason);
 	return TCX_DROP;
-}
-
-static __always_inline __u8 traffic_class(const struct ipv6 *header)
-{
-	return header->version_class << 4 | header->class_flow >> 4;
 }
 
 static __always_inline int is_tunnel(__u8 protocol)

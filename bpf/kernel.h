@@ -82,10 +82,13 @@ enum {
 	BPF_F_ADJ_ROOM_FIXED_GSO = 1 << 0,
 	BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 = 1 << 1,
 	BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 = 1 << 2,
+	BPF_F_ADJ_ROOM_ENCAP_L4_UDP = 1 << 4,
 	BPF_F_ADJ_ROOM_NO_CSUM_RESET = 1 << 5,
+	BPF_F_ADJ_ROOM_ENCAP_L2_ETH = 1 << 6,
 	BPF_F_ADJ_ROOM_DECAP_L3_IPV4 = 1 << 7,
 	BPF_F_ADJ_ROOM_DECAP_L3_IPV6 = 1 << 8,
 };
+#define BPF_F_ADJ_ROOM_ENCAP_L2(length) ((__u64)(length) << 56)
 
 /* TCX_NEXT leaves the packet to the next program on the link, and after the last one to the kernel. */
 enum { TCX_NEXT = -1, TCX_DROP = 2 };
@@ -98,6 +101,7 @@ enum { EALREADY = 114 };
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void *from, __u32 len, __u64 flags) = (void *)9;
 static long (*bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;

@@ -45,7 +45,20 @@ struct ipv6 {
 	__be32 destination[4];
 };
 
-enum { MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+struct udp {
+	__be16 source;
+	__be16 destination;
+	__be16 length;
+	__be16 checksum;
+};
+
+enum { DONT_FRAGMENT = 0x4000, MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
+enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
+
+static __always_inline __u8 traffic_class(const struct ipv6 *header)
+{
+	return header->version_class << 4 | header->class_flow >> 4;
+}
 
 static __always_inline void copy4(__be32 *to, const __be32 *from)
 {

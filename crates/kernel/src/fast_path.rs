@@ -185,6 +185,7 @@ fn put(fast: &mut Fast, place: &Place) -> Result<()> {
             };
             fast.set_pod(*address, there.then_some(link))
         }
+        Place::Node(address) => fast.set_host(*address, true),
         Place::Elsewhere(net) => fast.set_range(*net, true),
     }
 }
@@ -198,6 +199,7 @@ fn take(fast: &mut Fast, place: &Place, left: &BTreeSet<Place>) -> Result<()> {
             let shares = |other: &Place| matches!(other, Place::Pod(_, other) if other == link);
             if left.iter().any(shares) { Ok(()) } else { fast.set_link(link, None).map(drop) }
         }
+        Place::Node(address) => fast.set_host(*address, false),
         Place::Elsewhere(net) => fast.set_range(*net, false),
     }
 }

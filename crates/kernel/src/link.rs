@@ -50,7 +50,7 @@ pub struct LinkState {
 pub enum LinkKind {
     /// A bridge.
     Bridge,
-    /// A VXLAN device that learns nothing.
+    /// A VXLAN device that learns nothing, and takes packets without a checksum of UDP.
     Vxlan {
         /// Its network identifier.
         vni: u32,
@@ -200,6 +200,7 @@ fn is_hairpin(infos: &[LinkInfo]) -> bool {
 
 fn vxlan(data: &[InfoVxlan]) -> LinkKind {
     let (mut identifier, mut udp, mut source, mut plain) = (0, 0, None, true);
+    let mut takes_unsummed = false;
     for info in data {
         match info {
             InfoVxlan::Id(id) => identifier = *id,
@@ -209,9 +210,11 @@ fn vxlan(data: &[InfoVxlan]) -> LinkKind {
             InfoVxlan::Learning(true) | InfoVxlan::CollectMetadata(true) => plain = false,
             InfoVxlan::Link(index) => plain &= *index == 0,
             InfoVxlan::Group(_) | InfoVxlan::Group6(_) => plain = false,
+            InfoVxlan::UDPZeroCsumRX(takes) => takes_unsummed = *takes,
             _ => {}
         }
     }
+    plain &= takes_unsummed || !matches!(source, Some(IpAddr::V6(_)));
     if plain {
         LinkKind::Vxlan { vni: identifier, port: udp, local: source }
     } else {
@@ -337,7 +340,7 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
         Link::Bridge { .. } => info.push(LinkInfo::Kind(InfoKind::Bridge)),
         Link::Vxlan { vni, port, local, .. } => {
             info.push(LinkInfo::Kind(InfoKind::Vxlan));
-            info.push(LinkInfo::Data(InfoData::Vxlan(vec![
+            let mut data = vec![
                 InfoVxlan::Id(vni.value()),
                 match local {
                     IpAddr::V4(address) => InfoVxlan::Local(*address),
@@ -345,7 +348,12 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
                 },
                 InfoVxlan::Port(port.value()),
                 InfoVxlan::Learning(false),
-            ])));
+            ];
+            if local.is_ipv6() {
+                // The fast path of other nodes leaves it out, as RFC 6935 allows and IPv4 does without being told.
+                data.push(InfoVxlan::UDPZeroCsumRX(true));
+            }
+            info.push(LinkInfo::Data(InfoData::Vxlan(data)));
         }
     }
     message.attributes.push(LinkAttribute::LinkInfo(info));

@@ -16,6 +16,8 @@ pub enum Place {
     Wire(LinkName),
     /// A pod of this node.
     Pod(IpAddr, LinkName),
+    /// Another node, by an underlay address.
+    Node(IpAddr),
     /// Pods elsewhere.
     Elsewhere(IpNet),
 }
@@ -39,6 +41,10 @@ pub fn place(key: &Key) -> Option<Place> {
             Some(Place::Wire(link.clone()))
         }
         Key::Route(destination) => Some(Place::Elsewhere(*destination)),
+        Key::Member(Member { set, key, .. }) if *set == NODES => match &key[..] {
+            [Value::Address(address)] => Some(Place::Node(*address)),
+            _ => None,
+        },
         Key::Member(Member { set, key, .. }) if [POD_ADDRESSES, POD_ADDRESSES6].contains(set) => {
             match &key[..] {
                 [Value::Link(link), Value::Address(address)] if !is_link_local(address) => {
@@ -54,7 +60,8 @@ pub fn place(key: &Key) -> Option<Place> {
 /// The flows for which a change of an entry can matter.
 pub fn reach(key: &Key) -> Reach {
     match key {
-        // The kernel's VXLAN device and the programs on the uplinks go by them for each packet.
+        // The programs on the uplinks go by them for each packet. A VXLAN device's forwarding entry has never another
+        // node for an Ethernet address, and goes with the routes that lead there.
         Key::Forwarding(..) | Key::TunnelLocal(_) | Key::TunnelNode(_) => Reach::Nothing,
         Key::Route(destination) | Key::TunnelRoute(destination) => Reach::At(*destination),
         Key::Neighbour(_, address) => Reach::At((*address).into()),

@@ -2,11 +2,16 @@
 //!
 //! Addresses are in network byte order, numbers in the machine's.
 
+use std::net::IpAddr;
+
+use crate::bpf::layout::address;
+use crate::link::{LinkKind, LinkState};
+
 /// `struct key`.
 pub(super) type KeyBytes = [u8; 48];
 
 /// `struct flow`.
-pub(super) type FlowBytes = [u8; 128];
+pub(super) type FlowBytes = [u8; 208];
 
 /// `struct settings`: until (ns), lifetime (ns), established (ms).
 pub(super) type Settings = [u64; 3];
@@ -36,4 +41,23 @@ impl Endpoint {
     pub(super) fn read([link, slot]: [u32; 2]) -> Endpoint {
         Endpoint { link, slot }
     }
+}
+
+/// `struct tunnel`.
+pub(super) type TunnelBytes = [u8; 28];
+
+/// What the programs know of a VXLAN device, and its place in their map; `None` if it is none.
+pub(super) fn tunnel(link: &LinkState) -> Option<(u32, TunnelBytes)> {
+    let LinkKind::Vxlan { vni, port, local: Some(local) } = link.kind else { return None };
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&link.index.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&(vni << 8).to_be_bytes());
+    bytes[8..10].copy_from_slice(&port.to_be_bytes());
+    bytes[12..].copy_from_slice(&address(local)[4..]);
+    Some((place(local), bytes))
+}
+
+/// The place of a tunnel by the family of its underlay.
+fn place(local: IpAddr) -> u32 {
+    u32::from(local.is_ipv6())
 }

@@ -10,7 +10,7 @@ use netlink_packet_route::tc::{TcAttribute, TcMessage};
 
 use super::object::{Hook, Object};
 use crate::bpf::failed;
-use crate::link;
+use crate::link::{self, LinkState};
 use crate::rtnl::RouteSocket;
 use crate::{Error, Result};
 
@@ -28,6 +28,8 @@ pub enum Side {
 pub(super) struct Attached {
     pub(super) index: u32,
     pub(super) side: Side,
+    /// Whether nobody else had a program for what leaves by it.
+    pub(super) is_plain: bool,
     _programs: [SchedClassifierLink; 2],
 }
 
@@ -38,19 +40,21 @@ impl Attached {
             Side::Pod => (Hook::FromPod, Hook::ToPod),
             Side::Wire => (Hook::FromWire, Hook::ToWire),
         };
+        let plain = is_plain(name);
+        let is_plain = plain.is_ok();
         if side == Side::Pod {
-            is_plain(name)?;
+            plain?;
         }
         // Inside of IP in IP, and behind all who want to see what comes.
         let entering = attach(object, enter, name, TcAttachType::Ingress, LinkOrder::last())?;
         let leaving = attach(object, leave, name, TcAttachType::Egress, LinkOrder::first())?;
-        Ok(Attached { index, side, _programs: [entering, leaving] })
+        Ok(Attached { index, side, is_plain, _programs: [entering, leaving] })
     }
 }
 
-/// The index of a link; `None` if there is none.
-pub(super) fn index(name: &LinkName) -> Result<Option<u32>> {
-    Ok(link::read(&mut RouteSocket::open()?, name)?.map(|state| state.index))
+/// A link; `None` if there is none.
+pub(super) fn find(name: &LinkName) -> Result<Option<LinkState>> {
+    link::read(&mut RouteSocket::open()?, name)
 }
 
 /// The links with queueing disciplines that do something, those for what comes included.

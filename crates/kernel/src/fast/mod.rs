@@ -24,7 +24,7 @@ use model::LinkName;
 pub use counters::Counters;
 pub(crate) use forget::directory;
 pub use forget::forget;
-use layout::Endpoint;
+use layout::{Endpoint, TunnelBytes};
 use links::Attached;
 pub use links::Side;
 use object::Object;
@@ -52,6 +52,8 @@ pub struct Fast {
     pods: BTreeMap<IpAddr, Endpoint>,
     ranges: BTreeMap<IpNet, u32>,
     links: BTreeMap<LinkName, Attached>,
+    /// VXLAN devices, and where and how they stand in the map.
+    tunnels: BTreeMap<LinkName, (u32, TunnelBytes)>,
     /// Links with queueing disciplines, as of the last look.
     shaped: BTreeSet<u32>,
     pins: Option<PathBuf>,
@@ -76,6 +78,7 @@ impl Fast {
             pods: BTreeMap::new(),
             ranges: BTreeMap::new(),
             links: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
             shaped: BTreeSet::new(),
             pins: pins.map(Path::to_owned),
         };
@@ -99,11 +102,13 @@ impl Fast {
     /// If the kernel refuses it. [`crate::Error::Foreign`] if others have something on a pod's link that packets would pass by; it
     /// has no programs then.
     pub fn set_link(&mut self, name: &LinkName, side: Option<Side>) -> Result<bool> {
-        let index = links::index(name)?;
-        let (Some(side), Some(index)) = (side, index) else {
+        let found = links::find(name)?;
+        let (Some(side), Some(found)) = (side, &found) else {
             self.links.remove(name);
-            return Ok(index.is_some());
+            self.set_tunnel(name, None)?;
+            return Ok(found.is_some());
         };
+        let index = found.index;
         if side == Side::Pod && self.shaped.contains(&index) {
             self.links.remove(name);
             return Err(links::refuse_shaped(name));
@@ -113,7 +118,43 @@ impl Fast {
             let attached = Attached::new(&mut self.object, name, index, side)?;
             self.links.insert(name.clone(), attached);
         }
+        // Packets would pass by what others have on it.
+        let is_plain =
+            self.links.get(name).is_some_and(|there| there.is_plain) && !self.shaped.contains(&index);
+        self.set_tunnel(name, layout::tunnel(found).filter(|_| is_plain))?;
         Ok(true)
+    }
+
+    /// Has packets into a VXLAN device get their outer header at once, as what leaves the device has it, and lose it where
+    /// they come in; `None`: no more.
+    fn set_tunnel(&mut self, name: &LinkName, tunnel: Option<(u32, TunnelBytes)>) -> Result<()> {
+        if self.tunnels.get(name) == tunnel.as_ref() {
+            return Ok(());
+        }
+        let what = || format!("say to the fast path how packets leave {name}");
+        if let Some((place, _)) = self.tunnels.remove(name) {
+            self.object.tunnels.set(place, [0; size_of::<TunnelBytes>()], 0).map_err(failed(what()))?;
+        }
+        self.invalidate()?;
+        if let Some((place, bytes)) = tunnel {
+            self.object.tunnels.set(place, bytes, 0).map_err(failed(what()))?;
+            self.tunnels.insert(name.clone(), (place, bytes));
+        }
+        Ok(())
+    }
+
+    /// Says that an underlay address is another node's, or is no more: packets in VXLAN from there are taken.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_host(&mut self, address: IpAddr, is_there: bool) -> Result<()> {
+        let key = keys::address(address);
+        let done = if is_there {
+            unless(libc::E2BIG, self.object.hosts.insert(key, 0, 0))
+        } else {
+            unless(libc::ENOENT, self.object.hosts.remove(&key))
+        };
+        done.map_err(failed(format!("say to the fast path whether {address} is a node")))
     }
 
     /// The links that have the programs.
@@ -127,7 +168,7 @@ impl Fast {
     /// # Errors
     /// If the kernel refuses it.
     pub fn set_pod(&mut self, address: IpAddr, link: Option<&LinkName>) -> Result<()> {
-        let index = link.map(links::index).transpose()?.flatten();
+        let index = link.map(links::find).transpose()?.flatten().map(|link| link.index);
         if self.pods.get(&address).map(|pod| pod.link) == index {
             return Ok(());
         }

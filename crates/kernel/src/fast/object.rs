@@ -9,7 +9,7 @@ use aya::programs::SchedClassifier;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::BtfKind;
 
-use super::layout::{FlowBytes, KeyBytes, Settings};
+use super::layout::{FlowBytes, KeyBytes, Settings, TunnelBytes};
 use crate::bpf::layout::AddressBytes;
 use crate::bpf::{failed, map, program};
 use crate::{Error, Result};
@@ -62,6 +62,9 @@ pub(super) struct Object {
     pub(super) endpoints: HashMap<MapData, AddressBytes, [u32; 2]>,
     pub(super) ranges4: LpmTrie<MapData, [u8; 4], u32>,
     pub(super) ranges6: LpmTrie<MapData, [u8; 16], u32>,
+    /// The underlay addresses of other nodes.
+    pub(super) hosts: HashMap<MapData, AddressBytes, u32>,
+    pub(super) tunnels: Array<MapData, TunnelBytes>,
     pub(super) generations: Array<MapData, u64>,
     pub(super) settings: Array<MapData, Settings>,
     /// By the numbers of `enum counter`.
@@ -91,6 +94,8 @@ impl Object {
             endpoints: map(&mut programs, "endpoints")?,
             ranges4: map(&mut programs, "ranges4")?,
             ranges6: map(&mut programs, "ranges6")?,
+            hosts: map(&mut programs, "hosts")?,
+            tunnels: map(&mut programs, "tunnels")?,
             generations: map(&mut programs, "generations")?,
             settings: map(&mut programs, "settings")?,
             counters: map(&mut programs, "counters")?,

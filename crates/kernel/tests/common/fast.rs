@@ -51,6 +51,11 @@ pub fn attachment(node: u32, number: u8) -> Attachment {
 impl Nodes {
     /// With two pods on each of them, 2 and 3.
     pub fn new(sending: Sending, fast_path: bool) -> Nodes {
+        Nodes::over(&Family::BOTH, sending, fast_path)
+    }
+
+    /// Nodes that have addresses of these families only.
+    pub fn over(families: &[Family], sending: Sending, fast_path: bool) -> Nodes {
         let bpffs = Bpffs::mount();
         let tests = [TestNs::new("one"), TestNs::new("two")];
         tests[0].run(&format!("ip link add eth0 type veth peer name eth0 netns {}", tests[1].name));
@@ -61,7 +66,7 @@ impl Nodes {
             test.run(&format!("ip addr add 172.16.0.{host}/16 dev eth0"));
             test.run(&format!("ip addr add 2001:db8::{host}/64 dev eth0 nodad"));
             test.run("ip link set eth0 up");
-            nodes.push(Node::new(number, test, &bpffs, network(sending, fast_path)));
+            nodes.push(Node::new(number, test, &bpffs, families, network(sending, fast_path)));
         }
         Nodes { nodes, bpffs }
     }
@@ -104,11 +109,17 @@ impl Nodes {
 }
 
 impl Node {
-    fn new(number: u32, test: TestNs, bpffs: &Bpffs, network: NetworkConfig) -> Node {
+    fn new(number: u32, test: TestNs, bpffs: &Bpffs, families: &[Family], network: NetworkConfig) -> Node {
         let mut planner = Planner::new(cluster::name(number));
         planner.update(Input::Network(network));
         for other in 0..2 {
-            planner.update(Input::Node(cluster::node(other, Stack::Dual)));
+            let mut other = cluster::node(other, Stack::Dual);
+            let mut addresses = PerFamily::default();
+            for family in families {
+                addresses.insert(*family, *other.addresses.of(*family).unwrap());
+            }
+            other.addresses = addresses;
+            planner.update(Input::Node(other));
         }
         let on_eth0 = |net: String| {
             let net = net.parse().unwrap();
@@ -116,8 +127,8 @@ impl Node {
         };
         let host = number + 1;
         let underlay = PerFamily {
-            v4: on_eth0(format!("172.16.0.{host}/16")),
-            v6: on_eth0(format!("2001:db8::{host}/64")),
+            v4: on_eth0(format!("172.16.0.{host}/16")).filter(|_| families.contains(&Family::V4)),
+            v6: on_eth0(format!("2001:db8::{host}/64")).filter(|_| families.contains(&Family::V6)),
         };
         planner.update(Input::Underlay(underlay));
         let attachments = [2, 3].map(|pod| attachment(number, pod));

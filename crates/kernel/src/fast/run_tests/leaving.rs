@@ -6,11 +6,11 @@ use std::process::Command;
 use model::Family;
 
 use super::super::object::Hook;
-use super::scene::{BRIDGE, Fate, NEXT, POD, Packet, Scene, Transport, UPLINK, address, run};
+use super::scene::{BRIDGE, Fate, Flow, NEXT, POD, Packet, Scene, Transport, UPLINK, address, run};
 
 /// A packet that enters the node and leaves it.
 #[derive(Clone)]
-struct Journey {
+pub(super) struct Journey {
     enter: (Hook, &'static str),
     leave: (Hook, &'static str),
     entered: Packet,
@@ -43,6 +43,13 @@ fn journey(enter: (Hook, &'static str), leave: (Hook, &'static str), entered: Pa
 }
 
 impl Journey {
+    /// That of a flow's packets.
+    pub(super) fn of(flow: &Flow, enter: (Hook, &'static str), leave: (Hook, &'static str)) -> Journey {
+        let (entered, leaves) = (flow.entered.clone(), flow.leaves.clone());
+        let (opened, answered) = ((entered.from, entered.to), (leaves.to, leaves.from));
+        Journey { enter, leave, entered, leaves, opened, answered }
+    }
+
     /// A connection to a service: the packet is one to it.
     fn asking(mut self) -> Journey {
         self.entered.to = SocketAddr::new(address("service", Family::of(&self.entered.to.ip())), 8080);
@@ -71,7 +78,7 @@ impl Journey {
         run(&words);
     }
 
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         match self.entered.transport {
             Transport::Tcp => self.track(&["--state", "ESTABLISHED", "-u", "ASSURED,SEEN_REPLY"]),
             Transport::Udp => self.track(&["-u", "ASSURED,SEEN_REPLY"]),
@@ -111,7 +118,7 @@ impl Journey {
     }
 }
 
-fn forget_connections() {
+pub(super) fn forget_connections() {
     for family in ["ipv4", "ipv6"] {
         run(&["conntrack", "-F", "-f", family]);
     }

@@ -5,6 +5,7 @@
 mod entering;
 mod leaving;
 mod scene;
+mod tunnel;
 
 use super::object::{Hook, Object};
 

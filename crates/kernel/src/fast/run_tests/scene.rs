@@ -11,10 +11,14 @@ use etherparse::{IpNumber, PacketBuilder};
 use model::{Family, LinkName};
 
 use super::super::object::Hook;
-use super::super::{ATTENTION, Counters, Fast, LIFETIME, layout};
+use super::super::{ATTENTION, Counters, Fast, LIFETIME, Side, layout};
 use crate::netns::{self, Guard, NetNs};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// What the tunnels of both families have in common.
+pub(super) const VNI: u32 = 7;
+pub(super) const PORT: u16 = 4790;
 
 /// Ethernet addresses: of pods, of the node towards pods and wire, of another node.
 pub(super) const POD: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -30,6 +34,8 @@ pub(super) fn address(who: &str, family: Family) -> IpAddr {
         "far" => ["10.128.1.2", "fd00:10:0:1::2"],
         "service" => ["10.96.0.10", "fd00:96::10"],
         "outside" => ["192.0.2.1", "2001:db8:f::1"],
+        "node" => ["172.16.0.1", "2001:db8::1"],
+        "other node" => ["172.16.0.2", "2001:db8::2"],
         _ => panic!("{who} is nobody"),
     };
     match family {
@@ -138,6 +144,8 @@ impl Scene {
         for name in ["pod", "neighbour", "wire"] {
             run(&["ip", "link", "add", name, "type", "veth", "peer", "name", &format!("{name}-peer")]);
         }
+        // So that the kernel takes what is for it as for this node.
+        run(&["ip", "link", "set", "wire", "address", &model::MacAddr(UPLINK).to_string()]);
         let mut fast = Fast::open(None).unwrap();
         for family in Family::BOTH {
             for pod in ["pod", "neighbour"] {
@@ -148,13 +156,20 @@ impl Scene {
                 Family::V6 => "fd00:10:0:1::/64",
             };
             fast.set_range(range.parse().unwrap(), true).unwrap();
+            let (local, vni, port) = (address("node", family).to_string(), VNI.to_string(), PORT.to_string());
+            let name = tunnel(family);
+            let device =
+                ["vxlan", "id", &vni, "local", &local, "dstport", &port, "nolearning", "udp6zerocsumrx"];
+            run(&[&["ip", "link", "add", name, "type"][..], &device].concat());
+            fast.set_link(&link(name), Some(Side::Wire)).unwrap();
+            fast.set_host(address("other node", family), true).unwrap();
         }
         fast.attend_for(ATTENTION * 1000, LIFETIME * 1000).unwrap();
         Scene { fast, path, before: Counters::default(), _guard: guard, _namespace: namespace }
     }
 
     pub(super) fn index(&self, name: &str) -> u32 {
-        super::super::links::index(&link(name)).unwrap().unwrap()
+        super::super::links::find(&link(name)).unwrap().unwrap().index
     }
 
     pub(super) fn run(&mut self, hook: Hook, at: &str, frame: &[u8]) -> Fate {
@@ -262,7 +277,7 @@ impl Flow {
     fn bytes(&self, scene: &Scene, key: &layout::KeyBytes) -> layout::FlowBytes {
         let Flow { entered, leaves, at, age, biggest } = self;
         let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
-        let mut flow = [0; 128];
+        let mut flow = [0; 208];
         let now = crate::clock::monotonic().unwrap();
         flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
         for (at, slot) in [(16, layout::ALL), (24, near), (32, far)] {
@@ -277,7 +292,7 @@ impl Flow {
         flow[84..88].copy_from_slice(&scene.index(at).to_ne_bytes());
         flow[88..92].copy_from_slice(&biggest.to_ne_bytes());
         flow[92] = entered.hops - leaves.hops;
-        flow[93] = u8::from(*at != "wire");
+        flow[93] = u8::from(["pod", "neighbour"].contains(at));
         flow[94] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
         flow[96..108].copy_from_slice(&entered.ethernet.concat());
         flow[108..120].copy_from_slice(&leaves.ethernet.concat());
@@ -297,6 +312,14 @@ pub(super) fn check(key: &layout::KeyBytes, flow: &layout::FlowBytes) -> u64 {
         })
     };
     total(key, 0, 0x9e37_79b9_7f4a_7c15).wrapping_add(total(flow, 1, 0xd6e8_feb8_6659_fd93))
+}
+
+/// The VXLAN device whose underlay is of a family.
+pub(super) fn tunnel(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "vxlan4",
+        Family::V6 => "vxlan6",
+    }
 }
 
 pub(super) fn link(name: &str) -> LinkName {
