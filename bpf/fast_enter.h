@@ -55,7 +55,7 @@ static __always_inline enum counter judge(const struct packet *packet, const str
 	const __u32 *one = packet->ethernet.words, *other = flow->before.words;
 
 	if (flow->all != generation(SLOT_ALL) || flow->near != generation(flow->near_slot) ||
-	    flow->far != generation(flow->far_slot))
+	    flow->far != generation(flow->far_slot) || flow->service != generation(flow->service_slot))
 		return STALE;
 	/* Another processor may have had it meanwhile. */
 	if ((__s64)(now - flow->validated) > (__s64)lifetime)

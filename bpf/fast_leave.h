@@ -35,6 +35,22 @@ static __always_inline __u32 slot_of(__u8 family, const __be32 *words, int is_wi
 	return endpoint && endpoint->ifindex == ifindex ? endpoint->slot : 0;
 }
 
+/* The slot of the frontend with an address, a port and a protocol. */
+static __always_inline __u32 frontend_slot(const __be32 *words, __be16 port, __u8 protocol)
+{
+	__u32 mixed = words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7 ^ ((__u32)port << 8 | protocol);
+
+	return FIRST_SERVICE_SLOT + (mixed * 0x9e3779b1U >> 16) % SERVICE_SLOTS;
+}
+
+/* The slot of the service that a flow may be to: the one whose answers these are, or the one that is asked. */
+static __always_inline __u32 service_slot(const struct key *was, const struct key *is)
+{
+	if (!is_same4(was->source, is->source) || was->source_port != is->source_port)
+		return frontend_slot(is->source, is->source_port, is->protocol);
+	return frontend_slot(was->destination, was->destination_port, was->protocol);
+}
+
 /* Whether a packet leaves as the answers to it say that it should: as the tuple of the other direction, turned round. */
 static __always_inline int is_answered_by(const struct nf_conntrack_tuple *other, const struct key *key)
 {
@@ -138,7 +154,7 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 	if (before) {
 		known = 1;
 		if (before->all == flow->all && before->near == flow->near && before->far == flow->far &&
-		    before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
+		    before->service == flow->service && before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
 			__u32 zero = 0;
 			struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
@@ -188,9 +204,11 @@ static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 	flow->far_slot = slot_of(packet.key.family, packet.key.destination, to_wire, packet.key.ifindex);
 	if (flow->near_slot < FIRST_SLOT || flow->far_slot < FIRST_SLOT)
 		return pass(OUTSIDE);
+	flow->service_slot = service_slot(&note->key, &packet.key);
 	flow->all = generation(SLOT_ALL);
 	flow->near = generation(flow->near_slot);
 	flow->far = generation(flow->far_slot);
+	flow->service = generation(flow->service_slot);
 	/* Who changes something counts the sequence last; the packet was noted before all of it was decided. */
 	barrier();
 	if (note->sequence != generation(SLOT_SEQUENCE))

@@ -54,10 +54,11 @@ struct flow {
 	__u64 check;
 	/* When the kernel's path has last had a packet (CLOCK_MONOTONIC, coarse, ns). */
 	__u64 validated;
-	/* The generations of everything and of both ends, as they were then. */
+	/* The generations of everything, of both ends and of the service, as they were then. */
 	__u64 all;
 	__u64 near;
 	__u64 far;
+	__u64 service;
 	__u32 near_slot;
 	__u32 far_slot;
 	__be32 source[4];
@@ -84,11 +85,11 @@ struct flow {
 	__u32 mark;
 	/* Where it leaves with the outer header, and that header. */
 	__u32 uplink;
-	__u32 unused;
+	__u32 service_slot;
 	union outer outer;
 };
 
-_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 208, "layout.rs has the same");
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 216, "layout.rs has the same");
 
 /* A packet that went the kernel's path, as it entered. */
 struct note {
@@ -199,12 +200,15 @@ struct {
 	__type(value, struct tunnel);
 } tunnels SEC(".maps");
 
-/* A flow is good as long as the numbers in its slots are what they were. */
-enum { SLOT_ALL, SLOT_SEQUENCE, FIRST_SLOT, SLOTS = 65536 };
+/*
+ * A flow is good as long as the numbers in its slots are what they were. Frontends of services share slots: which one is
+ * theirs is computed, and a flow that ends for another's sake is learned anew.
+ */
+enum { SLOT_ALL, SLOT_SEQUENCE, FIRST_SLOT, FIRST_SERVICE_SLOT = 65536, SERVICE_SLOTS = 16384 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SLOTS);
+	__uint(max_entries, FIRST_SERVICE_SLOT + SERVICE_SLOTS);
 	__type(key, __u32);
 	__type(value, __u64);
 } generations SEC(".maps");

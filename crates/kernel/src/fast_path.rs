@@ -13,13 +13,24 @@ use crate::fast::{self, Counters, Fast, Side};
 use crate::report::Report;
 use crate::{Error, Result};
 
+/// Changes of more frontends than that end all flows, which takes no longer for more.
+const MANY: usize = 1000;
+
 /// The fast path of one namespace, if it has one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FastPath {
     /// A BPF file system for what the CNI plugin has to know.
     mount: Option<PathBuf>,
     fast: Option<Fast>,
     places: BTreeSet<Place>,
+    /// Whether connection tracking has forgotten all that the last change of services wanted it to.
+    is_cleared: bool,
+}
+
+impl Default for FastPath {
+    fn default() -> FastPath {
+        FastPath { mount: None, fast: None, places: BTreeSet::new(), is_cleared: true }
+    }
 }
 
 /// How the fast path fares.
@@ -66,7 +77,10 @@ impl FastPath {
         if self.fast.is_none() {
             return;
         }
-        if let Err(error) = self.take_part(change) {
+        // What could not be cleared of connections is when somebody next tries, whatever that changes.
+        let is_cleared = report.services.is_none();
+        let everything = !std::mem::replace(&mut self.is_cleared, is_cleared) || !is_cleared;
+        if let Err(error) = self.take_part(change, everything) {
             self.fail(error, report);
         }
     }
@@ -142,10 +156,11 @@ impl FastPath {
         fast.attend()
     }
 
-    fn take_part(&mut self, change: &Change) -> Result<()> {
+    fn take_part(&mut self, change: &Change, mut everything: bool) -> Result<()> {
         let Some(fast) = &mut self.fast else { return Ok(()) };
         let mut places = BTreeSet::new();
-        let mut everything = !change.services.is_empty();
+        let frontends = &change.services.frontends;
+        everything |= change.services.settings || frontends.len() > MANY;
         if change.keys.keys().any(|key| matches!(place(key), Some(Place::Pod(..)))) {
             fast.look_around()?;
         }
@@ -170,6 +185,7 @@ impl FastPath {
         if everything {
             return fast.invalidate();
         }
+        fast.invalidate_frontends(frontends.keys())?;
         places.into_iter().try_for_each(|net: IpNet| fast.invalidate_at(net))
     }
 }

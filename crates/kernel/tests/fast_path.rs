@@ -210,6 +210,16 @@ fn services_lead_where_they_should_at_once() {
         let before = nodes.hits();
         say(&mut client, &mut server, 50);
         assert!(nodes.hits() - before >= 80);
+        // Another service is none of its business.
+        let before = nodes.states()[0].counters.clone();
+        let other = common::services::service(11, &[Protocol::Tcp]);
+        let gone = Input::ServiceGone(other.name.clone());
+        for news in [[slices(&other, vec![]), vec![Input::Service(other)]].concat(), vec![gone]] {
+            nodes.nodes[0].update(news);
+            say(&mut client, &mut server, 50);
+        }
+        let counted = nodes.states()[0].counters.since(&before);
+        assert!(counted.hits() >= 160 && counted.of("stale") == 0, "{:?}", counted.counted());
         // Longer than a flow does without the kernel's path.
         let end = Instant::now() + kernel::fast::LIFETIME + Duration::from_millis(500);
         while Instant::now() < end {

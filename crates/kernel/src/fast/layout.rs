@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use plan::services::Frontend;
+
 use crate::bpf::layout::address;
 use crate::link::{LinkKind, LinkState};
 
@@ -11,7 +13,7 @@ use crate::link::{LinkKind, LinkState};
 pub(super) type KeyBytes = [u8; 48];
 
 /// `struct flow`.
-pub(super) type FlowBytes = [u8; 208];
+pub(super) type FlowBytes = [u8; 216];
 
 /// `struct settings`: until (ns), lifetime (ns), established (ms).
 pub(super) type Settings = [u64; 3];
@@ -22,8 +24,19 @@ pub(super) const ALL: u32 = 0;
 pub(super) const SEQUENCE: u32 = 1;
 /// The first slot for pods and nodes.
 pub(super) const FIRST: u32 = 2;
-/// How many slots there are.
-pub(super) const SLOTS: u32 = 65536;
+/// The first slot for frontends of services.
+pub(super) const FIRST_SERVICE: u32 = 65536;
+/// How many slots frontends share.
+const SERVICES: u32 = 16384;
+
+/// The slot of a frontend, as `frontend_slot` in `bpf/fast_leave.h` has it.
+pub(super) fn frontend(frontend: &Frontend) -> u32 {
+    let bytes = address(frontend.address);
+    let words = bytes[4..].chunks_exact(4).map(|word| word.try_into().map_or(0, u32::from_ne_bytes));
+    let port = u32::from(frontend.port.to_be()) << 8 | u32::from(frontend.protocol.number());
+    let mixed = words.zip([1, 3, 5, 7]).fold(port, |mixed, (word, factor)| mixed ^ word.wrapping_mul(factor));
+    FIRST_SERVICE + (mixed.wrapping_mul(0x9e37_79b1) >> 16) % SERVICES
+}
 
 /// `struct endpoint`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use std::time::Duration;
 use aya::maps::lpm_trie;
 use ipnet::IpNet;
 use model::LinkName;
+use plan::services::Frontend;
 
 pub use counters::Counters;
 pub(crate) use forget::directory;
@@ -56,6 +57,8 @@ pub struct Fast {
     tunnels: BTreeMap<LinkName, (u32, TunnelBytes)>,
     /// Links with queueing disciplines, as of the last look.
     shaped: BTreeSet<u32>,
+    /// For how long connection tracking keeps an idle TCP connection, as of then (ms); 0: not known.
+    established: u64,
     pins: Option<PathBuf>,
 }
 
@@ -80,18 +83,24 @@ impl Fast {
             links: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             shaped: BTreeSet::new(),
+            established: 0,
             pins: pins.map(Path::to_owned),
         };
+        fast.look_around()?;
         fast.invalidate()?;
         Ok(fast)
     }
 
-    /// Looks up which links others have queueing disciplines on, which [`Fast::set_link`] goes by.
+    /// Looks up which links others have queueing disciplines on, which [`Fast::set_link`] goes by, and for how long
+    /// connection tracking keeps connections.
     ///
     /// # Errors
     /// If the kernel cannot be read.
     pub fn look_around(&mut self) -> Result<()> {
         self.shaped = links::shaped()?;
+        let seconds = crate::sysctl::read(ESTABLISHED)?.and_then(|text| text.parse::<u64>().ok());
+        // The programs give it on as a number of 32 bits.
+        self.established = seconds.unwrap_or(0).saturating_mul(1000).min(u32::MAX.into());
         Ok(())
     }
 
@@ -176,13 +185,13 @@ impl Fast {
         let key = keys::address(address);
         if let Some(pod) = self.pods.get(&address).copied() {
             unless(libc::ENOENT, self.object.endpoints.remove(&key)).map_err(failed(what()))?;
-            self.renew(&[pod.slot])?;
+            self.renew([pod.slot])?;
             self.pods.remove(&address);
             self.slots.give_back(pod.slot);
         }
         if let Some(link) = index {
             let Some(slot) = self.slots.take() else { return Ok(()) };
-            self.renew(&[slot])?;
+            self.renew([slot])?;
             let endpoint = Endpoint { link, slot };
             self.pods.insert(address, endpoint);
             // A pod for which there is no room does without.
@@ -213,13 +222,13 @@ impl Fast {
                 }
             };
             unless(libc::ENOENT, removed).map_err(failed(what()))?;
-            self.renew(&[slot])?;
+            self.renew([slot])?;
             self.ranges.remove(&range);
             self.slots.give_back(slot);
             return Ok(());
         }
         let Some(slot) = self.slots.take() else { return Ok(()) };
-        self.renew(&[slot])?;
+        self.renew([slot])?;
         self.ranges.insert(range, slot);
         let added = match range {
             IpNet::V4(net) => {
@@ -239,7 +248,7 @@ impl Fast {
     /// # Errors
     /// If the kernel cannot be told; then it must be taken off all links.
     pub fn invalidate(&mut self) -> Result<()> {
-        self.renew(&[layout::ALL])
+        self.renew([layout::ALL])
     }
 
     /// Forgets the flows from and to a pod of this node, or the pods of another node. What is not known has no flows.
@@ -251,7 +260,19 @@ impl Fast {
         let overlaps = |range: &IpNet| range.contains(&place) || place.contains(range);
         let ranges = self.ranges.iter().filter(|(range, _)| overlaps(range)).map(|(_, slot)| *slot);
         let slots: Vec<u32> = pods.chain(ranges).collect();
-        if slots.is_empty() { Ok(()) } else { self.renew(&slots) }
+        if slots.is_empty() { Ok(()) } else { self.renew(slots) }
+    }
+
+    /// Forgets the flows to services' frontends, and their answers. Some of other frontends may go with them.
+    ///
+    /// # Errors
+    /// If the kernel cannot be told.
+    pub fn invalidate_frontends<'a>(
+        &mut self,
+        frontends: impl IntoIterator<Item = &'a Frontend>,
+    ) -> Result<()> {
+        let slots: BTreeSet<u32> = frontends.into_iter().map(layout::frontend).collect();
+        if slots.is_empty() { Ok(()) } else { self.renew(slots) }
     }
 
     /// Has the programs go on for [`ATTENTION`] from now.
@@ -264,11 +285,8 @@ impl Fast {
 
     fn attend_for(&mut self, time: Duration, lifetime: Duration) -> Result<()> {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let established = crate::sysctl::read(ESTABLISHED)?.and_then(|text| text.parse::<u64>().ok());
         let until = monotonic()?.saturating_add(nanoseconds(time));
-        // The programs give it on as a number of 32 bits.
-        let milliseconds = established.unwrap_or(0).saturating_mul(1000).min(u32::MAX.into());
-        let settings = [until, nanoseconds(lifetime), milliseconds];
+        let settings = [until, nanoseconds(lifetime), self.established];
         self.object.settings.set(0, settings, 0).map_err(failed("attend to the fast path"))
     }
 
@@ -294,11 +312,11 @@ impl Fast {
     }
 
     /// Gives slots a number that they have not had, and then says that there was a change.
-    fn renew(&mut self, slots: &[u32]) -> Result<()> {
+    fn renew(&mut self, slots: impl IntoIterator<Item = u32>) -> Result<()> {
         let what = "forget flows of the fast path";
-        for slot in slots.iter().chain([&layout::SEQUENCE]) {
+        for slot in slots.into_iter().chain([layout::SEQUENCE]) {
             let number = self.slots.number()?;
-            self.object.generations.set(*slot, number, 0).map_err(failed(what))?;
+            self.object.generations.set(slot, number, 0).map_err(failed(what))?;
         }
         Ok(())
     }

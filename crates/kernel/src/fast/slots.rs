@@ -1,6 +1,6 @@
 //! The numbers by which flows are told to be out of date.
 
-use super::layout::{FIRST, SLOTS};
+use super::layout::{FIRST, FIRST_SERVICE};
 use crate::Result;
 use crate::clock::monotonic;
 
@@ -16,7 +16,7 @@ impl Slots {
     pub(super) fn take(&mut self) -> Option<u32> {
         self.free.pop().or_else(|| {
             let slot = FIRST + self.used;
-            (slot < SLOTS).then(|| {
+            (slot < FIRST_SERVICE).then(|| {
                 self.used += 1;
                 slot
             })
@@ -42,8 +42,8 @@ mod tests {
     fn slots_are_taken_once_and_numbers_never_twice() {
         let mut slots = Slots::default();
         let taken: Vec<u32> = std::iter::from_fn(|| slots.take()).collect();
-        assert_eq!(taken.len() as u32, SLOTS - FIRST);
-        assert_eq!((taken.first(), taken.last()), (Some(&FIRST), Some(&(SLOTS - 1))));
+        assert_eq!(taken.len() as u32, FIRST_SERVICE - FIRST);
+        assert_eq!((taken.first(), taken.last()), (Some(&FIRST), Some(&(FIRST_SERVICE - 1))));
         slots.give_back(7);
         assert_eq!((slots.take(), slots.take()), (Some(7), None));
         let numbers: Vec<u64> = (0..100).map(|_| slots.number().unwrap()).collect();

@@ -340,6 +340,32 @@ fn every_generation_ends_the_flows_that_it_is_for() {
 }
 
 #[test]
+fn a_change_of_a_service_ends_its_flows_and_answers() {
+    let mut scene = Scene::new();
+    for family in Family::BOTH {
+        for transport in Transport::BOTH {
+            let mut asking = out(transport, family);
+            asking.entered.to = SocketAddr::new(address("service", family), 8080);
+            let mut answering = out(transport, family);
+            answering.leaves.from = asking.entered.to;
+            for flow in [out(transport, family), asking, answering] {
+                let frame = known(&mut scene, &flow);
+                let own = flow.frontend();
+                let mut others = vec![own; 3];
+                others[0].port += 1;
+                others[1].address = address("outside", family);
+                others[2].protocol = model::Protocol::Sctp;
+                scene.fast.invalidate_frontends(&others).unwrap();
+                assert!(matches!(scene.run(Hook::FromPod, "pod", &frame), Fate::Sent(_)));
+                scene.counted();
+                scene.fast.invalidate_frontends([&own]).unwrap();
+                scene.passes(Hook::FromPod, "pod", &frame, "stale");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_being_changed_is_not_used() {
     let mut scene = Scene::new();
     let flow = out(Transport::Tcp, Family::V6);

@@ -144,6 +144,7 @@ fn what_the_kernel_did_is_learned() {
                     journey.enters(&mut scene, if known { "stale" } else { "unknown" });
                     journey.leaves(&mut scene, if known { "refreshed" } else { "learned" });
                     journey.is_sent(&mut scene);
+                    scene.is_of_service(&journey.entered, &journey.leaves, journey.enter);
                     // From a packet it is learned once.
                     journey.leaves_unseen(&mut scene);
                 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{IpNumber, PacketBuilder};
-use model::{Family, LinkName};
+use model::{Family, LinkName, Protocol};
+use plan::services::Frontend;
 
 use super::super::object::Hook;
 use super::super::{ATTENTION, Counters, Fast, LIFETIME, Side, layout};
@@ -222,6 +223,20 @@ impl Scene {
         assert_eq!(self.counted(), [(reason, 1)]);
     }
 
+    /// The flow was learned with the service that it is to.
+    #[track_caller]
+    pub(super) fn is_of_service(&self, entered: &Packet, leaves: &Packet, (_, at): (Hook, &str)) {
+        let flow = Flow {
+            entered: entered.clone(),
+            leaves: leaves.clone(),
+            at: "wire",
+            age: Duration::ZERO,
+            biggest: 0,
+        };
+        let learned = self.fast.object.flows.get(&self.key(entered, at), 0).unwrap();
+        assert_eq!(learned[140..144], layout::frontend(&flow.frontend()).to_ne_bytes());
+    }
+
     /// Writes a flow as the programs do.
     pub(super) fn write(&mut self, entered: &Packet, at: &str, flow: &Flow) {
         let key = self.key(entered, at);
@@ -274,28 +289,41 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// What of a service the flow may be to.
+    pub(super) fn frontend(&self) -> Frontend {
+        let Flow { entered, leaves, .. } = self;
+        let end = if entered.from == leaves.from { entered.to } else { leaves.from };
+        let protocol = match entered.transport {
+            Transport::Tcp => Protocol::Tcp,
+            Transport::Udp => Protocol::Udp,
+        };
+        Frontend { address: end.ip(), protocol, port: end.port() }
+    }
+
     fn bytes(&self, scene: &Scene, key: &layout::KeyBytes) -> layout::FlowBytes {
         let Flow { entered, leaves, at, age, biggest } = self;
         let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
-        let mut flow = [0; 208];
+        let service = layout::frontend(&self.frontend());
+        let mut flow = [0; 216];
         let now = crate::clock::monotonic().unwrap();
         flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
-        for (at, slot) in [(16, layout::ALL), (24, near), (32, far)] {
+        for (at, slot) in [(16, layout::ALL), (24, near), (32, far), (40, service)] {
             flow[at..at + 8].copy_from_slice(&scene.generation(slot).to_ne_bytes());
         }
-        flow[40..44].copy_from_slice(&near.to_ne_bytes());
-        flow[44..48].copy_from_slice(&far.to_ne_bytes());
-        words(&mut flow[48..64], leaves.from.ip());
-        words(&mut flow[64..80], leaves.to.ip());
-        flow[80..82].copy_from_slice(&leaves.from.port().to_be_bytes());
-        flow[82..84].copy_from_slice(&leaves.to.port().to_be_bytes());
-        flow[84..88].copy_from_slice(&scene.index(at).to_ne_bytes());
-        flow[88..92].copy_from_slice(&biggest.to_ne_bytes());
-        flow[92] = entered.hops - leaves.hops;
-        flow[93] = u8::from(["pod", "neighbour"].contains(at));
-        flow[94] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
-        flow[96..108].copy_from_slice(&entered.ethernet.concat());
-        flow[108..120].copy_from_slice(&leaves.ethernet.concat());
+        flow[48..52].copy_from_slice(&near.to_ne_bytes());
+        flow[52..56].copy_from_slice(&far.to_ne_bytes());
+        words(&mut flow[56..72], leaves.from.ip());
+        words(&mut flow[72..88], leaves.to.ip());
+        flow[88..90].copy_from_slice(&leaves.from.port().to_be_bytes());
+        flow[90..92].copy_from_slice(&leaves.to.port().to_be_bytes());
+        flow[92..96].copy_from_slice(&scene.index(at).to_ne_bytes());
+        flow[96..100].copy_from_slice(&biggest.to_ne_bytes());
+        flow[100] = entered.hops - leaves.hops;
+        flow[101] = u8::from(["pod", "neighbour"].contains(at));
+        flow[102] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
+        flow[104..116].copy_from_slice(&entered.ethernet.concat());
+        flow[116..128].copy_from_slice(&leaves.ethernet.concat());
+        flow[140..144].copy_from_slice(&service.to_ne_bytes());
         let check = check(key, &flow);
         flow[..8].copy_from_slice(&check.to_ne_bytes());
         flow
