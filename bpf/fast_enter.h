@@ -75,22 +75,32 @@ static __always_inline long translate(struct __sk_buff *skb, const struct packet
 	int is_udp = packet->key.protocol == IPPROTO_UDP;
 	__u32 checksum = packet->transport + (is_udp ? UDP_CHECKSUM : TCP_CHECKSUM);
 	__u64 flags = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
-	__be16 ports[2] = { flow->source_port, flow->destination_port };
+	/* Both ports are one word to the checksum. */
+	union {
+		__be16 ports[2];
+		__be32 word;
+	} was = { { packet->key.source_port, packet->key.destination_port } },
+	  is = { { flow->source_port, flow->destination_port } };
 	__be32 before[8], after[8];
+	__u32 words = packet->key.family == 4 ? 1 : 4;
 	__s64 difference;
 	long error;
 
 	copy4(before, packet->key.source);
-	copy4(before + 4, packet->key.destination);
+	copy4(before + words, packet->key.destination);
 	copy4(after, flow->source);
-	copy4(after + 4, flow->destination);
-	difference = bpf_csum_diff(before, sizeof(before), after, sizeof(after), 0);
+	copy4(after + words, flow->destination);
+	if (packet->key.family == 4)
+		difference = bpf_csum_diff(before, 2 * sizeof(*before), after, 2 * sizeof(*after), 0);
+	else
+		difference = bpf_csum_diff(before, sizeof(before), after, sizeof(after), 0);
 	if (difference < 0)
 		return difference;
 	error = bpf_l4_csum_replace(skb, checksum, 0, difference, flags | BPF_F_PSEUDO_HDR);
-	error |= bpf_l4_csum_replace(skb, checksum, packet->key.source_port, ports[0], flags | sizeof(ports[0]));
-	error |= bpf_l4_csum_replace(skb, checksum, packet->key.destination_port, ports[1], flags | sizeof(ports[1]));
-	return error | bpf_skb_store_bytes(skb, packet->transport, ports, sizeof(ports), 0);
+	if (was.word == is.word)
+		return error;
+	error |= bpf_l4_csum_replace(skb, checksum, was.word, is.word, flags | sizeof(is));
+	return error | bpf_skb_store_bytes(skb, packet->transport, &is, sizeof(is), 0);
 }
 
 /* The IP header as it leaves. A checksum that is wrong stays wrong (RFC 1624, equation 3). */

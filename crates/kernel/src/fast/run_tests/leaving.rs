@@ -25,7 +25,7 @@ fn bridged(transport: Transport, family: Family) -> Journey {
     journey((Hook::FromPod, "pod"), (Hook::ToPod, "neighbour"), entered, 0)
 }
 
-fn out(transport: Transport, family: Family) -> Journey {
+pub(super) fn out(transport: Transport, family: Family) -> Journey {
     let entered = Packet::new(transport, family, "pod", "far");
     journey((Hook::FromPod, "pod"), (Hook::ToWire, "wire"), entered, 1)
 }
@@ -94,12 +94,12 @@ impl Journey {
 
     /// The packet enters and takes the kernel's path.
     #[track_caller]
-    fn enters(&self, scene: &mut Scene, reason: &'static str) {
+    pub(super) fn enters(&self, scene: &mut Scene, reason: &'static str) {
         scene.passes(self.enter.0, self.enter.1, &self.entered.frame(), reason);
     }
 
     #[track_caller]
-    fn leaves(&self, scene: &mut Scene, reason: &'static str) {
+    pub(super) fn leaves(&self, scene: &mut Scene, reason: &'static str) {
         scene.passes(self.leave.0, self.leave.1, &self.leaves.frame(), reason);
     }
 
@@ -111,7 +111,7 @@ impl Journey {
     }
 
     #[track_caller]
-    fn is_sent(&self, scene: &mut Scene) {
+    pub(super) fn is_sent(&self, scene: &mut Scene) {
         let fate = scene.run(self.enter.0, self.enter.1, &self.entered.frame());
         assert_eq!(fate, Fate::Sent(self.leaves.frame()));
         assert_eq!(scene.counted(), [("hit", 1)]);

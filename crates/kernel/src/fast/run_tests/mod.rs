@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod entering;
+mod full;
 mod leaving;
 mod scene;
 mod tunnel;
