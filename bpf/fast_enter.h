@@ -41,7 +41,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 	skb->cb[0] = 0;
 	note->key = packet->key;
 	note->sequence = generation(SLOT_SEQUENCE);
-	note->ethernet = packet->ethernet;
+	note->ethernet = packet->headers.ethernet;
 	note->start = packet->start;
 	note->ttl = packet->ttl;
 	note->from_wire = from_wire;
@@ -52,7 +52,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 /* Why a packet of a flow that is known cannot do without the kernel's path; HIT if it can. */
 static __always_inline enum counter judge(const struct packet *packet, const struct flow *flow, __u64 now, __u64 lifetime)
 {
-	const __u32 *one = packet->ethernet.words, *other = flow->before.words;
+	const __u64 *one = (const __u64 *)&packet->headers.ethernet, *other = (const __u64 *)&flow->before;
 
 	if (flow->all != generation(SLOT_ALL) || flow->near != generation(flow->near_slot) ||
 	    flow->far != generation(flow->far_slot) || flow->service != generation(flow->service_slot))
@@ -64,82 +64,106 @@ static __always_inline enum counter judge(const struct packet *packet, const str
 		return OVERSIZE;
 	if (packet->ttl <= flow->hops)
 		return LAST_HOP;
-	if (one[0] != other[0] || one[1] != other[1] || one[2] != other[2])
+	if (one[0] != other[0] || one[1] != other[1])
 		return MOVED;
 	return HIT;
 }
 
-/* The transport's checksum covers the addresses, and ports are beside it. */
-static __always_inline long translate(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
+static __always_inline __u64 replaced(__u32 was, __u32 is)
+{
+	return (__u64)(__u32)~was + is;
+}
+
+/* Sums of 32-bit words in one's complement (RFC 1071), folded. */
+static __always_inline __u32 fold32(__u64 total)
+{
+	total = (__u32)total + (total >> 32);
+	return total + (total >> 32);
+}
+
+static __always_inline __u16 fold16(__u32 total)
+{
+	total = (total & 0xffff) + (total >> 16);
+	return total + (total >> 16);
+}
+
+/* What other addresses add to a sum over them. */
+static __always_inline __u32 difference(const struct key *was, const struct flow *is)
+{
+	__u64 total = replaced(was->source[0], is->source[0]) + replaced(was->destination[0], is->destination[0]);
+
+	if (was->family == 4)
+		return fold32(total);
+#pragma unroll
+	for (int i = 1; i < 4; i++)
+		total += replaced(was->source[i], is->source[i]) + replaced(was->destination[i], is->destination[i]);
+	return fold32(total);
+}
+
+/* The transport's checksum covers addresses and ports. */
+static __always_inline long translate(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow,
+				      __u32 addresses)
 {
 	int is_udp = packet->key.protocol == IPPROTO_UDP;
 	__u32 checksum = packet->transport + (is_udp ? UDP_CHECKSUM : TCP_CHECKSUM);
 	__u64 flags = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
-	/* Both ports are one word to the checksum. */
+	/* Both ports are one word to it. */
 	union {
 		__be16 ports[2];
 		__be32 word;
 	} was = { { packet->key.source_port, packet->key.destination_port } },
 	  is = { { flow->source_port, flow->destination_port } };
-	__be32 before[8], after[8];
-	__u32 words = packet->key.family == 4 ? 1 : 4;
-	__s64 difference;
-	long error;
+	long error = bpf_l4_csum_replace(skb, checksum, 0, addresses, flags | BPF_F_PSEUDO_HDR);
 
-	copy4(before, packet->key.source);
-	copy4(before + words, packet->key.destination);
-	copy4(after, flow->source);
-	copy4(after + words, flow->destination);
-	if (packet->key.family == 4)
-		difference = bpf_csum_diff(before, 2 * sizeof(*before), after, 2 * sizeof(*after), 0);
-	else
-		difference = bpf_csum_diff(before, sizeof(before), after, sizeof(after), 0);
-	if (difference < 0)
-		return difference;
-	error = bpf_l4_csum_replace(skb, checksum, 0, difference, flags | BPF_F_PSEUDO_HDR);
 	if (was.word == is.word)
 		return error;
-	error |= bpf_l4_csum_replace(skb, checksum, was.word, is.word, flags | sizeof(is));
-	return error | bpf_skb_store_bytes(skb, packet->transport, &is, sizeof(is), 0);
+	return error | bpf_l4_csum_replace(skb, checksum, was.word, is.word, flags | sizeof(is));
 }
 
-/* The IP header as it leaves. A checksum that is wrong stays wrong (RFC 1624, equation 3). */
-static __always_inline long readdress(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
+/* Writes the headers as they leave. */
+static __always_inline long rewrite(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, __u32 addresses)
 {
-	if (packet->key.family == 4) {
-		struct ipv4 *ip = &packet->ip.v4;
-		__u32 total = (__u16)~ip->checksum;
+	union headers *headers = &packet->headers;
+	__u64 hops;
 
-		ip->checksum = 0;
-		total += (__u16)~sum((const __u16 *)ip, sizeof(*ip) / 2);
+	headers->ethernet = flow->after;
+	if (packet->key.family == 4) {
+		struct ipv4 *ip = &headers->v4.ip;
+		/* Beside the time to live there is the protocol. A checksum that is wrong stays wrong (RFC 1624, equation 3). */
+		__u16 was = *(__u16 *)&ip->ttl;
+
 		ip->ttl -= flow->hops;
+		ip->checksum = ~fold16((__u16)~ip->checksum + fold16(addresses) + (__u16)~was + *(__u16 *)&ip->ttl);
 		ip->source = flow->source[0];
 		ip->destination = flow->destination[0];
-		total += sum((const __u16 *)ip, sizeof(*ip) / 2);
-		total = (total & 0xffff) + (total >> 16);
-		ip->checksum = ~((total & 0xffff) + (total >> 16));
-		/* The sum over the whole header stays what it was, and so does a sum over the packet by the adapter. */
-		return bpf_skb_store_bytes(skb, packet->network, ip, sizeof(*ip), 0);
+		headers->v4.ports[0] = flow->source_port;
+		headers->v4.ports[1] = flow->destination_port;
+		/* The sum over headers and data stays what it was, and so does that which an adapter has made. */
+		return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, HEADERS4, 0);
 	}
-	packet->ip.v6.hops -= flow->hops;
-	copy4(packet->ip.v6.source, flow->source);
-	copy4(packet->ip.v6.destination, flow->destination);
-	return bpf_skb_store_bytes(skb, packet->network, &packet->ip.v6, sizeof(packet->ip.v6), BPF_F_RECOMPUTE_CSUM);
+	/* Here no checksum makes up for the header, so a sum that an adapter has made is another. */
+	hops = *(__u32 *)&headers->v6.ip.length;
+	headers->v6.ip.hops -= flow->hops;
+	hops = replaced(hops, *(__u32 *)&headers->v6.ip.length);
+	copy4(headers->v6.ip.source, flow->source);
+	copy4(headers->v6.ip.destination, flow->destination);
+	headers->v6.ports[0] = flow->source_port;
+	headers->v6.ports[1] = flow->destination_port;
+	/* It refuses only where there is no such sum. */
+	bpf_csum_update(skb, fold32(hops + addresses));
+	return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, HEADERS6, 0);
 }
 
 static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
 {
-	struct {
-		struct ethernet addresses;
-		__be16 kind;
-	} __packed ethernet = { flow->after, packet->key.family == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6) };
+	__u32 addresses = 0;
 	long error = 0;
 
-	if (flow->is_translated)
-		error |= translate(skb, packet, flow);
-	if (flow->is_translated || flow->hops)
-		error |= readdress(skb, packet, flow);
-	error |= bpf_skb_store_bytes(skb, packet->network - ETH_HLEN, &ethernet, sizeof(ethernet), 0);
+	if (flow->is_translated) {
+		addresses = difference(&packet->key, flow);
+		error |= translate(skb, packet, flow, addresses);
+	}
+	error |= rewrite(skb, packet, flow, addresses);
 	if (flow->is_local && skb->pkt_type != PACKET_HOST)
 		error |= bpf_skb_change_type(skb, PACKET_HOST);
 	if (error) {

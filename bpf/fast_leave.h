@@ -148,7 +148,7 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 			      key.source_port != flow->source_port || key.destination_port != flow->destination_port;
 	flow->tunnel = 0;
 	flow->before = note->ethernet;
-	flow->after = packet->ethernet;
+	flow->after = packet->headers.ethernet;
 	flow->biggest = packet->size;
 	before = find(&key);
 	if (before) {

@@ -17,9 +17,12 @@ struct key {
 	__u8 unused[6];
 };
 
-/* The Ethernet addresses of a frame: destination and source, as they stand in it. */
+/* An Ethernet header. It begins two bytes in, so that what follows is where the processor likes it. */
 struct ethernet {
-	__u32 words[3];
+	__u8 unused[2];
+	__u8 destination[6];
+	__u8 source[6];
+	__be16 kind;
 };
 
 /* RFC 7348, section 5: flags and reserved bits, and the network identifier with eight more. */
@@ -28,24 +31,20 @@ struct vxlan {
 	__be32 vni;
 };
 
-/* What VXLAN puts before a frame, from the outer Ethernet header on. */
+/* What VXLAN puts before a frame. */
 union outer {
 	struct {
-		__u8 unused[2];
-		__u8 ethernet[ETH_HLEN];
+		struct ethernet ethernet;
 		struct ipv4 ip;
 		struct udp udp;
 		struct vxlan vxlan;
 	} v4;
 	struct {
-		__u8 unused[2];
-		__u8 ethernet[ETH_HLEN];
+		struct ethernet ethernet;
 		struct ipv6 ip;
 		struct udp udp;
 		struct vxlan vxlan;
 	} v6;
-	/* It begins two bytes in, so that what is longer than a byte is where the processor likes it. */
-	__u8 bytes[72];
 };
 
 /* What becomes of a flow's packets. */
@@ -89,7 +88,7 @@ struct flow {
 	union outer outer;
 };
 
-_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 216, "layout.rs has the same");
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 224, "layout.rs has the same");
 
 /* A packet that went the kernel's path, as it entered. */
 struct note {

@@ -4,19 +4,36 @@
 
 #include "fast_maps.h"
 
+/* The headers of a packet that changes, in one piece. */
+union headers {
+	struct ethernet ethernet;
+	struct {
+		struct ethernet ethernet;
+		struct ipv4 ip;
+		__be16 ports[2];
+	} v4;
+	struct {
+		struct ethernet ethernet;
+		struct ipv6 ip;
+		__be16 ports[2];
+	} v6;
+};
+
+/* In the packet, where nothing stands before the Ethernet header. */
+enum {
+	HEADERS4 = ETH_HLEN + sizeof(struct ipv4) + 2 * sizeof(__be16),
+	HEADERS6 = ETH_HLEN + sizeof(struct ipv6) + 2 * sizeof(__be16),
+};
+
 /* What a packet says of itself. */
 struct packet {
 	struct key key;
-	union {
-		struct ipv4 v4;
-		struct ipv6 v6;
-	} ip;
-	struct ethernet ethernet;
+	union headers headers;
 	__u32 start;
 	/* In bytes from the IP header on; of a GSO packet, that of its segments. */
 	__u32 size;
-	/* Where the headers are. */
-	__u32 network;
+	/* Where the headers begin, and the transport's. */
+	__u32 at;
 	__u32 transport;
 	__u8 ttl;
 	__u8 control;
@@ -51,19 +68,16 @@ static __always_inline __u64 generation(__u32 slot)
  */
 static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, struct packet *packet)
 {
-	__u32 network = at + ETH_HLEN;
-	__u32 available = skb->len - network;
+	__u32 available = skb->len - at - ETH_HLEN;
+	void *headers = packet->headers.ethernet.destination;
 	__u32 header;
-	__be16 ports[2];
 
 	if (skb->vlan_present)
 		return 0;
-	if (bpf_skb_load_bytes(skb, at, &packet->ethernet, sizeof(packet->ethernet)))
-		return 0;
 	if (kind == be16(ETH_P_IP)) {
-		struct ipv4 *ip = &packet->ip.v4;
+		struct ipv4 *ip = &packet->headers.v4.ip;
 
-		if (bpf_skb_load_bytes(skb, network, ip, sizeof(*ip)))
+		if (bpf_skb_load_bytes(skb, at, headers, HEADERS4))
 			return 0;
 		if (ip->version_length != 0x45 || ip->fragment & be16(MORE_FRAGMENTS | FRAGMENT_OFFSET))
 			return 0;
@@ -74,12 +88,14 @@ static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, st
 		packet->key.protocol = ip->protocol;
 		packet->key.source[0] = ip->source;
 		packet->key.destination[0] = ip->destination;
+		packet->key.source_port = packet->headers.v4.ports[0];
+		packet->key.destination_port = packet->headers.v4.ports[1];
 		packet->start = ip->version_length << 8 | ip->tos;
 		packet->ttl = ip->ttl;
 	} else if (kind == be16(ETH_P_IPV6)) {
-		struct ipv6 *ip = &packet->ip.v6;
+		struct ipv6 *ip = &packet->headers.v6.ip;
 
-		if (bpf_skb_load_bytes(skb, network, ip, sizeof(*ip)))
+		if (bpf_skb_load_bytes(skb, at, headers, HEADERS6))
 			return 0;
 		if (ip->version_class >> 4 != 6 || be16(ip->length) + sizeof(*ip) != available)
 			return 0;
@@ -88,17 +104,15 @@ static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, st
 		packet->key.protocol = ip->next;
 		copy4(packet->key.source, ip->source);
 		copy4(packet->key.destination, ip->destination);
+		packet->key.source_port = packet->headers.v6.ports[0];
+		packet->key.destination_port = packet->headers.v6.ports[1];
 		packet->start = ip->version_class << 24 | ip->class_flow << 16 | ip->flow;
 		packet->ttl = ip->hops;
 	} else {
 		return 0;
 	}
-	packet->network = network;
-	packet->transport = network + header;
-	if (bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
-		return 0;
-	packet->key.source_port = ports[0];
-	packet->key.destination_port = ports[1];
+	packet->at = at;
+	packet->transport = at + ETH_HLEN + header;
 	packet->key.ifindex = skb->ifindex;
 	if (packet->key.protocol == IPPROTO_TCP) {
 		__u8 bytes[2];

@@ -118,7 +118,7 @@ static __always_inline long unwrap(struct __sk_buff *skb, __u32 length, struct p
 
 	if (error)
 		return error;
-	packet->network -= length;
+	packet->at = 0;
 	packet->transport -= length;
 	return 0;
 }
@@ -126,7 +126,7 @@ static __always_inline long unwrap(struct __sk_buff *skb, __u32 length, struct p
 /* What the ECN field of the outer header is (RFC 6040, section 4.1, as the kernel does it). */
 static __always_inline __u8 ecn_outside(const struct packet *packet)
 {
-	__u8 class = packet->key.family == 4 ? packet->ip.v4.tos : traffic_class(&packet->ip.v6);
+	__u8 class = packet->key.family == 4 ? packet->headers.v4.ip.tos : traffic_class(&packet->headers.v6.ip);
 
 	return (class & ECN) == CE ? ECT0 : class & ECN;
 }
@@ -157,9 +157,9 @@ static __always_inline long wrap(struct __sk_buff *skb, struct packet *packet, s
 		outer->v4.ip.checksum = ~sum((const __u16 *)&outer->v4.ip, sizeof(outer->v4.ip) / 2);
 		outer->v4.udp.length = be16(frame + UDP_AND_VXLAN);
 		outer->v4.udp.checksum = 0;
-		packet->network += OUTER4;
+		packet->at = OUTER4;
 		packet->transport += OUTER4;
-		return bpf_skb_store_bytes(skb, 0, outer->v4.ethernet, OUTER4, 0);
+		return bpf_skb_store_bytes(skb, 0, outer->v4.ethernet.destination, OUTER4, 0);
 	}
 	error = bpf_skb_adjust_room(skb, OUTER6, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
 	if (error)
@@ -168,9 +168,9 @@ static __always_inline long wrap(struct __sk_buff *skb, struct packet *packet, s
 	outer->v6.ip.length = be16(frame + UDP_AND_VXLAN);
 	outer->v6.udp.length = be16(frame + UDP_AND_VXLAN);
 	outer->v6.udp.checksum = 0;
-	packet->network += OUTER6;
+	packet->at = OUTER6;
 	packet->transport += OUTER6;
-	return bpf_skb_store_bytes(skb, 0, outer->v6.ethernet, OUTER6, 0);
+	return bpf_skb_store_bytes(skb, 0, outer->v6.ethernet.destination, OUTER6, 0);
 }
 
 /* Whether there is room in the length fields. */
@@ -205,8 +205,8 @@ static __always_inline void learn_outer(struct __sk_buff *skb, const struct note
 	flow->priority = skb->priority;
 	flow->mark = skb->mark;
 	__builtin_memset(&flow->outer, 0, sizeof(flow->outer));
-	if (envelope.family == 4 ? bpf_skb_load_bytes(skb, 0, flow->outer.v4.ethernet, OUTER4) :
-				   bpf_skb_load_bytes(skb, 0, flow->outer.v6.ethernet, OUTER6))
+	if (envelope.family == 4 ? bpf_skb_load_bytes(skb, 0, flow->outer.v4.ethernet.destination, OUTER4) :
+				   bpf_skb_load_bytes(skb, 0, flow->outer.v6.ethernet.destination, OUTER6))
 		return;
 	flow->check = check_of(&key, flow);
 	bpf_map_update_elem(&flows, &key, flow, ANY);

@@ -106,9 +106,9 @@ static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void 
 static long (*bpf_l4_csum_replace)(struct __sk_buff *, __u32 offset, __u64 from, __u64 to, __u64 flags) = (void *)11;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
 static long (*bpf_skb_load_bytes)(const struct __sk_buff *, __u32 offset, void *to, __u32 len) = (void *)26;
-static __s64 (*bpf_csum_diff)(const void *from, __u32 from_size, const void *to, __u32 to_size, __u32 seed) = (void *)28;
 static long (*bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)32;
 static __u32 (*bpf_get_hash_recalc)(struct __sk_buff *) = (void *)34;
+static __s64 (*bpf_csum_update)(struct __sk_buff *, __u32 difference) = (void *)40;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, int len_diff, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_redirect_neigh)(__u32 ifindex, const void *next_hop, int length, __u64 flags) = (void *)152;
 static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;

@@ -13,7 +13,7 @@ use crate::link::{LinkKind, LinkState};
 pub(super) type KeyBytes = [u8; 48];
 
 /// `struct flow`.
-pub(super) type FlowBytes = [u8; 216];
+pub(super) type FlowBytes = [u8; 224];
 
 /// `struct settings`: until (ns), lifetime (ns), established (ms).
 pub(super) type Settings = [u64; 3];

@@ -51,7 +51,7 @@ fn flows_make_room_for_others() {
     let mut key = scene.key(&entered, "pod");
     for number in 0..FLOWS * 2 {
         key[..4].copy_from_slice(&number.to_be_bytes());
-        scene.fast.object.flows.insert(key, [0; 216], 0).unwrap();
+        scene.fast.object.flows.insert(key, [0; 224], 0).unwrap();
     }
     let there = scene.fast.flows().unwrap();
     assert!(there <= FLOWS as usize, "{there}");

@@ -234,7 +234,7 @@ impl Scene {
             biggest: 0,
         };
         let learned = self.fast.object.flows.get(&self.key(entered, at), 0).unwrap();
-        assert_eq!(learned[140..144], layout::frontend(&flow.frontend()).to_ne_bytes());
+        assert_eq!(learned[148..152], layout::frontend(&flow.frontend()).to_ne_bytes());
     }
 
     /// Writes a flow as the programs do.
@@ -304,7 +304,7 @@ impl Flow {
         let Flow { entered, leaves, at, age, biggest } = self;
         let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
         let service = layout::frontend(&self.frontend());
-        let mut flow = [0; 216];
+        let mut flow = [0; 224];
         let now = crate::clock::monotonic().unwrap();
         flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
         for (at, slot) in [(16, layout::ALL), (24, near), (32, far), (40, service)] {
@@ -321,9 +321,11 @@ impl Flow {
         flow[100] = entered.hops - leaves.hops;
         flow[101] = u8::from(["pod", "neighbour"].contains(at));
         flow[102] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
-        flow[104..116].copy_from_slice(&entered.ethernet.concat());
-        flow[116..128].copy_from_slice(&leaves.ethernet.concat());
-        flow[140..144].copy_from_slice(&service.to_ne_bytes());
+        let kind = if entered.from.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
+        for (at, packet) in [(106, entered), (122, leaves)] {
+            flow[at..at + 14].copy_from_slice(&[&packet.ethernet.concat()[..], &kind].concat());
+        }
+        flow[148..152].copy_from_slice(&service.to_ne_bytes());
         let check = check(key, &flow);
         flow[..8].copy_from_slice(&check.to_ne_bytes());
         flow
