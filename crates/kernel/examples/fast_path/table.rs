@@ -1,0 +1,121 @@
+//! Sides beside each other, and goals.
+
+use std::time::Instant;
+
+use crate::measure::{Block, Measure};
+use crate::ways::Way;
+
+/// What was measured of some ways in turns.
+pub(crate) struct Row {
+    name: String,
+    measure: Measure,
+    sides: Vec<Side>,
+}
+
+struct Side {
+    name: &'static str,
+    values: Vec<f64>,
+    work: f64,
+    /// Processor time in seconds.
+    busy: f64,
+}
+
+/// The fast path beside another side: for times at most so many times as much, for throughputs at least.
+pub(crate) struct Goal {
+    beside: &'static str,
+    limit: f64,
+}
+
+impl Goal {
+    pub(crate) fn beside(beside: &'static str, limit: f64) -> Goal {
+        Goal { beside, limit }
+    }
+}
+
+impl Row {
+    pub(crate) fn measure(
+        name: String,
+        measure: Measure,
+        ways: Vec<(&'static str, Way)>,
+        blocks: usize,
+        mut before_each: impl FnMut(),
+    ) -> Row {
+        let mut opened: Vec<_> = ways.iter().map(|(_, way)| measure.open(way)).collect();
+        let warm = Instant::now();
+        while warm.elapsed() < measure.warms_up_for() {
+            before_each();
+            for block in &mut opened {
+                block();
+            }
+        }
+        let side = |(name, _): &(&'static str, Way)| Side { name, values: Vec::new(), work: 0.0, busy: 0.0 };
+        let mut sides: Vec<Side> = ways.iter().map(side).collect();
+        for block in 0..blocks {
+            for turn in 0..sides.len() {
+                let at = (block + turn) % sides.len();
+                before_each();
+                let before = busy(measure.cores());
+                let Block { value, work } = opened[at]();
+                sides[at].busy += busy(measure.cores()) - before;
+                sides[at].values.push(value);
+                sides[at].work += work;
+            }
+        }
+        Row { name, measure, sides }
+    }
+
+    pub(crate) fn print(&self) {
+        println!("{}", self.name);
+        let (unit, of) = match self.measure {
+            Measure::Stream | Measure::Streams => ("Gbit/s", "ms of processor per GB"),
+            Measure::Connect => ("us", "us of processor each"),
+            _ => ("us", "us of processor each"),
+        };
+        let first = &self.sides[0];
+        for side in &self.sides {
+            let each = side.busy / side.work * if self.measure.is_time() { 1e6 } else { 1e3 };
+            let (value, ratio) = (median(side.values.clone()), side.beside(first));
+            println!("    {:<14}{value:>8.2} {unit:<7}{ratio:>6.2}{each:>10.1} {of}", side.name);
+        }
+    }
+
+    /// Whether the fast path is as near to another side as it should be; says so.
+    pub(crate) fn meets(&self, goal: &Goal) -> bool {
+        let side = |name| self.sides.iter().find(|side| side.name == name).unwrap();
+        let ratio = side("fast").beside(side(goal.beside));
+        let (is_met, most) = if self.measure.is_time() {
+            (ratio <= goal.limit, "at most")
+        } else {
+            (ratio >= goal.limit, "at least")
+        };
+        let met = if is_met { "met" } else { "MISSED" };
+        println!("    goal {met}: {ratio:.2} of {}, {most} {:.2}", goal.beside, goal.limit);
+        is_met
+    }
+}
+
+impl Side {
+    /// How many times as much as the other.
+    fn beside(&self, other: &Side) -> f64 {
+        median(self.values.iter().zip(&other.values).map(|(own, other)| own / other).collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The time that cores were busy since the start, in seconds, by `/proc/stat` (proc_stat(5)): all but idle and waiting for
+/// disks. It is counted in hundredths, and so only the sum over many blocks says anything.
+fn busy(cores: &[usize]) -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap();
+    let of = |core: &usize| {
+        let name = format!("cpu{core} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+        let times: Vec<u64> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in the first two.
+        times[..8].iter().sum::<u64>() - times[3] - times[4]
+    };
+    cores.iter().map(of).sum::<u64>() as f64 / 100.0
+}
