@@ -24,8 +24,12 @@ static __always_inline void end(const struct key *key, const struct flow *flow)
 		count(ENDED);
 }
 
-/* Leaves a packet to the kernel, and takes note of it. */
-static __always_inline int leave(struct __sk_buff *skb, const struct packet *packet, int from_wire, enum counter reason)
+/*
+ * Leaves a packet to the kernel, and takes note of it. To learn a flow costs more than a few packets save, and many flows
+ * have no more, so that of a new one not every packet is looked at.
+ */
+static __always_inline int leave(struct __sk_buff *skb, const struct packet *packet, const struct settings *set, int from_wire,
+				 enum counter reason)
 {
 	__u32 zero = 0;
 	struct note *note = bpf_map_lookup_elem(&notes, &zero);
@@ -37,6 +41,10 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 	if (from_wire && !endpoint_of(packet->key.family, packet->key.destination)) {
 		note->is_valid = 0;
 		return TCX_NEXT;
+	}
+	if (reason == UNKNOWN && bpf_get_prandom_u32() & set->passed_by) {
+		note->is_valid = 0;
+		return pass(reason);
 	}
 	skb->cb[0] = 0;
 	note->key = packet->key;
@@ -221,9 +229,9 @@ static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 		if (verdict != HIT || unwrap(skb, envelope.length, &packet))
 			return TCX_NEXT;
 	} else if (verdict != HIT) {
-		return leave(skb, &packet, from_wire, verdict);
+		return leave(skb, &packet, set, from_wire, verdict);
 	} else if (flow->tunnel && (!fits(skb) || wrap(skb, &packet, flow))) {
-		return leave(skb, &packet, from_wire, UNUSUAL);
+		return leave(skb, &packet, set, from_wire, UNUSUAL);
 	}
 	return forward(skb, &packet, flow);
 }

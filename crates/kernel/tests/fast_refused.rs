@@ -1,7 +1,7 @@
 //! A kernel that will not have the fast path, whatever it is that it refuses: packets take the kernel's own path, and the
 //! agent is told why.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
@@ -32,12 +32,12 @@ fn refuse(command: u32) {
         k,
     };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    // struct seccomp_data: the number of the call, and its first argument, of which the lower half comes first.
-    assert!(cfg!(target_endian = "little"));
+    // struct seccomp_data: the number of the call, and its first argument, of which the lower half says all.
+    let lower_half = if cfg!(target_endian = "little") { 16 } else { 20 };
     let mut filter = [
         statement(load, 0),
         only_if(libc::SYS_bpf as u32, 3),
-        statement(load, 16),
+        statement(load, lower_half),
         only_if(command, 1),
         statement(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
         statement(libc::BPF_RET, libc::SECCOMP_RET_ALLOW),

@@ -15,8 +15,8 @@ pub(super) type KeyBytes = [u8; 48];
 /// `struct flow`.
 pub(super) type FlowBytes = [u8; 224];
 
-/// `struct settings`: until (ns), lifetime (ns), established (ms).
-pub(super) type Settings = [u64; 3];
+/// `struct settings`: until (ns), lifetime (ns), established (ms), passed by.
+pub(super) type Settings = [u64; 4];
 
 /// The slot with the generation of everything.
 pub(super) const ALL: u32 = 0;

@@ -42,6 +42,10 @@ pub const LIFETIME: Duration = Duration::from_secs(3);
 /// How long the programs go on without an [`Fast::attend`].
 pub const ATTENTION: Duration = Duration::from_secs(15);
 
+/// How many packets of flows that are not known are not learned from, for each that is: a connection with a request and an
+/// answer is over before it would be worth it.
+const PASSED_BY: u64 = 15;
+
 /// How long connection tracking keeps an idle TCP connection in this namespace, in seconds.
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 
@@ -280,13 +284,13 @@ impl Fast {
     /// # Errors
     /// If the kernel cannot be told.
     pub fn attend(&mut self) -> Result<()> {
-        self.attend_for(ATTENTION, LIFETIME)
+        self.attend_for(ATTENTION, LIFETIME, PASSED_BY)
     }
 
-    fn attend_for(&mut self, time: Duration, lifetime: Duration) -> Result<()> {
+    fn attend_for(&mut self, time: Duration, lifetime: Duration, passed_by: u64) -> Result<()> {
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let until = monotonic()?.saturating_add(nanoseconds(time));
-        let settings = [until, nanoseconds(lifetime), self.established];
+        let settings = [until, nanoseconds(lifetime), self.established, passed_by];
         self.object.settings.set(0, settings, 0).map_err(failed("attend to the fast path"))
     }
 

@@ -265,16 +265,16 @@ fn a_flow_is_where_it_was_learned() {
 #[test]
 fn flows_are_used_for_a_time_and_only_if_attended_to() {
     let mut scene = Scene::new();
-    scene.fast.attend_for(ATTENTION, LIFETIME).unwrap();
+    scene.fast.attend_for(ATTENTION, LIFETIME, 0).unwrap();
     let mut flow = out(Transport::Tcp, Family::V4);
     flow.age = LIFETIME + Duration::from_millis(100);
     scene.write(&flow.entered, "pod", &flow);
     let frame = flow.entered.frame();
     scene.passes(Hook::FromPod, "pod", &frame, "expired");
-    scene.fast.attend_for(ATTENTION, LIFETIME * 1000).unwrap();
+    scene.fast.attend_for(ATTENTION, LIFETIME * 1000, 0).unwrap();
     assert!(matches!(scene.run(Hook::FromPod, "pod", &frame), Fate::Sent(_)));
     scene.counted();
-    scene.fast.attend_for(Duration::ZERO, LIFETIME * 1000).unwrap();
+    scene.fast.attend_for(Duration::ZERO, LIFETIME * 1000, 0).unwrap();
     // The clock of the programs ticks every few milliseconds.
     let passes = (0..1000).any(|_| {
         std::thread::sleep(Duration::from_millis(1));

@@ -6,6 +6,7 @@ use std::process::Command;
 use model::Family;
 
 use super::super::object::Hook;
+use super::super::{ATTENTION, LIFETIME, PASSED_BY};
 use super::scene::{BRIDGE, Fate, Flow, NEXT, POD, Packet, Scene, Transport, UPLINK, address, run};
 
 /// A packet that enters the node and leaves it.
@@ -347,6 +348,35 @@ fn the_biggest_packet_counts_as_long_as_the_flow() {
     small.leaves(&mut scene, "refreshed");
     small.is_sent(&mut scene);
     big.enters(&mut scene, "oversize");
+}
+
+#[test]
+fn of_new_flows_a_part_of_the_packets_is_learned_from() {
+    let mut scene = Scene::new();
+    let journey = out(Transport::Tcp, Family::V4);
+    journey.settle();
+    scene.fast.attend_for(ATTENTION, LIFETIME, PASSED_BY).unwrap();
+    let key = scene.key(&journey.entered, "pod");
+    let learned = (0..1600)
+        .filter(|_| {
+            assert_eq!(scene.run(Hook::FromPod, "pod", &journey.entered.frame()), Fate::Passed);
+            assert_eq!(scene.run(Hook::ToWire, "wire", &journey.leaves.frame()), Fate::Passed);
+            scene.fast.object.flows.remove(&key).is_ok()
+        })
+        .count();
+    // One of 16: a hundred, give or take ten standard deviations.
+    assert!((10..200).contains(&learned), "{learned}");
+    // One that is known is learned anew at once.
+    scene.fast.attend_for(ATTENTION, LIFETIME, 0).unwrap();
+    scene.counted();
+    journey.enters(&mut scene, "unknown");
+    journey.leaves(&mut scene, "learned");
+    scene.fast.attend_for(ATTENTION, LIFETIME, PASSED_BY).unwrap();
+    for _ in 0..100 {
+        scene.fast.invalidate().unwrap();
+        journey.enters(&mut scene, "stale");
+        journey.leaves(&mut scene, "refreshed");
+    }
 }
 
 /// The seconds after which connection tracking forgets the only connection that it has.

@@ -165,7 +165,7 @@ impl Scene {
             fast.set_link(&link(name), Some(Side::Wire)).unwrap();
             fast.set_host(address("other node", family), true).unwrap();
         }
-        fast.attend_for(ATTENTION * 1000, LIFETIME * 1000).unwrap();
+        fast.attend_for(ATTENTION * 1000, LIFETIME * 1000, 0).unwrap();
         Scene { fast, path, before: Counters::default(), _guard: guard, _namespace: namespace }
     }
 
