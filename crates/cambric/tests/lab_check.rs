@@ -35,7 +35,23 @@ fn assert_proved(topology: &str, families: usize) -> BTreeSet<String> {
 /// The same with more rows. Of those that are not, a lab without routes from BGP has none.
 fn assert_rows_proved(topology: &str, families: usize, more: &[u64]) -> BTreeSet<String> {
     let lab = Lab::up(topology);
-    let (success, rows, report) = check(&lab);
+    let (carried, rows) = assert_lab_proved(&lab, families, more);
+    // And again by the fast path: nothing is otherwise.
+    let nodes = lab.nodes();
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    lab.set_fast_path(&nodes, true);
+    assert_eq!(assert_lab_proved(&lab, families, more), (carried.clone(), rows));
+    lab.await_hits(&nodes);
+    carried
+}
+
+/// What was carried how, and the rows with their titles and verdicts.
+fn assert_lab_proved(
+    lab: &Lab,
+    families: usize,
+    more: &[u64],
+) -> (BTreeSet<String>, Vec<(u64, String, String)>) {
+    let (success, rows, report) = check(lab);
     assert!(success, "{:#}", report["rows"]);
     for wanted in (1..=7).chain(more.iter().copied()) {
         let verdicts: Vec<_> = rows.iter().filter(|(row, ..)| *row == wanted).collect();
@@ -66,7 +82,7 @@ fn assert_rows_proved(topology: &str, families: usize, more: &[u64]) -> BTreeSet
         let on_wire = exchange["wire"].as_array().unwrap().iter();
         on_wire.map(|sighting| sighting["carried"]["as"].as_str().unwrap().to_owned())
     });
-    seen.collect()
+    (seen.collect(), rows)
 }
 
 fn set(words: &[&str]) -> BTreeSet<String> {

@@ -41,15 +41,34 @@ fn echo_works(from: &lab_common::Pod, to: std::net::IpAddr) {
     assert!(output.status.success(), "no answer from {to}");
 }
 
-#[test]
-fn killed_processes_cost_no_packet() {
+const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+
+/// A lab with three pods, with or without the fast path.
+fn lab(fast_path: bool) -> Lab {
     let lab = Lab::up("vxlan.yaml");
     lab.apply(PODS);
+    if fast_path {
+        lab.set_fast_path(&NODES, true);
+    }
+    lab
+}
+
+#[test]
+fn killed_processes_cost_no_packet() {
+    assert_killed_processes_cost_no_packet(false);
+}
+
+#[test]
+fn killed_processes_cost_no_packet_of_the_fast_path() {
+    assert_killed_processes_cost_no_packet(true);
+}
+
+fn assert_killed_processes_cost_no_packet(fast_path: bool) {
+    let lab = lab(fast_path);
     let (a, b, beside) = (lab.pod("a"), lab.pod("b"), lab.pod("beside"));
     let outside = lab.enter("client");
     let outside_address = "198.51.100.101".parse().unwrap();
-    let before: Vec<Vec<String>> =
-        ["node-1", "node-2", "node-3"].iter().map(|node| ours(&lab, node)).collect();
+    let before: Vec<Vec<String>> = NODES.iter().map(|node| ours(&lab, node)).collect();
     assert!(before.iter().all(|state| state.len() > 10), "{before:#?}");
 
     let datagrams = [
@@ -64,15 +83,22 @@ fn killed_processes_cost_no_packet() {
         Stream::start("b to a, IPv6", &b.enter(), &a.enter(), a.v6()),
         Stream::start("a to outside", &a.enter(), &outside, outside_address),
     ];
+    let busy = || {
+        if fast_path {
+            lab.await_hits(&NODES[..2]);
+        }
+    };
+    busy();
     for target in ["agent/node-1", "agent/node-2", "agent/node-3", "kubelet/node-1", "api"] {
         lab.run("restart", &["--kill", target]);
         if let Some(node) = target.strip_prefix("agent/") {
             lab.agent_ready(node);
         }
-        for (node, before) in ["node-1", "node-2", "node-3"].iter().zip(&before) {
+        for (node, before) in NODES.iter().zip(&before) {
             assert_eq!(&ours(&lab, node), before, "{node} after {target} was killed and restarted");
         }
     }
+    busy();
     for one in datagrams {
         assert!(one.finish() > 100);
     }
@@ -84,12 +110,27 @@ fn killed_processes_cost_no_packet() {
 /// An agent that is dead for a while, and an API that is: the data path does not need them.
 #[test]
 fn without_agents_and_api_traffic_goes_on() {
-    let lab = Lab::up("vxlan.yaml");
-    lab.apply(PODS);
+    assert_traffic_goes_on(false);
+}
+
+/// With the agent goes the fast path, and it comes again with the next.
+#[test]
+fn without_agents_and_api_traffic_leaves_the_fast_path_and_goes_on() {
+    assert_traffic_goes_on(true);
+}
+
+fn assert_traffic_goes_on(fast_path: bool) {
+    let lab = lab(fast_path);
     let (a, b) = (lab.pod("a"), lab.pod("b"));
     let before = ours(&lab, "node-1");
     let datagrams = Datagrams::start("a to b", &a.enter(), &b.enter(), b.v4());
     let stream = Stream::start("a to b", &a.enter(), &b.enter(), b.v6());
+    let busy = || {
+        if fast_path {
+            lab.await_hits(&NODES[..2]);
+        }
+    };
+    busy();
     for target in ["api", "agent/node-1", "agent/node-2"] {
         lab.run("kill", &[target]);
     }
@@ -106,14 +147,23 @@ fn without_agents_and_api_traffic_goes_on() {
         lab.agent_ready(node);
     }
     assert_eq!(ours(&lab, "node-1"), before);
+    busy();
     assert!(datagrams.finish() > 1000);
     assert!(stream.finish() > 1000);
 }
 
 #[test]
 fn what_is_deleted_is_repaired_and_what_is_not_ours_left_alone() {
-    let lab = Lab::up("vxlan.yaml");
-    lab.apply(PODS);
+    assert_repaired(false);
+}
+
+#[test]
+fn with_the_fast_path_what_is_deleted_is_repaired_and_what_is_not_ours_left_alone() {
+    assert_repaired(true);
+}
+
+fn assert_repaired(fast_path: bool) {
+    let lab = lab(fast_path);
     let (a, b, beside) = (lab.pod("a"), lab.pod("b"), lab.pod("beside"));
     let node = "node-1";
     for foreign in [
@@ -205,6 +255,17 @@ fn what_is_deleted_is_repaired_and_what_is_not_ours_left_alone() {
         echo_works(&a, to);
     }
     echo_works(&b, a.v4());
+    if fast_path {
+        // What came and went has left its programs where they belong.
+        let streams = [(&a, b.v4()), (&a, b.v6()), (&a, beside.v6())].map(|(from, to)| {
+            let at = if to == beside.v6() { &beside } else { &b };
+            Stream::start("after all", &from.enter(), &at.enter(), to)
+        });
+        lab.await_hits(&NODES[..2]);
+        for stream in streams {
+            assert!(stream.finish() > 0);
+        }
+    }
 }
 
 /// Puts the bridge's own address into a command.

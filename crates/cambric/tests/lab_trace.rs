@@ -225,6 +225,19 @@ fn assert_agrees(topology: &str) {
     );
     let delivered = journeys.iter().filter(|journey| journey.delivered).count();
     assert!(delivered > CASES / 2 && delivered < CASES, "{delivered} delivered: too much of one kind");
+    assert_agrees_by_the_fast_path(&lab, &stage, &journeys[..CASES / 2]);
+}
+
+/// The same packets again: a flow's first ones take the kernel's path, by the programs of the fast path. And in each answered
+/// connection of these some have gone by the fast path.
+fn assert_agrees_by_the_fast_path(lab: &Lab, stage: &Stage, journeys: &[Journey]) {
+    let nodes = lab.nodes();
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    lab.set_fast_path(&nodes, true);
+    let wrong = disagreements(stage, journeys);
+    let shown: Vec<String> = wrong.iter().map(|(_, comparison)| trace::live::text(comparison)).collect();
+    assert!(shown.is_empty(), "with the fast path {} differ: {}", shown.len(), shown.concat());
+    lab.await_hits_above(&nodes, 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use common::TestNs;
@@ -34,6 +34,12 @@ struct Flow {
 impl Flow {
     fn direct(nodes: &Nodes, (from, to): (At, At), family: Family) -> Flow {
         let server = nodes.server(to, family);
+        Flow { client: nodes.socket(from, family), to: server.local_addr().unwrap(), server }
+    }
+
+    /// To a port that no service leads to.
+    fn beside(nodes: &Nodes, (from, to): (At, At), family: Family) -> Flow {
+        let server = nodes.socket(to, family);
         Flow { client: nodes.socket(from, family), to: server.local_addr().unwrap(), server }
     }
 
@@ -76,9 +82,10 @@ fn tap(test: &TestNs) -> Wire {
 }
 
 /// The next frames on a link with the payload, without what differs on the kernel's path as well: senders number packets
-/// of IPv4, and the checksum of UDP is filled in somewhere on the way, or not if the packet gets to a socket before.
-fn seen(wire: &Wire, count: usize) -> BTreeSet<String> {
-    let mut frames = Vec::new();
+/// of IPv4, and the checksum of UDP is filled in somewhere on the way, or not if the packet gets to a socket before. And
+/// these numbers, in their order.
+fn seen(wire: &Wire, count: usize) -> (BTreeSet<String>, Vec<[u8; 2]>) {
+    let (mut frames, mut numbers) = (Vec::new(), Vec::new());
     while frames.len() < count {
         let mut frame = wire.receive();
         if !frame.ends_with(b"always the same") {
@@ -87,6 +94,7 @@ fn seen(wire: &Wire, count: usize) -> BTreeSet<String> {
         if frame[14] >> 4 == 4 {
             let header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;
             assert_eq!(header.header_checksum, header.calc_header_checksum());
+            numbers.push([frame[18], frame[19]]);
             frame[18..20].fill(0);
             frame[24..26].fill(0);
         }
@@ -94,31 +102,73 @@ fn seen(wire: &Wire, count: usize) -> BTreeSet<String> {
         frame[checksum..checksum + 2].fill(0);
         frames.push(frame.iter().map(|byte| format!("{byte:02x}")).collect());
     }
-    frames.into_iter().collect()
+    (frames.into_iter().collect(), numbers)
+}
+
+/// Has what a socket sends look unlike what others do: a traffic class, and in IPv4 a number for each packet.
+fn stand_out(socket: &UdpSocket) {
+    let (of_v4, of_v6) = ((libc::IPPROTO_IP, libc::IP_TOS), (libc::IPPROTO_IPV6, libc::IPV6_TCLASS));
+    let is_v4 = socket.local_addr().unwrap().is_ipv4();
+    let options: &[(libc::c_int, libc::c_int, libc::c_int)] = if is_v4 {
+        &[(of_v4.0, of_v4.1, 0x28), (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)]
+    } else {
+        &[(of_v6.0, of_v6.1, 0x28)]
+    };
+    for (level, option, value) in options {
+        // SAFETY: the value is an int that lives through the call, as these options take it.
+        let done = unsafe {
+            let size = size_of_val(value) as libc::socklen_t;
+            libc::setsockopt(socket.as_raw_fd(), *level, *option, (&raw const *value).cast(), size)
+        };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
 }
 
 #[test]
 fn packets_of_every_mode_arrive_as_by_the_kernels_path() {
     let mut nodes = Nodes::new(MODES[0], true);
+    let services = [10, 11].map(|number| service(number, &[Protocol::Udp]));
+    for (service, (_, to)) in services.iter().zip(PAIRS) {
+        let name = common::cluster::name(to.0 as u32);
+        let endpoints = Family::BOTH.map(|family| endpoint(nodes.pod(to).address(family), &name));
+        let news = [slices(service, endpoints.to_vec()), vec![Input::Service(service.clone())]].concat();
+        nodes.nodes[0].update(news);
+    }
     for mode in MODES {
         nodes.change(mode, true);
-        for family in Family::BOTH {
-            for pair in PAIRS {
-                let flow = Flow::direct(&nodes, pair, family);
+        // Each flow is watched on the kernel's path first. All of them have settled when the first one has.
+        let mut flows = Vec::new();
+        for (family, (number, pair)) in Family::BOTH
+            .into_iter()
+            .flat_map(|family| [10, 11].into_iter().zip(PAIRS).map(move |pair| (family, pair)))
+        {
+            let to = SocketAddr::new(cluster_address(number, family), PORT);
+            let client = nodes.socket(pair.0, family);
+            let by_service = Flow { client, server: nodes.server(pair.1, family), to };
+            for flow in [Flow::beside(&nodes, pair, family), by_service] {
+                stand_out(&flow.client);
+                stand_out(&flow.server);
                 let taps = [tap(&nodes.pod(pair.0).test), tap(&nodes.pod(pair.1).test)];
                 flow.exchange();
                 // Both ways, at both ends.
-                let slow = taps.each_ref().map(|tap| seen(tap, 2));
-                flow.settle(&mut nodes);
-                let taps = [tap(&nodes.pod(pair.0).test), tap(&nodes.pod(pair.1).test)];
-                let before = nodes.hits();
-                (0..10).for_each(|_| flow.exchange());
-                let hits = nodes.hits() - before;
-                let hops = if pair.1.0 == 0 { 1 } else { 2 };
-                assert!((15 * hops..=20 * hops).contains(&hits), "{mode:?} {family:?} {pair:?}: {hits}");
-                let fast = taps.each_ref().map(|tap| seen(tap, 20));
-                assert_eq!(fast, slow, "{mode:?} {family:?} {pair:?}");
+                let slow = taps.each_ref().map(|tap| seen(tap, 2).0);
+                flows.push((pair, flow, slow));
             }
+        }
+        for (pair, flow, slow) in flows {
+            let what = format!("{mode:?} {pair:?} {}", flow.to);
+            flow.settle(&mut nodes);
+            let taps = [tap(&nodes.pod(pair.0).test), tap(&nodes.pod(pair.1).test)];
+            let before = nodes.hits();
+            (0..10).for_each(|_| flow.exchange());
+            let hits = nodes.hits() - before;
+            let hops = if pair.1.0 == 0 { 1 } else { 2 };
+            assert!((15 * hops..=20 * hops).contains(&hits), "{what}: {hits}");
+            let [(here, sent), (there, received)] = taps.each_ref().map(|tap| seen(tap, 20));
+            assert_eq!([here, there], slow, "{what}");
+            assert_eq!(sent, received, "{what}");
+            // Numbers that are all the same would prove nothing.
+            assert!(flow.to.is_ipv6() || sent.iter().collect::<BTreeSet<_>>().len() > 10, "{what}: {sent:?}");
         }
     }
 }

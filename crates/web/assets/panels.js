@@ -49,7 +49,7 @@ export function showFlows({ all, flows }) {
     flow.service ? `service ${flow.service}` : name(flow.destination),
     name(flow.backend) ?? "",
     `${flow.protocol} over ${flow.family}`, flow.verdict,
-    flow.traffic ? `${flow.traffic.sentPackets} sent, ${flow.traffic.receivedPackets} received` : "not counted",
+    flow.traffic ? `${flow.fastPath ? "at least " : ""}${flow.traffic.sentPackets} sent, ${flow.traffic.receivedPackets} received` : "not counted",
     moves ? "now" : "",
   ]);
   put("flows-body",

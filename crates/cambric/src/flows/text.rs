@@ -41,7 +41,10 @@ pub(super) fn line(flow: &NamedFlow, now: SystemTime, style: &Style) -> String {
     if let Some(backend) = &flow.backend {
         words.extend([">".to_owned(), end(backend)]);
     }
-    let more = [flow.traffic.as_ref().map(traffic), style.several.then(|| format!("at {}", flow.node))];
+    let more = [
+        flow.traffic.as_ref().map(|sum| traffic(sum, flow.fast_path)),
+        style.several.then(|| format!("at {}", flow.node)),
+    ];
     let parts: Vec<String> = [words.join(" ")].into_iter().chain(more.into_iter().flatten()).collect();
     let words = parts.join(", ");
 
@@ -76,8 +79,10 @@ fn end(end: &EndView) -> String {
     }
 }
 
-fn traffic(traffic: &Traffic) -> String {
-    format!("{} out, {} back", bytes(traffic.sent_bytes), bytes(traffic.received_bytes))
+/// Of what goes by the fast path connection tracking sees a part.
+fn traffic(traffic: &Traffic, fast_path: bool) -> String {
+    let least = if fast_path { "at least " } else { "" };
+    format!("{least}{} out, {} back", bytes(traffic.sent_bytes), bytes(traffic.received_bytes))
 }
 
 /// A number of bytes in three digits or so.
@@ -146,6 +151,7 @@ mod tests {
                 received_bytes: 1_300_000,
                 received_packets: 900,
             }),
+            fast_path: false,
             begun: None,
             tunnel: false,
         }
@@ -159,6 +165,8 @@ mod tests {
         let expected = "established TCP default/client:40000 > service/default/web:http >
             default/web-2:8080, 512 B out, 1.2 MiB back, at node-1\n";
         assert_eq!(text, expected);
+        let by_fast_path = line(&NamedFlow { fast_path: true, ..flow() }, now, &style);
+        assert!(by_fast_path.contains("at least 512 B out"), "{by_fast_path}");
         let long = "a-deployment-with-a-name-7d9c5b4f6-x7k2p";
         let outside = NamedFlow {
             verdict: Verdict::Refused,

@@ -175,6 +175,7 @@ impl Source for Example {
                 received_bytes: 60,
                 received_packets: 1,
             }),
+            fast_path: false,
             begun: None,
             tunnel: false,
         }])

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod bird;
+pub mod fast_path;
 pub mod kernel_state;
 pub mod traffic;
 

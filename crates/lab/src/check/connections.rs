@@ -185,7 +185,8 @@ fn try_all<'v>(view: &View, ports: &Ports, cases: Vec<Case<'v>>) -> Result<Vec<A
             else {
                 return;
             };
-            *result.lock().unwrap_or_else(PoisonError::into_inner) = try_one(from, case, ports);
+            *result.lock().unwrap_or_else(PoisonError::into_inner) =
+                try_one(from, case, ports, view.questions());
         }
     };
     thread::scope(|scope| {
@@ -198,12 +199,12 @@ fn try_all<'v>(view: &View, ports: &Ports, cases: Vec<Case<'v>>) -> Result<Vec<A
 }
 
 /// Tries a case as often as it says, or until a try comes to nothing.
-fn try_one(from: &NetNs, case: &Case<'_>, ports: &Ports) -> Vec<Tried> {
+fn try_one(from: &NetNs, case: &Case<'_>, ports: &Ports, questions: usize) -> Vec<Tried> {
     let mut tries: Vec<Tried> = Vec::new();
     let patience = if matches!(case.fate, Fate::Silent { .. }) { SILENCE } else { PATIENCE };
     let goes_on = |tries: &[Tried]| tries.last().is_none_or(|last| matches!(last.got, Got::Answer(_)));
     while tries.len() < case.times && goes_on(&tries) {
-        tries.push(attempt(from, case.target.address, case.transport, ports, patience));
+        tries.push(attempt(from, case.target.address, case.transport, ports, patience, questions));
     }
     tries
 }

@@ -189,7 +189,7 @@ fn containers(view: &View, tried: &mut Vec<Tried>) -> Result<()> {
             {
                 let name = format!("{}/{}", pod.full_name(), container.name);
                 let server = SocketAddr::new(loopback, port);
-                let asked = probe::ask(&namespace, server, transport);
+                let asked = probe::ask(&namespace, server, transport, view.questions());
                 let heard = asked.result.as_ref().map_err(Clone::clone).map(|answer| Heard {
                     by: format!(
                         "{}/{}/{}",
@@ -243,7 +243,7 @@ fn pods(view: &View, predictor: &Predictor<'_>, row: Row, tried: &mut Vec<Tried>
             };
             for transport in Transport::BOTH {
                 let server = SocketAddr::new(*destination, port);
-                let asked = probe::ask(&namespace, server, transport);
+                let asked = probe::ask(&namespace, server, transport, view.questions());
                 let heard = asked.result.as_ref().map_err(Clone::clone).map(heard);
                 let seen = heard.as_ref().ok().map(|heard| heard.source);
                 tried.push(Tried {
@@ -349,7 +349,7 @@ fn inbound(view: &View, predictor: &Predictor<'_>, tried: &mut Vec<Tried>) -> Re
                 continue;
             };
             let server = SocketAddr::new(destination, port);
-            let asked = probe::ask(&namespace, server, transport);
+            let asked = probe::ask(&namespace, server, transport, view.questions());
             let heard = asked.result.as_ref().map_err(Clone::clone).map(heard);
             let seen = heard.as_ref().ok().map(|heard| heard.source);
             tried.push(Tried {
@@ -392,7 +392,8 @@ fn to_machine(
     predict: impl FnOnce(u16) -> super::evidence::Predicted,
 ) -> Result<Tried> {
     let there = view.machine_namespace(&machine.name)?;
-    let met = probe::meet(&namespace, &there, destination, transport).map_err(Error::Other)?;
+    let met =
+        probe::meet(&namespace, &there, destination, transport, view.questions()).map_err(Error::Other)?;
     let heard = met.asked.result.clone();
     let source = heard.as_ref().ok().copied();
     Ok(Tried {

@@ -224,7 +224,7 @@ fn serve(namespace: &NetNs, pod: &str, node: &str, container: &str, port: u16) {
         echo::run(&options).unwrap();
     });
     let deadline = Instant::now() + Duration::from_secs(5);
-    while probe::ask(namespace, ([127, 0, 0, 1], port).into(), Transport::Tcp).result.is_err() {
+    while probe::ask(namespace, ([127, 0, 0, 1], port).into(), Transport::Tcp, 1).result.is_err() {
         assert!(Instant::now() < deadline, "no echo server in {pod}");
         thread::yield_now();
     }

@@ -35,28 +35,47 @@ pub(super) struct Met {
     pub(super) asked: Asked<SocketAddr>,
 }
 
-/// Asks an echo server who it is and whom it sees.
-pub(super) fn ask(from: &NetNs, to: SocketAddr, transport: Transport) -> Asked<Answer> {
+/// Asks an echo server who it is and whom it sees; over TCP so many times, by one connection.
+pub(super) fn ask(from: &NetNs, to: SocketAddr, transport: Transport, times: usize) -> Asked<Answer> {
     let asked = netns::run_in(from, || match transport {
-        Transport::Tcp => ask_tcp(to),
+        Transport::Tcp => ask_tcp(to, times),
         Transport::Udp => ask_udp(to),
     });
     asked.unwrap_or_else(|error| Asked { local: None, result: Err(error.to_string()) })
 }
 
-fn ask_tcp(to: SocketAddr) -> Asked<Answer> {
+fn ask_tcp(to: SocketAddr, times: usize) -> Asked<Answer> {
     let stream = match TcpStream::connect_timeout(&to, PATIENCE) {
         Ok(stream) => stream,
         Err(error) => return Asked { local: None, result: Err(format!("cannot connect to {to}: {error}")) },
     };
     let exchange = || {
         limit(&stream)?;
-        (&stream).write_all(b"JSON\n")?;
-        let mut line = String::new();
-        BufReader::new((&stream).take(LONGEST)).read_line(&mut line)?;
-        Ok(line)
+        same_answers(times, || {
+            (&stream).write_all(b"JSON\n")?;
+            let mut line = String::new();
+            BufReader::new((&stream).take(LONGEST)).read_line(&mut line)?;
+            Ok(line)
+        })
     };
     Asked { local: stream.local_addr().ok(), result: answer(to, exchange()) }
+}
+
+/// Asks so many times, at least once; the answer, which must always be the same.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] if it is another one, or what `ask` says.
+pub(super) fn same_answers<T: PartialEq>(
+    times: usize,
+    mut ask: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    let first = ask()?;
+    for _ in 1..times {
+        if ask()? != first {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the same connection got other answers"));
+        }
+    }
+    Ok(first)
 }
 
 fn ask_udp(to: SocketAddr) -> Asked<Answer> {
@@ -87,18 +106,25 @@ fn no_answer(to: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Sends a request to a socket that is opened for it at an address in another namespace, and answers it there.
+/// Sends a request to a socket that is opened for it at an address in another namespace, and answers it there; over TCP so
+/// many times, by one connection.
 ///
 /// # Errors
 /// Why there can be no such socket.
-pub(super) fn meet(from: &NetNs, at: &NetNs, address: IpAddr, transport: Transport) -> Result<Met, String> {
+pub(super) fn meet(
+    from: &NetNs,
+    at: &NetNs,
+    address: IpAddr,
+    transport: Transport,
+    times: usize,
+) -> Result<Met, String> {
     match transport {
-        Transport::Tcp => meet_tcp(from, at, address),
+        Transport::Tcp => meet_tcp(from, at, address, times),
         Transport::Udp => meet_udp(from, at, address),
     }
 }
 
-fn meet_tcp(from: &NetNs, at: &NetNs, address: IpAddr) -> Result<Met, String> {
+fn meet_tcp(from: &NetNs, at: &NetNs, address: IpAddr, times: usize) -> Result<Met, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("cannot listen at {address}: {error}");
     let listener = netns::run_in(at, || TcpListener::bind((address, 0)))
         .map_err(|error| cannot(&error))?
@@ -118,10 +144,12 @@ fn meet_tcp(from: &NetNs, at: &NetNs, address: IpAddr) -> Result<Met, String> {
         wait_readable(&listener)?;
         let (accepted, source) = listener.accept()?;
         limit(&accepted)?;
-        (&stream).write_all(b"?")?;
-        (&accepted).read_exact(&mut [0])?;
-        (&accepted).write_all(b"!")?;
-        (&stream).read_exact(&mut [0])?;
+        same_answers(times, || {
+            (&stream).write_all(b"?")?;
+            (&accepted).read_exact(&mut [0])?;
+            (&accepted).write_all(b"!")?;
+            (&stream).read_exact(&mut [0])
+        })?;
         Ok(source)
     };
     let result = exchange().map_err(|error: io::Error| no_answer(server, &error));

@@ -97,8 +97,8 @@ pub(super) fn wait_served(view: &View, go_on: &mut dyn FnMut() -> Result<()>) ->
             let service = view.cluster.services.get(&role.object());
             for address in service.iter().flat_map(|service| &service.cluster_addresses) {
                 let to = SocketAddr::new(*address, PORT);
-                while !matches!(attempt(&namespace, to, Transport::Tcp, &ports, PATIENCE).got, Got::Answer(_))
-                {
+                let asked = || attempt(&namespace, to, Transport::Tcp, &ports, PATIENCE, 1).got;
+                while !matches!(asked(), Got::Answer(_)) {
                     go_on()?;
                     if Instant::now() > deadline {
                         return Ok(());

@@ -11,7 +11,7 @@ use trace::live::Mark;
 use trace::live::send::{self, PORTS};
 
 use super::evidence::{Got, Heard, Transport};
-use super::probe::LONGEST;
+use super::probe::{LONGEST, same_answers};
 use crate::echo::Answer;
 
 /// Gives each try a port.
@@ -51,18 +51,19 @@ pub(crate) struct Tried {
     pub(crate) after: Duration,
 }
 
-/// Connects and asks who answers, which may take some time.
+/// Asks who answers; over TCP so many times, by one connection. Each step may take some time.
 pub(super) fn attempt(
     from: &NetNs,
     to: SocketAddr,
     transport: Transport,
     ports: &Ports,
     patience: Duration,
+    times: usize,
 ) -> Tried {
-    marked_attempt(from, to, transport, ports, patience, None)
+    try_with(from, to, transport, ports, patience, None, times)
 }
 
-/// The same with a mark: the sequence number of a TCP connection's first segment, or a text in a datagram, which an echo
+/// Asks once with a mark: the sequence number of a TCP connection's first segment, or a text in a datagram, which an echo
 /// server repeats.
 pub(crate) fn marked_attempt(
     from: &NetNs,
@@ -70,7 +71,19 @@ pub(crate) fn marked_attempt(
     transport: Transport,
     ports: &Ports,
     patience: Duration,
+    mark: Mark,
+) -> Tried {
+    try_with(from, to, transport, ports, patience, Some(mark), 1)
+}
+
+fn try_with(
+    from: &NetNs,
+    to: SocketAddr,
+    transport: Transport,
+    ports: &Ports,
+    patience: Duration,
     mark: Option<Mark>,
+    times: usize,
 ) -> Tried {
     let tried = netns::run_in(from, || -> nix::Result<Tried> {
         let kind = match transport {
@@ -82,7 +95,7 @@ pub(crate) fn marked_attempt(
         let asked = match transport {
             Transport::Tcp => {
                 mark.map_or(Ok(()), |mark| send::begin_at(&fd, mark))?;
-                send::connect(fd, to, patience).and_then(|stream| ask_tcp(stream, patience))
+                send::connect(fd, to, patience).and_then(|stream| ask_tcp(stream, patience, times))
             }
             Transport::Udp => {
                 let question = mark.map_or_else(|| "JSON".to_owned(), |mark| format!("JSON {}", mark.text()));
@@ -103,15 +116,18 @@ pub(crate) fn marked_attempt(
     }
 }
 
-fn ask_tcp(mut stream: TcpStream, patience: Duration) -> io::Result<Vec<u8>> {
+fn ask_tcp(mut stream: TcpStream, patience: Duration, times: usize) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    stream.write_all(b"JSON\n")?;
-    let mut line = Vec::new();
     let mut byte = [0];
-    while line.last() != Some(&b'\n') && (line.len() as u64) < LONGEST && stream.read(&mut byte)? > 0 {
-        line.extend(byte);
-    }
+    let line = same_answers(times, || {
+        stream.write_all(b"JSON\n")?;
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') && (line.len() as u64) < LONGEST && stream.read(&mut byte)? > 0 {
+            line.extend(byte);
+        }
+        Ok(line)
+    })?;
     // What ends the connection is on its way before a detour ends, or it would go by another node.
     if stream.shutdown(Shutdown::Write).is_ok() {
         while stream.read(&mut byte).is_ok_and(|read| read > 0) {}
@@ -154,7 +170,7 @@ mod tests {
                 listener.local_addr().unwrap()
             };
             for transport in Transport::BOTH {
-                let tried = attempt(&here, closed, transport, &ports, LONG);
+                let tried = attempt(&here, closed, transport, &ports, LONG, 1);
                 assert_eq!(tried.got, Got::Refusal, "{address} {transport}");
                 assert!(PORTS.contains(&tried.port));
             }
@@ -165,7 +181,7 @@ mod tests {
                 stream.write_all(b"220 ready\n").unwrap();
                 source
             });
-            let tried = attempt(&here, open, Transport::Tcp, &ports, LONG);
+            let tried = attempt(&here, open, Transport::Tcp, &ports, LONG, 1);
             assert!(
                 matches!(&tried.got, Got::Other(what) if what.contains("no echo server")),
                 "{:?}",

@@ -117,6 +117,12 @@ impl View {
         machines.iter().filter(of(Role::Node)).chain(machines.iter().filter(of(Role::Outside)))
     }
 
+    /// How often a connection is asked. The fast path has a connection once it is set up, and lets few packets on the
+    /// kernel's path then.
+    pub(super) fn questions(&self) -> usize {
+        if self.cluster.network.fast_path { 10 } else { 1 }
+    }
+
     /// The families in which a pod has addresses.
     pub(super) fn families(&self) -> Vec<Family> {
         let has =
@@ -250,7 +256,7 @@ pub(super) fn forget_other_servers(pod: &mut Pod) -> Result<()> {
     for container in &mut pod.containers {
         let other =
             container.ports.iter().filter(|(_, transport)| *transport == Transport::Tcp).any(|(port, _)| {
-                let asked = probe::ask(&namespace, (loopback, *port).into(), Transport::Tcp);
+                let asked = probe::ask(&namespace, (loopback, *port).into(), Transport::Tcp, 1);
                 asked.local.is_some() && asked.result.is_err()
             });
         if other {

@@ -170,7 +170,7 @@ impl Sender {
                 };
             }
         };
-        match marked_attempt(&self.from, to, asked, ports, PATIENCE, Some(self.mark)).got {
+        match marked_attempt(&self.from, to, asked, ports, PATIENCE, self.mark).got {
             Got::Answer(heard) => Reply::Answer(format!("of {}, which saw {}", heard.by, heard.source)),
             Got::Refusal => Reply::Refusal,
             Got::Nothing => Reply::Nothing,

@@ -52,6 +52,9 @@ pub struct NamedFlow {
     pub seen_as: Option<EndView>,
     /// What the client has sent and received; null where the kernel does not count.
     pub traffic: Option<Traffic>,
+    /// Whether most of its packets may go by the fast path, where connection tracking does not see them: then the traffic
+    /// is the least that it was.
+    pub fast_path: bool,
     /// When it began, in seconds since 1970; null where the kernel keeps no time.
     #[serde(serialize_with = "seconds")]
     pub begun: Option<SystemTime>,
@@ -137,6 +140,11 @@ impl Verdict {
             (true, None) if status.assured() => Verdict::Established,
             (true, Some(Phase::Opening) | None) => Verdict::Replied,
         }
+    }
+
+    /// Whether the flow is or may have been established.
+    pub fn was_established(self) -> bool {
+        matches!(self, Verdict::Established | Verdict::Closing | Verdict::Closed)
     }
 
     /// As it is written, in JSON too.

@@ -22,13 +22,16 @@ pub struct Names {
     /// By their first addresses. They do not overlap.
     ranges: BTreeMap<IpAddr, (PodRange, NodeName)>,
     vxlan_port: u16,
+    /// Whether the cluster has the fast path.
+    fast_path: bool,
 }
 
 impl Names {
     /// The names of all that a cluster has.
     pub fn new(scene: &Scene) -> Names {
-        let mut names =
-            Names { vxlan_port: scene.cluster.network.encapsulation.vxlan.port.value(), ..Names::default() };
+        let network = &scene.cluster.network;
+        let vxlan_port = network.encapsulation.vxlan.port.value();
+        let mut names = Names { vxlan_port, fast_path: network.fast_path, ..Names::default() };
         for (address, party) in scene.holders() {
             names.parties.entry(address).or_insert_with(|| party.party());
         }
@@ -59,17 +62,27 @@ impl Names {
         let end = |of: SocketAddr| self.end(node, of.ip(), has_ports.then_some(of.port()));
         let (original, reply) = (&flow.original, &flow.reply);
         let (client, destination) = (end(original.source), end(original.destination));
+        let backend = (reply.source != original.destination).then(|| end(reply.source));
+        let seen_as = (reply.destination != original.source).then(|| end(reply.destination));
+        let verdict = Verdict::of(tracked, ended);
+        // What it leaves alone is in docs/fast-path.md.
+        let between_pods =
+            [&client, backend.as_ref().unwrap_or(&destination)].iter().all(|end| end.kind == "pod");
+        let kind = Protocol::from_number(flow.protocol);
+        let is_taken =
+            matches!(kind, Some(Protocol::Tcp | Protocol::Udp)) && between_pods && seen_as.is_none();
         NamedFlow {
             node: node.clone(),
             id: flow.id,
             zone: flow.zone,
             family: flow.family(),
             protocol: protocol_name(flow.protocol),
-            verdict: Verdict::of(tracked, ended),
+            fast_path: self.fast_path && is_taken && verdict.was_established(),
+            verdict,
             state: tracked.connection.map(|connection| connection.name),
             service: self.service(&destination, flow.protocol),
-            backend: (reply.source != original.destination).then(|| end(reply.source)),
-            seen_as: (reply.destination != original.source).then(|| end(reply.destination)),
+            backend,
+            seen_as,
             traffic: tracked.counters.map(Into::into),
             begun: tracked.begun,
             tunnel: self.is_tunnel(flow.protocol, &client, &destination),

@@ -151,6 +151,8 @@ pub struct Journey {
     pub assumed: Option<String>,
     /// Whether it arrives, whichever way it takes, and so does the answer.
     pub delivered: bool,
+    /// Whether what follows in the same connection may go by the fast path. The ways are those of the first packets.
+    pub fast_path: bool,
     /// The ways.
     pub ways: Vec<Route>,
     /// The packet as it is sent.
@@ -253,17 +255,29 @@ impl Scene {
         let packet = Packet::new(from, to, transport, port);
         let (ways, world) = self.ways(&start, packet, &begin);
         let ways: Vec<Route> = ways.iter().map(|way| self.route(&world, &start, packet, way)).collect();
+        let delivered = ways.iter().all(|way| way.lost.is_none());
         Ok(Journey {
+            fast_path: delivered && self.may_go_fast(&start, packet, &ways),
+            delivered,
             source: EndView::of(source, from, None),
             destination: EndView::of(destination, to, port),
             protocol: protocol_name(packet.protocol),
             family: family.to_string(),
             assumed: self.assumed.clone(),
-            delivered: ways.iter().all(|way| way.lost.is_none()),
             ways,
             packet,
             start,
         })
+    }
+
+    /// Whether the fast path takes connections that begin with a packet, on one of its ways: those of pods to other pods.
+    fn may_go_fast(&self, start: &Start, packet: Packet, ways: &[Route]) -> bool {
+        let has_flows = matches!(packet.transport(), Some(Transport::Tcp | Transport::Udp));
+        let to_another = |way: &Route| {
+            way.end.as_ref().is_some_and(|end| end.kind == "pod" && end.address != packet.source)
+        };
+        let taken = has_flows && matches!(start, Start::Pod(..)) && ways.iter().any(to_another);
+        self.cluster.network.fast_path && taken
     }
 
     fn route(&self, world: &World, start: &Start, packet: Packet, way: &Outcome) -> Route {

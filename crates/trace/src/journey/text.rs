@@ -9,6 +9,10 @@ pub(crate) const WIDTH: usize = 80;
 /// How many ends are listed one by one.
 const LISTED: usize = 6;
 
+/// What the fast path makes of packets that follow.
+const FAST_PATH: &str = "this is the way of the first packets; once the connection is settled, packets between pods go by the \
+    fast path: the same in pods and on uplinks, past bridges, tunnels and rules (cambric status fastpath on the node)";
+
 /// How a journey is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
@@ -35,6 +39,9 @@ pub fn render(journey: &Journey, style: &Style) -> String {
         if style.all || index == one {
             text += &way(journey, route, style);
         }
+    }
+    if journey.fast_path {
+        text += &wrapped("note: ", FAST_PATH);
     }
     if let Some(assumed) = &journey.assumed {
         text += &wrapped("note: ", assumed);
