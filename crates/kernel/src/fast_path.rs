@@ -164,23 +164,25 @@ impl FastPath {
         if change.keys.keys().any(|key| matches!(place(key), Some(Place::Pod(..)))) {
             fast.look_around()?;
         }
-        for (key, planned) in &change.keys {
+        for key in change.keys.keys() {
             match reach(key) {
                 Reach::Nothing => {}
                 Reach::At(net) => drop(places.insert(net)),
                 Reach::Everything => everything = true,
             }
-            match (place(key), planned) {
-                (Some(place), Some(_)) => {
-                    put(fast, &place)?;
-                    self.places.insert(place);
-                }
-                (Some(place), None) => {
-                    self.places.remove(&place);
-                    take(fast, &place, &self.places)?;
-                }
-                (None, _) => {}
-            }
+        }
+        // What goes before what comes: a pod may have got the address of one that is gone, by another link.
+        for place in
+            change.keys.iter().filter(|(_, planned)| planned.is_none()).filter_map(|(key, _)| place(key))
+        {
+            self.places.remove(&place);
+            take(fast, &place, &self.places)?;
+        }
+        for place in
+            change.keys.iter().filter(|(_, planned)| planned.is_some()).filter_map(|(key, _)| place(key))
+        {
+            put(fast, &place)?;
+            self.places.insert(place);
         }
         if everything {
             return fast.invalidate();
