@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod fast;
+pub mod load;
 pub mod pods;
 pub mod sctp;
 pub mod services;
