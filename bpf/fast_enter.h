@@ -33,6 +33,7 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 {
 	__u32 zero = 0;
 	struct note *note = bpf_map_lookup_elem(&notes, &zero);
+	__u64 passed_by;
 
 	if (!note)
 		return TCX_NEXT;
@@ -42,7 +43,9 @@ static __always_inline int leave(struct __sk_buff *skb, const struct packet *pac
 		note->is_valid = 0;
 		return TCX_NEXT;
 	}
-	if (reason == UNKNOWN && bpf_get_prandom_u32() & set->passed_by) {
+	/* Connection tracking settles flows of UDP only after two seconds, so those that it has settled are longer ones. */
+	passed_by = packet->key.protocol == IPPROTO_UDP ? set->passed_by / 4 : set->passed_by;
+	if (reason == UNKNOWN && bpf_get_prandom_u32() & passed_by) {
 		note->is_valid = 0;
 		return pass(reason);
 	}

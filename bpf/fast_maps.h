@@ -130,7 +130,7 @@ struct settings {
 	__u64 lifetime;
 	/* For how long connection tracking keeps an idle TCP connection (ms). */
 	__u64 established;
-	/* How many packets of flows that are not known are not learned from for each that is: a power of two less one. */
+	/* How many packets of TCP flows that are not known are not learned from for each that is: a power of two less one. */
 	__u64 passed_by;
 };
 

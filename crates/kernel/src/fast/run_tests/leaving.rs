@@ -353,19 +353,22 @@ fn the_biggest_packet_counts_as_long_as_the_flow() {
 #[test]
 fn of_new_flows_a_part_of_the_packets_is_learned_from() {
     let mut scene = Scene::new();
+    // One of 16, and one of 4: give or take ten standard deviations.
+    for (transport, range) in [(Transport::Tcp, 10..200), (Transport::Udp, 225..575)] {
+        let journey = out(transport, Family::V4);
+        journey.settle();
+        scene.fast.attend_for(ATTENTION, LIFETIME, PASSED_BY).unwrap();
+        let key = scene.key(&journey.entered, "pod");
+        let learned = (0..1600)
+            .filter(|_| {
+                assert_eq!(scene.run(Hook::FromPod, "pod", &journey.entered.frame()), Fate::Passed);
+                assert_eq!(scene.run(Hook::ToWire, "wire", &journey.leaves.frame()), Fate::Passed);
+                scene.fast.object.flows.remove(&key).is_ok()
+            })
+            .count();
+        assert!(range.contains(&learned), "{transport:?}: {learned}");
+    }
     let journey = out(Transport::Tcp, Family::V4);
-    journey.settle();
-    scene.fast.attend_for(ATTENTION, LIFETIME, PASSED_BY).unwrap();
-    let key = scene.key(&journey.entered, "pod");
-    let learned = (0..1600)
-        .filter(|_| {
-            assert_eq!(scene.run(Hook::FromPod, "pod", &journey.entered.frame()), Fate::Passed);
-            assert_eq!(scene.run(Hook::ToWire, "wire", &journey.leaves.frame()), Fate::Passed);
-            scene.fast.object.flows.remove(&key).is_ok()
-        })
-        .count();
-    // One of 16: a hundred, give or take ten standard deviations.
-    assert!((10..200).contains(&learned), "{learned}");
     // One that is known is learned anew at once.
     scene.fast.attend_for(ATTENTION, LIFETIME, 0).unwrap();
     scene.counted();
