@@ -90,7 +90,7 @@ impl Row {
             (ratio >= goal.limit, "at least")
         };
         let met = if is_met { "met" } else { "MISSED" };
-        println!("    goal {met}: {ratio:.2} of {}, {most} {:.2}", goal.beside, goal.limit);
+        println!("    goal {met}: {ratio:.3} of {}, {most} {:.2}", goal.beside, goal.limit);
         is_met
     }
 }
