@@ -54,9 +54,10 @@ impl Row {
             for turn in 0..sides.len() {
                 let at = (block + turn) % sides.len();
                 before_each();
-                let before = busy(measure.cores());
+                let (start, before) = (Instant::now(), unused(measure.cores()));
                 let Block { value, work } = opened[at]();
-                sides[at].busy += busy(measure.cores()) - before;
+                let available = start.elapsed().as_secs_f64() * measure.cores().len() as f64;
+                sides[at].busy += available - (unused(measure.cores()) - before);
                 sides[at].values.push(value);
                 sides[at].work += work;
             }
@@ -89,7 +90,7 @@ impl Row {
             (ratio >= goal.limit, "at least")
         };
         let met = if is_met { "met" } else { "MISSED" };
-        println!("    goal {met}: {ratio:.2} of {}, {most} {:.2}", goal.beside, goal.limit);
+        println!("    goal {met}: {ratio:.3} of {}, {most} {:.2}", goal.beside, goal.limit);
         is_met
     }
 }
@@ -106,16 +107,17 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The time that cores were busy since the start, in seconds, by `/proc/stat` (proc_stat(5)): all but idle and waiting for
-/// disks. It is counted in hundredths, and so only the sum over many blocks says anything.
-fn busy(cores: &[usize]) -> f64 {
+/// The time since the start that cores were idle, waited for disks or were taken by the machine's host, in seconds, by
+/// `/proc/stat` (proc_stat(5)). All else is use. It is not added up from the other columns: which of these grows is looked at
+/// only once a tick, and each is cut to hundredths. So is what is read here; the sum over many blocks is what counts.
+fn unused(cores: &[usize]) -> f64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap();
     let of = |core: &usize| {
         let name = format!("cpu{core} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
         let times: Vec<u64> = line.split_whitespace().map(|word| word.parse().unwrap()).collect();
-        // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in the first two.
-        times[..8].iter().sum::<u64>() - times[3] - times[4]
+        // user, nice, system, idle, iowait, irq, softirq, steal
+        times[3] + times[4] + times[7]
     };
     cores.iter().map(of).sum::<u64>() as f64 / 100.0
 }
