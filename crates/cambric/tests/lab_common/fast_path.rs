@@ -40,16 +40,19 @@ impl Lab {
         until("the fast path", || nodes.iter().map(is_on).collect::<Vec<bool>>(), all);
     }
 
-    /// Waits until it has sent packets on each of these nodes.
+    /// Waits until it has sent more than a few packets on each of these nodes.
     pub fn await_hits(&self, nodes: &[&str]) {
-        self.await_hits_above(nodes, BUSY);
+        self.await_count("packets of the fast path", nodes, |fast| fast["hits"].as_u64() > Some(BUSY));
     }
 
-    /// Waits until it has sent more packets than so many on each of these nodes.
-    pub fn await_hits_above(&self, nodes: &[&str], least: u64) {
+    /// Waits until its programs have looked at packets of new flows on each of these nodes.
+    pub fn await_new_flows(&self, nodes: &[&str]) {
+        let looked_at = |fast: &Value| fast["misses"]["unknown"].as_u64() > Some(0);
+        self.await_count("new flows", nodes, looked_at);
+    }
+
+    fn await_count(&self, what: &str, nodes: &[&str], is_so: impl Fn(&Value) -> bool) {
         let mut round = 0;
-        let busy =
-            |hits: &Option<Vec<u64>>| hits.as_ref().is_some_and(|hits| hits.iter().all(|hits| *hits > least));
         let look = || {
             // A link that comes or goes has agents compare, and so count.
             round += 1;
@@ -57,9 +60,9 @@ impl Lab {
             for node in nodes {
                 self.inside(node, &format!("ip link {change}"));
             }
-            self.hits(nodes)
+            nodes.iter().map(|node| self.fast_path(node)["fastPath"].take()).collect::<Vec<Value>>()
         };
-        until("packets of the fast path", look, busy);
+        until(what, look, |all| all.iter().all(&is_so));
         if round % 2 == 1 {
             for node in nodes {
                 self.inside(node, "ip link del probe");
