@@ -6,6 +6,6 @@ rounds=${SOAK_ROUNDS:-10}
 for ((round = 1; round <= rounds; round++)); do
   echo "== round $round of $rounds"
   cargo test --quiet --package cni --test faults
-  REVOCATION_ROUNDS=5 cargo test --quiet --package kernel --test fast_revocation
+  REVOCATION_ROUNDS=10 cargo test --quiet --package kernel --test fast_revocation
   cargo test --quiet --package cambric
 done

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel::netns;
+use lab_common::hearing::{all_hear, deaf, hears};
 use lab_common::traffic::Datagrams;
 use lab_common::{CAMBRIC, Lab, Pod, succeed, until};
 use serde_json::Value;
@@ -26,27 +27,6 @@ fn pods(lab: &Lab) -> Vec<Pod> {
         ));
     }
     NODES.map(|node| lab.pod(node)).into()
-}
-
-/// Whether a pod hears another, in both families.
-fn hears(lab: &Lab, from: &Pod, to: &Pod) -> bool {
-    [to.v4(), to.v6()].into_iter().all(|address| {
-        let address = address.to_string();
-        let ping = ["--", "ping", "-n", "-q", "-c", "1", "-W", "1", &address];
-        let arguments: Vec<&str> = [from.name.as_str()].into_iter().chain(ping).collect();
-        lab.command("exec", &arguments).output().unwrap().status.success()
-    })
-}
-
-/// The pairs of pods of which the first does not hear the second.
-fn deaf(lab: &Lab, pods: &[Pod]) -> Vec<String> {
-    let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (from, to)));
-    let deaf = pairs.filter(|(from, to)| from.name != to.name && !hears(lab, from, to));
-    deaf.map(|(from, to)| format!("{} to {}", from.name, to.name)).collect()
-}
-
-fn all_hear(lab: &Lab, pods: &[Pod]) -> Duration {
-    until("pods that do not hear others", || deaf(lab, pods), Vec::is_empty)
 }
 
 /// A command of `cambric lab gateway`, which must succeed.

@@ -213,7 +213,7 @@ fn connections_and_big_transfers_take_it_and_end_as_usual() {
                 assert!(ended(&mut nodes) >= before + 2);
                 let address = nodes.pod(to).address(family);
                 let before = nodes.hits();
-                let speed = transfer(&nodes.pod(from).test, &nodes.pod(to).test, address, 60_000_000);
+                let speed = transfer(&nodes.pod(from).test, &nodes.pod(to).test, address, 20_000_000);
                 println!("{mode:?} {family:?} to {to:?}: {speed:.1} Gbit/s");
                 assert!(nodes.hits() - before > 100);
             }

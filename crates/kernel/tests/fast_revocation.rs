@@ -137,7 +137,7 @@ fn an_endpoint_that_is_removed_gets_nothing_more() {
         let news = leads_to(&nodes, number, 0);
         nodes.nodes[0].update(news);
     }
-    for round in 0..5 * rounds() {
+    for round in 0..2 * rounds() {
         // With ports that none had for long: answers that were late are flows of their own to connection tracking, and what
         // has the port of one gets another.
         load.no_clients();
@@ -202,7 +202,7 @@ fn a_pod_with_the_address_of_another_gets_all_and_at_once() {
     };
     serve(&load, &nodes, 0);
     let (mut old, other) = (attachment(0, 3), attachment(0, 2));
-    for place in 1..=100 * rounds() as Place {
+    for place in 1..=50 * rounds() as Place {
         until_hot(&mut nodes, &load, flows.len());
         let mut new = old.clone();
         new.id.container_id = format!("another-{place}");
@@ -319,7 +319,7 @@ fn a_mode_that_is_another_counts_for_all_packets() {
     let flows = between(&nodes, &load);
     let tap = Tap::new(&nodes);
     let mut is_on = true;
-    for _ in 0..100 * rounds() {
+    for _ in 0..50 * rounds() {
         if is_on {
             until_hot(&mut nodes, &load, flows.len());
             late.changes += 1;
@@ -355,7 +355,7 @@ fn a_node_that_is_gone_gets_and_says_nothing_more() {
     for _ in 0..2 * rounds() {
         for mode in ENCAPSULATED {
             nodes.change(mode, true);
-            for _ in 0..60 {
+            for _ in 0..20 {
                 until_hot(&mut nodes, &load, flows.len());
                 chance.pause();
                 load.forget();

@@ -4,6 +4,7 @@
 
 pub mod bird;
 pub mod fast_path;
+pub mod hearing;
 pub mod kernel_state;
 pub mod traffic;
 
