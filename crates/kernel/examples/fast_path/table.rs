@@ -67,14 +67,12 @@ impl Row {
 
     pub(crate) fn print(&self) {
         println!("{}", self.name);
-        let (unit, of) = match self.measure {
-            Measure::Stream | Measure::Streams => ("Gbit/s", "ms of processor per GB"),
-            Measure::Connect => ("us", "us of processor each"),
-            _ => ("us", "us of processor each"),
-        };
+        let is_time = self.measure.is_time();
+        let (unit, of) =
+            if is_time { ("us", "us of processor each") } else { ("Gbit/s", "ms of processor per GB") };
         let first = &self.sides[0];
         for side in &self.sides {
-            let each = side.busy / side.work * if self.measure.is_time() { 1e6 } else { 1e3 };
+            let each = side.busy / side.work * if is_time { 1e6 } else { 1e3 };
             let (value, ratio) = (median(side.values.clone()), side.beside(first));
             println!("    {:<14}{value:>8.2} {unit:<7}{ratio:>6.2}{each:>10.1} {of}", side.name);
         }

@@ -31,9 +31,9 @@ pub use links::Side;
 use object::Object;
 use slots::Slots;
 
-use crate::Result;
 use crate::bpf::{bpffs, failed, layout as keys, unless};
 use crate::clock::monotonic;
+use crate::{Error, Result};
 
 /// How long a flow does without the kernel's path. Neighbours are taken for reachable for 30 seconds, and connection
 /// tracking forgets UDP flows after as many.
@@ -48,6 +48,21 @@ const PASSED_BY: u64 = 15;
 
 /// How long connection tracking keeps an idle TCP connection in this namespace, in seconds.
 const ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+
+/// 1 on kernels with PREEMPT_RT.
+const REALTIME: &str = "/sys/kernel/realtime";
+
+/// The programs keep what they know of a packet by processor, and take for granted that no other one comes in between.
+fn refuse_preemption(flag: &Path) -> Result<()> {
+    if std::fs::read_to_string(flag).is_ok_and(|text| text.trim() == "1") {
+        return Err(Error::Foreign {
+            what: "use the fast path".to_owned(),
+            obstacle: "PREEMPT_RT, with which a packet may interrupt another one on its way".to_owned(),
+            remedy: "boot a kernel without it; until then packets take the kernel's path".to_owned(),
+        });
+    }
+    Ok(())
+}
 
 /// The fast path of a network namespace.
 #[derive(Debug)]
@@ -73,8 +88,9 @@ impl Fast {
     /// With a directory on a BPF file system the CNI plugin can say that a pod is gone ([`forget`]).
     ///
     /// # Errors
-    /// If the kernel refuses the programs, or has no functions to look up connections.
+    /// If the kernel refuses the programs, has no functions to look up connections, or is one with PREEMPT_RT.
     pub fn open(pins: Option<&Path>) -> Result<Fast> {
+        refuse_preemption(Path::new(REALTIME))?;
         if let Some(directory) = pins {
             unpin(directory)?;
             bpffs::create(directory)?;
@@ -342,4 +358,21 @@ impl Drop for Fast {
 pub fn unpin(directory: &Path) -> Result<()> {
     object::PINNED.iter().try_for_each(|map| bpffs::unpin(&directory.join(map)))?;
     bpffs::remove_empty(directory)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_in_which_packets_interrupt_each_other_is_refused() {
+        let flag = std::env::temp_dir().join(format!("realtime-{}", std::process::id()));
+        assert!(refuse_preemption(&flag).is_ok());
+        for (text, is_refused) in [("0\n", false), ("1\n", true)] {
+            std::fs::write(&flag, text).unwrap();
+            assert_eq!(refuse_preemption(&flag).is_err(), is_refused);
+        }
+        std::fs::remove_file(&flag).unwrap();
+    }
 }
