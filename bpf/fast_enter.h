@@ -92,12 +92,6 @@ static __always_inline __u32 fold32(__u64 total)
 	return total + (total >> 32);
 }
 
-static __always_inline __u16 fold16(__u32 total)
-{
-	total = (total & 0xffff) + (total >> 16);
-	return total + (total >> 16);
-}
-
 /* What other addresses add to a sum over them. */
 static __always_inline __u32 difference(const struct key *was, const struct flow *is)
 {

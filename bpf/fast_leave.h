@@ -132,7 +132,6 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 {
 	struct key key = note->key;
 	struct flow *before;
-	int known = 0;
 
 	flow->validated = bpf_ktime_get_coarse_ns();
 	copy4(flow->source, packet->key.source);
@@ -151,23 +150,20 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 	flow->after = packet->headers.ethernet;
 	flow->biggest = packet->size;
 	before = find(&key);
-	if (before) {
-		known = 1;
-		if (before->all == flow->all && before->near == flow->near && before->far == flow->far &&
-		    before->service == flow->service && before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
-			__u32 zero = 0;
-			struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	if (before && before->all == flow->all && before->near == flow->near && before->far == flow->far &&
+	    before->service == flow->service && before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
+		__u32 zero = 0;
+		struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
-			/* What was let through within the lifetime still counts. */
-			if (set && flow->validated - before->validated <= set->lifetime)
-				flow->biggest = before->biggest;
-		}
+		/* What was let through within the lifetime still counts. */
+		if (set && flow->validated - before->validated <= set->lifetime)
+			flow->biggest = before->biggest;
 	}
 	flow->check = check_of(&key, flow);
 	if (bpf_map_update_elem(&flows, &key, flow, ANY))
 		return pass(FULL);
 	note->is_wrapped = to_wire;
-	return pass(known ? REFRESHED : LEARNED);
+	return pass(before ? REFRESHED : LEARNED);
 }
 
 static __always_inline int depart(struct __sk_buff *skb, int to_wire)

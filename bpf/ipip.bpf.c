@@ -326,9 +326,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *hear
 			/* RFC 1624, equation 3. */
 			inner.v4.tos = (inner_class & ~ECN) | ecn;
 			total = (__u16)~inner.v4.checksum + (__u16)~was + *(__be16 *)&inner.v4;
-			total = (total & 0xffff) + (total >> 16);
-			total = (total & 0xffff) + (total >> 16);
-			inner.v4.checksum = ~total;
+			inner.v4.checksum = ~fold16(total);
 			error = bpf_skb_store_bytes(skb, ETH_HLEN, &inner.v4, sizeof(inner.v4), BPF_F_RECOMPUTE_CSUM);
 		} else {
 			inner.v6.class_flow = (inner.v6.class_flow & ~(ECN << 4)) | ecn << 4;

@@ -73,6 +73,13 @@ static __always_inline int is_same4(const __be32 *one, const __be32 *other)
 	return one[0] == other[0] && one[1] == other[1] && one[2] == other[2] && one[3] == other[3];
 }
 
+/* A sum of 16-bit words in one's complement, folded. */
+static __always_inline __u16 fold16(__u32 total)
+{
+	total = (total & 0xffff) + (total >> 16);
+	return total + (total >> 16);
+}
+
 /* The sum of 16-bit words (RFC 1071), not complemented; 0xffff over a header with a right checksum. */
 static __always_inline __u16 sum(const __u16 *words, int number)
 {
@@ -81,6 +88,5 @@ static __always_inline __u16 sum(const __u16 *words, int number)
 #pragma unroll
 	for (int i = 0; i < number; i++)
 		total += words[i];
-	total = (total & 0xffff) + (total >> 16);
-	return (total & 0xffff) + (total >> 16);
+	return fold16(total);
 }

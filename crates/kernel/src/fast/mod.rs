@@ -71,6 +71,7 @@ pub struct Fast {
     slots: Slots,
     pods: BTreeMap<IpAddr, Endpoint>,
     ranges: BTreeMap<IpNet, u32>,
+    hosts: BTreeSet<IpAddr>,
     links: BTreeMap<LinkName, Attached>,
     /// VXLAN devices, and where and how they stand in the map.
     tunnels: BTreeMap<LinkName, (u32, TunnelBytes)>,
@@ -100,6 +101,7 @@ impl Fast {
             slots: Slots::default(),
             pods: BTreeMap::new(),
             ranges: BTreeMap::new(),
+            hosts: BTreeSet::new(),
             links: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             shaped: BTreeSet::new(),
@@ -177,13 +179,22 @@ impl Fast {
     /// # Errors
     /// If the kernel refuses it.
     pub fn set_host(&mut self, address: IpAddr, is_there: bool) -> Result<()> {
+        if self.hosts.contains(&address) == is_there {
+            return Ok(());
+        }
         let key = keys::address(address);
         let done = if is_there {
             unless(libc::E2BIG, self.object.hosts.insert(key, 0, 0))
         } else {
             unless(libc::ENOENT, self.object.hosts.remove(&key))
         };
-        done.map_err(failed(format!("say to the fast path whether {address} is a node")))
+        done.map_err(failed(format!("say to the fast path whether {address} is a node")))?;
+        if is_there {
+            self.hosts.insert(address);
+        } else {
+            self.hosts.remove(&address);
+        }
+        Ok(())
     }
 
     /// The links that have the programs.
