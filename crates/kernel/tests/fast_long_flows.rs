@@ -10,9 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fast::{At, Nodes, exchange};
-use common::services::{PORT, TARGET_PORT, cluster_address, endpoint, service, slices};
+use common::services::{PORT, TARGET_PORT, cluster_address, service};
 use model::{Family, Protocol, Sending, When};
-use plan::Input;
 
 /// Less than a day, five minutes, two minutes and 30 seconds, and longer than the fast path does without the kernel's.
 const ESTABLISHED: Duration = Duration::from_secs(10);
@@ -119,9 +118,7 @@ fn nodes() -> Nodes {
         }
     }
     let service = service(10, &[Protocol::Udp, Protocol::Tcp]);
-    let endpoints =
-        Family::BOTH.map(|family| endpoint(nodes.pod((1, 0)).address(family), &common::cluster::name(1)));
-    let news = [slices(&service, endpoints.to_vec()), vec![Input::Service(service)]].concat();
+    let news = nodes.leading(&service, (1, 0));
     nodes.nodes[0].update(news);
     // The programs hear of the times.
     nodes.states();

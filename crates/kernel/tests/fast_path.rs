@@ -7,13 +7,13 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::TestNs;
 use common::fast::{At, Nodes, at, attachment, exchange};
-use common::pods::attach_to;
-use common::services::{PORT, cluster_address, endpoint, ready, service, slices};
+use common::pods::{attach_to, set_class, set_option};
+use common::services::{PORT, cluster_address, ready, service, slices};
 use common::transfer::transfer;
 use common::wire::Wire;
 use model::{Family, Protocol, Sending, When};
@@ -60,10 +60,7 @@ impl Flow {
 #[track_caller]
 fn until_known(nodes: &mut Nodes, mut talk: impl FnMut()) {
     let end = Instant::now() + PATIENCE;
-    let counted = |nodes: &mut Nodes| {
-        let states = nodes.states();
-        ["unknown", "hit"].map(|name| states.iter().map(|state| state.counters.of(name)).sum::<u64>())
-    };
+    let counted = |nodes: &mut Nodes| nodes.counted(["unknown", "hit"]);
     let [mut unknown, mut hits] = counted(nodes);
     loop {
         talk();
@@ -107,20 +104,9 @@ fn seen(wire: &Wire, count: usize) -> (BTreeSet<String>, Vec<[u8; 2]>) {
 
 /// Has what a socket sends look unlike what others do: a traffic class, and in IPv4 a number for each packet.
 fn stand_out(socket: &UdpSocket) {
-    let (of_v4, of_v6) = ((libc::IPPROTO_IP, libc::IP_TOS), (libc::IPPROTO_IPV6, libc::IPV6_TCLASS));
-    let is_v4 = socket.local_addr().unwrap().is_ipv4();
-    let options: &[(libc::c_int, libc::c_int, libc::c_int)] = if is_v4 {
-        &[(of_v4.0, of_v4.1, 0x28), (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)]
-    } else {
-        &[(of_v6.0, of_v6.1, 0x28)]
-    };
-    for (level, option, value) in options {
-        // SAFETY: the value is an int that lives through the call, as these options take it.
-        let done = unsafe {
-            let size = size_of_val(value) as libc::socklen_t;
-            libc::setsockopt(socket.as_raw_fd(), *level, *option, (&raw const *value).cast(), size)
-        };
-        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    set_class(socket, 0x28);
+    if socket.local_addr().unwrap().is_ipv4() {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
     }
 }
 
@@ -129,9 +115,7 @@ fn packets_of_every_mode_arrive_as_by_the_kernels_path() {
     let mut nodes = Nodes::new(MODES[0], true);
     let services = [10, 11].map(|number| service(number, &[Protocol::Udp]));
     for (service, (_, to)) in services.iter().zip(PAIRS) {
-        let name = common::cluster::name(to.0 as u32);
-        let endpoints = Family::BOTH.map(|family| endpoint(nodes.pod(to).address(family), &name));
-        let news = [slices(service, endpoints.to_vec()), vec![Input::Service(service.clone())]].concat();
+        let news = nodes.leading(service, to);
         nodes.nodes[0].update(news);
     }
     for mode in MODES {
@@ -229,16 +213,10 @@ fn connections_and_big_transfers_take_it_and_end_as_usual() {
 fn services_lead_where_they_should_at_once() {
     let mut nodes = Nodes::new(MODES[0], true);
     let service = service(10, &[Protocol::Udp, Protocol::Tcp]);
-    let serve = |nodes: &Nodes, at: At| {
-        let pod = nodes.pod(at);
-        let endpoints =
-            Family::BOTH.map(|family| endpoint(pod.address(family), &common::cluster::name(at.0 as u32)));
-        [slices(&service, endpoints.to_vec()), vec![Input::Service(service.clone())]].concat()
-    };
     for family in Family::BOTH {
         let to = SocketAddr::new(cluster_address(10, family), PORT);
         for ends in [[(0, 1), (1, 0)], [(1, 1), (0, 1)]] {
-            let news = serve(&nodes, ends[0]);
+            let news = nodes.leading(&service, ends[0]);
             nodes.nodes[0].update(news);
             let servers = ends.map(|end| nodes.server(end, family));
             let client = nodes.socket((0, 0), family);
@@ -246,7 +224,7 @@ fn services_lead_where_they_should_at_once() {
             let flow = Flow { client, server: first, to };
             flow.settle(&mut nodes);
             // Its flow is cut, and the next packet is for the other endpoint.
-            let news = serve(&nodes, ends[1]);
+            let news = nodes.leading(&service, ends[1]);
             nodes.nodes[0].update(news);
             flow.client.send_to(b"next", to).unwrap();
             assert_eq!(ready(&[flow.server.as_fd(), second.as_fd()], PATIENCE), Some(1));

@@ -18,7 +18,7 @@ use common::cluster::{self, Stack};
 use common::fast::{At, Nodes, at, attachment};
 use common::load::{Flow, Load, Numbered, Place};
 use common::pods::{attach_to, socket};
-use common::services::{PORT, cluster_address, endpoint, service, slices};
+use common::services::{PORT, cluster_address, service};
 use common::wire::Wire;
 use model::{Family, Protocol, Sending, When};
 use plan::Input;
@@ -89,9 +89,8 @@ impl Drop for Lateness {
 #[track_caller]
 fn until_hot(nodes: &mut Nodes, load: &Load, flows: usize) {
     let count = |nodes: &mut Nodes| {
-        let states = nodes.states();
-        let of = |name: &str| -> u64 { states.iter().map(|state| state.counters.of(name)).sum() };
-        [of("hit"), of("unknown") + of("stale")]
+        let [hits, unknown, stale] = nodes.counted(["hit", "unknown", "stale"]);
+        [hits, unknown + stale]
     };
     let end = Instant::now() + Duration::from_secs(30);
     let mut before = count(nodes);
@@ -126,11 +125,7 @@ fn an_endpoint_that_is_removed_gets_nothing_more() {
         }
     }
     let leads_to = |nodes: &Nodes, number: u8, place: usize| {
-        let end = ENDS[place];
-        let address = |family| nodes.pod(end).address(family);
-        let endpoints = Family::BOTH.map(|family| endpoint(address(family), &cluster::name(end.0 as u32)));
-        let service = service(number, &[Protocol::Udp]);
-        [slices(&service, endpoints.to_vec()), vec![Input::Service(service)]].concat()
+        nodes.leading(&service(number, &[Protocol::Udp]), ENDS[place])
     };
     let mut places = [0; SERVICES as usize];
     for number in 0..SERVICES {

@@ -5,10 +5,11 @@
 mod common;
 
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::fast::{At, Nodes};
+use common::pods::set_class;
 use common::services::ready;
 use common::transfer::{put_together, transfer};
 use common::wire::{self, Wire};
@@ -60,20 +61,6 @@ fn next(tap: &Wire) -> Wrapped {
     }
 }
 
-/// Sets the traffic class of what a socket sends, with the bits for ECN.
-fn mark(socket: &UdpSocket, family: Family, class: i32) {
-    let (level, option) = match family {
-        Family::V4 => (libc::IPPROTO_IP, libc::IP_TOS),
-        Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-    };
-    // SAFETY: the pointer and the length are those of a number that lives through the call.
-    let set = unsafe {
-        let size = size_of_val(&class) as libc::socklen_t;
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const class).cast(), size)
-    };
-    assert_eq!(set, 0);
-}
-
 /// Datagrams go both ways until they leave and come in without the device.
 fn settle(nodes: &mut Nodes, tap: &Wire, ends: [&UdpSocket; 2]) {
     let end = Instant::now() + PATIENCE;
@@ -116,7 +103,7 @@ fn on_the_wire_packets_are_like_those_of_the_device() {
             settle(&mut nodes, &tap, [&client, &server]);
             // All of ECN, and a DSCP.
             for class in [0, 1, 2, 3, 0xb8, 0xbb] {
-                mark(&client, family, class);
+                set_class(&client, class);
                 let send = || {
                     client.send(PAYLOAD).unwrap();
                     server.recv(&mut [0; 100]).unwrap();

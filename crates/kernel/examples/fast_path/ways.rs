@@ -4,12 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use model::{Family, Protocol};
-use plan::Input;
 
 use crate::common::TestNs;
-use crate::common::cluster;
 use crate::common::fast::{At, Nodes};
-use crate::common::services::{PORT, TARGET_PORT, cluster_address, endpoint, service, slices};
+use crate::common::services::{PORT, TARGET_PORT, cluster_address, service};
 
 /// From a client to a server.
 #[derive(Debug, Clone)]
@@ -55,9 +53,7 @@ impl Way {
 /// Gives the cluster a service whose endpoint is on the other node.
 pub(crate) fn serve(nodes: &mut Nodes) {
     let service = service(10, &[Protocol::Tcp, Protocol::Udp]);
-    let address = |family| nodes.pod((1, 0)).address(family);
-    let endpoints = Family::BOTH.map(|family| endpoint(address(family), &cluster::name(1)));
-    let news = slices(&service, endpoints.to_vec()).into_iter().chain([Input::Service(service)]);
+    let news = nodes.leading(&service, (1, 0));
     nodes.nodes[0].update(news);
 }
 

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use kernel::{FastPathState, Kernel};
-use model::{Attachment, AttachmentId, Encapsulation, Family, LinkName, NetworkConfig, PerFamily, Sending};
+use model::{
+    Attachment, AttachmentId, Encapsulation, Family, LinkName, NetworkConfig, PerFamily, Sending, Service,
+};
 use plan::{Change, Input, Planner, Underlay};
 
 use super::TestNs;
 use super::cluster::{self, Stack};
 use super::pods::{self, Pod, attach_to};
-use super::services::{TARGET_PORT, assert_clean};
+use super::services::{TARGET_PORT, assert_clean, endpoint, slices};
 use super::sites::Bpffs;
 
 pub struct Node {
@@ -104,7 +106,21 @@ impl Nodes {
     }
 
     pub fn hits(&mut self) -> u64 {
-        self.states().iter().map(|state| state.counters.hits()).sum()
+        let [hits] = self.counted(["hit"]);
+        hits
+    }
+
+    /// What both nodes have counted together; the fast path goes on.
+    pub fn counted<const N: usize>(&mut self, names: [&str; N]) -> [u64; N] {
+        let states = self.states();
+        names.map(|name| states.iter().map(|state| state.counters.of(name)).sum())
+    }
+
+    /// A service that leads to a pod, in both families.
+    pub fn leading(&self, service: &Service, to: At) -> Vec<Input> {
+        let (pod, node) = (self.pod(to), cluster::name(to.0 as u32));
+        let endpoints = Family::BOTH.map(|family| endpoint(pod.address(family), &node));
+        [slices(service, endpoints.to_vec()), vec![Input::Service(service.clone())]].concat()
     }
 }
 

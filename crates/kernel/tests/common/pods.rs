@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use kernel::pod::{self, PodNs, Wanted};
@@ -65,6 +66,25 @@ pub fn attach_to(node: u32, attachment: &Attachment) -> Pod {
         panic!("{attachment:?}");
     };
     Pod { test, mac: attached.mac, v4, v6 }
+}
+
+/// Sets an option of a socket that takes a number.
+pub fn set_option(socket: &UdpSocket, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
+    // SAFETY: the pointer and the length are those of a number that lives through the call.
+    let done = unsafe {
+        let size = size_of_val(&value) as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Sets the traffic class of what a socket sends, with the bits for ECN.
+pub fn set_class(socket: &UdpSocket, class: libc::c_int) {
+    let (level, option) = match socket.local_addr().unwrap() {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    };
+    set_option(socket, level, option, class);
 }
 
 pub fn socket(test: &TestNs, address: IpAddr, port: u16) -> UdpSocket {
