@@ -11,11 +11,16 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-static __always_inline void count(enum counter counter)
+static __always_inline void add(enum counter counter, __u64 number)
 {
 	__u32 key = counter;
 	__u64 *value = bpf_map_lookup_elem(&counters, &key);
 
 	if (value)
-		*value += 1;
+		*value += number;
+}
+
+static __always_inline void count(enum counter counter)
+{
+	add(counter, 1);
 }

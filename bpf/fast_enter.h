@@ -2,33 +2,34 @@
 /* The fast path where packets enter the node. */
 #pragma once
 
+#include "fast_flows.h"
 #include "fast_packet.h"
 #include "fast_tunnel.h"
 
-/* Forgets a flow and its answers. */
-static __always_inline void end(const struct key *key, const struct flow *flow)
+/* A packet after which the flow and its answers are none, or not those that they were. */
+__cold int end(const struct key *key, int from_wire)
 {
-	struct key answers = {
-		.source_port = flow->destination_port,
-		.destination_port = flow->source_port,
-		.ifindex = flow->ifindex,
-		.family = key->family,
-		.protocol = key->protocol,
-	};
+	struct key answers = { .family = key->family, .protocol = key->protocol };
+	struct entry *found = place(FOUND);
 
-	copy4(answers.source, flow->destination);
-	copy4(answers.destination, flow->source);
-	if (!bpf_map_delete_elem(&flows, key))
-		count(ENDED);
-	if (!bpf_map_delete_elem(&flows, &answers))
-		count(ENDED);
+	if (found && find(key, &found->flow)) {
+		copy4(answers.source, found->flow.destination);
+		copy4(answers.destination, found->flow.source);
+		answers.source_port = found->flow.destination_port;
+		answers.destination_port = found->flow.source_port;
+		answers.ifindex = found->flow.ifindex;
+		add(ENDED, forget(key) + forget(&answers));
+	} else if (from_wire && !endpoint_of(key->family, key->destination)) {
+		return TCX_NEXT;
+	}
+	return pass(CONTROL);
 }
 
 /*
  * Leaves a packet to the kernel, and takes note of it. To learn a flow costs more than a few packets save, and many flows
  * have no more, so that of a new one not every packet is looked at.
  */
-static __always_inline int leave(struct __sk_buff *skb, const struct packet *packet, const struct settings *set, int from_wire,
+__cold int leave(struct __sk_buff *skb, const struct packet *packet, const struct settings *set, int from_wire,
 				 enum counter reason)
 {
 	__u32 zero = 0;
@@ -65,8 +66,8 @@ static __always_inline enum counter judge(const struct packet *packet, const str
 {
 	const __u64 *one = (const __u64 *)&packet->headers.ethernet, *other = (const __u64 *)&flow->before;
 
-	if (flow->all != generation(SLOT_ALL) || flow->near != generation(flow->near_slot) ||
-	    flow->far != generation(flow->far_slot) || flow->service != generation(flow->service_slot))
+	/* Most of the time nothing at all has changed. */
+	if (flow->sequence != generation(SLOT_SEQUENCE) && flow->generations != generations_of(flow))
 		return STALE;
 	/* Another processor may have had it meanwhile. */
 	if ((__s64)(now - flow->validated) > (__s64)lifetime)
@@ -141,10 +142,10 @@ static __always_inline long rewrite(struct __sk_buff *skb, struct packet *packet
 		ip->checksum = ~fold16((__u16)~ip->checksum + fold16(addresses) + (__u16)~was + *(__u16 *)&ip->ttl);
 		ip->source = flow->source[0];
 		ip->destination = flow->destination[0];
-		headers->v4.ports[0] = flow->source_port;
-		headers->v4.ports[1] = flow->destination_port;
+		headers->v4.transport.ports[0] = flow->source_port;
+		headers->v4.transport.ports[1] = flow->destination_port;
 		/* The sum over headers and data stays what it was, and so does that which an adapter has made. */
-		return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, HEADERS4, 0);
+		return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, CHANGING4, 0);
 	}
 	/* Here no checksum makes up for the header, so a sum that an adapter has made is another. */
 	hops = *(__u32 *)&headers->v6.ip.length;
@@ -152,23 +153,25 @@ static __always_inline long rewrite(struct __sk_buff *skb, struct packet *packet
 	hops = replaced(hops, *(__u32 *)&headers->v6.ip.length);
 	copy4(headers->v6.ip.source, flow->source);
 	copy4(headers->v6.ip.destination, flow->destination);
-	headers->v6.ports[0] = flow->source_port;
-	headers->v6.ports[1] = flow->destination_port;
+	headers->v6.transport.ports[0] = flow->source_port;
+	headers->v6.transport.ports[1] = flow->destination_port;
 	/* It refuses only where there is no such sum. */
 	bpf_csum_update(skb, fold32(hops + addresses));
-	return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, HEADERS6, 0);
+	return bpf_skb_store_bytes(skb, packet->at, headers->ethernet.destination, CHANGING6, 0);
 }
 
-static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct flow *flow)
+/* Sends a packet. If an outer header was put before it or taken away, its Ethernet header is still to be written. */
+static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, int is_moved)
 {
 	__u32 addresses = 0;
 	long error = 0;
 
-	if (flow->is_translated) {
+	if (flow->change == ENDS) {
 		addresses = difference(&packet->key, flow);
 		error |= translate(skb, packet, flow, addresses);
 	}
-	error |= rewrite(skb, packet, flow, addresses);
+	if (flow->change != NOTHING || is_moved)
+		error |= rewrite(skb, packet, flow, addresses);
 	if (flow->is_local && skb->pkt_type != PACKET_HOST)
 		error |= bpf_skb_change_type(skb, PACKET_HOST);
 	if (error) {
@@ -178,12 +181,12 @@ static __always_inline int forward(struct __sk_buff *skb, struct packet *packet,
 	count(HIT);
 	skb->priority = flow->priority;
 	skb->mark = flow->mark;
+	if (flow->is_local)
+		return bpf_redirect_peer(flow->ifindex, 0);
 	skb->cb[0] = MARK0;
 	skb->cb[1] = MARK1;
 	skb->cb[2] = MARK2;
 	skb->cb[3] = MARK3;
-	if (flow->is_local)
-		return bpf_redirect_peer(flow->ifindex, 0);
 	return bpf_redirect(flow->tunnel ? flow->uplink : flow->ifindex, 0);
 }
 
@@ -192,9 +195,10 @@ static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 	const struct tunnel *tunnel = 0;
 	struct envelope envelope = {};
 	struct packet packet = {};
+	const struct entry *entry;
 	struct settings *set;
 	enum counter verdict;
-	struct flow *flow;
+	struct flow flow;
 	__u32 zero = 0;
 	__u64 now;
 
@@ -208,27 +212,21 @@ static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 	} else if (!read(skb, 0, skb->protocol, &packet)) {
 		return from_wire ? TCX_NEXT : pass(UNUSUAL);
 	}
-	if (packet.control) {
-		flow = find(&packet.key);
-		if (flow)
-			end(&packet.key, flow);
-		else if (from_wire && !endpoint_of(packet.key.family, packet.key.destination))
-			return TCX_NEXT;
-		return pass(CONTROL);
-	}
+	if (packet.control)
+		return end(&packet.key, from_wire);
 	set = bpf_map_lookup_elem(&settings, &zero);
 	now = bpf_ktime_get_coarse_ns();
 	if (!set || now > set->until)
 		return from_wire ? TCX_NEXT : pass(UNATTENDED);
-	flow = find(&packet.key);
-	verdict = flow ? judge(&packet, flow, now, set->lifetime) : UNKNOWN;
+	entry = find(&packet.key, &flow);
+	verdict = entry ? judge(&packet, &flow, now, set->lifetime) : UNKNOWN;
 	if (tunnel) {
 		if (verdict != HIT || unwrap(skb, envelope.length, &packet))
 			return TCX_NEXT;
 	} else if (verdict != HIT) {
 		return leave(skb, &packet, set, from_wire, verdict);
-	} else if (flow->tunnel && (!fits(skb) || wrap(skb, &packet, flow))) {
+	} else if (flow.tunnel && (!fits(skb) || wrap(skb, &packet, &flow, entry))) {
 		return leave(skb, &packet, set, from_wire, UNUSUAL);
 	}
-	return forward(skb, &packet, flow);
+	return forward(skb, &packet, &flow, tunnel || flow.tunnel);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conntrack.h"
+#include "fast_flows.h"
 #include "fast_packet.h"
 #include "fast_tunnel.h"
 
@@ -127,12 +128,26 @@ static __always_inline enum counter tracked(struct __sk_buff *skb, const struct 
 	return verdict;
 }
 
-static __always_inline int store(struct __sk_buff *skb, const struct packet *packet, struct note *note, struct flow *flow,
-				 int to_wire)
+/* How much of a packet is another than it was. */
+static __always_inline enum change change(const struct note *note, const struct packet *packet, const struct flow *flow)
 {
-	struct key key = note->key;
-	struct flow *before;
+	const struct key *key = &note->key;
+	const __u64 *one = (const __u64 *)&note->ethernet, *other = (const __u64 *)&packet->headers.ethernet;
 
+	if (!is_same4(key->source, flow->source) || !is_same4(key->destination, flow->destination) ||
+	    key->source_port != flow->source_port || key->destination_port != flow->destination_port)
+		return ENDS;
+	return flow->hops || one[0] != other[0] || one[1] != other[1] ? HEADER : NOTHING;
+}
+
+static __always_inline int store(struct __sk_buff *skb, const struct packet *packet, struct note *note,
+				 struct entry *entry, int to_wire)
+{
+	struct flow *flow = &entry->flow;
+	struct entry *found = place(FOUND);
+	__u64 hash = hash_of(&note->key);
+
+	entry->key = note->key;
 	flow->validated = bpf_ktime_get_coarse_ns();
 	copy4(flow->source, packet->key.source);
 	copy4(flow->destination, packet->key.destination);
@@ -143,32 +158,31 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 	flow->is_local = !to_wire;
 	flow->priority = to_wire ? skb->priority : 0;
 	flow->mark = to_wire ? skb->mark : 0;
-	flow->is_translated = !is_same4(key.source, flow->source) || !is_same4(key.destination, flow->destination) ||
-			      key.source_port != flow->source_port || key.destination_port != flow->destination_port;
+	flow->change = change(note, packet, flow);
 	flow->tunnel = 0;
+	flow->uplink = 0;
 	flow->before = note->ethernet;
 	flow->after = packet->headers.ethernet;
 	flow->biggest = packet->size;
-	before = find(&key);
-	if (before && before->all == flow->all && before->near == flow->near && before->far == flow->far &&
-	    before->service == flow->service && before->ifindex == flow->ifindex && before->biggest > flow->biggest) {
+	if (found && find(&note->key, &found->flow)) {
+		const struct flow *before = &found->flow;
 		__u32 zero = 0;
 		struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 
-		/* What was let through within the lifetime still counts. */
-		if (set && flow->validated - before->validated <= set->lifetime)
+		/* What was let through within the lifetime still counts, if it went this way. */
+		if (set && flow->validated - before->validated <= set->lifetime && before->biggest > flow->biggest &&
+		    before->generations == flow->generations && before->ifindex == flow->ifindex)
 			flow->biggest = before->biggest;
 	}
-	flow->check = check_of(&key, flow);
-	if (bpf_map_update_elem(&flows, &key, flow, ANY))
-		return pass(FULL);
+	flow->check = check_of(hash, flow);
 	note->is_wrapped = to_wire;
-	return pass(before ? REFRESHED : LEARNED);
+	return pass(put(hash, entry) ? REFRESHED : LEARNED);
 }
 
 static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 {
 	struct packet packet = {};
+	struct entry *entry;
 	struct flow *flow;
 	struct note *note;
 	enum counter verdict;
@@ -193,21 +207,20 @@ static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 		return TCX_NEXT;
 	if (!is_same4(note->key.source, packet.key.source) && !is_same4(note->key.destination, packet.key.destination))
 		return TCX_NEXT;
-	flow = place(LEARNED_NOW);
-	if (!flow)
+	entry = place(LEARNED_NOW);
+	if (!entry)
 		return TCX_NEXT;
+	flow = &entry->flow;
 	flow->near_slot = slot_of(note->key.family, note->key.source, note->from_wire, note->key.ifindex);
 	flow->far_slot = slot_of(packet.key.family, packet.key.destination, to_wire, packet.key.ifindex);
 	if (flow->near_slot < FIRST_SLOT || flow->far_slot < FIRST_SLOT)
 		return pass(OUTSIDE);
 	flow->service_slot = service_slot(&note->key, &packet.key);
-	flow->all = generation(SLOT_ALL);
-	flow->near = generation(flow->near_slot);
-	flow->far = generation(flow->far_slot);
-	flow->service = generation(flow->service_slot);
-	/* Who changes something counts the sequence last; the packet was noted before all of it was decided. */
+	flow->sequence = note->sequence;
+	flow->generations = generations_of(flow);
+	/* Who changes something counts the sequence first; the packet was noted before all of it was decided. */
 	barrier();
-	if (note->sequence != generation(SLOT_SEQUENCE))
+	if (flow->sequence != generation(SLOT_SEQUENCE))
 		return pass(OVERTAKEN);
 	verdict = tracked(skb, &note->key, &packet.key);
 	if (verdict != HIT)
@@ -215,5 +228,5 @@ static __always_inline int depart(struct __sk_buff *skb, int to_wire)
 	note->is_valid = 0;
 	if (note->start != packet.start || (__u8)(note->ttl - packet.ttl) > 1)
 		return pass(DIFFERENT);
-	return store(skb, &packet, note, flow, to_wire);
+	return store(skb, &packet, note, entry, to_wire);
 }

@@ -47,48 +47,67 @@ union outer {
 	} v6;
 };
 
-/* What becomes of a flow's packets. */
+/* What becomes of a flow's packets. All of it is read for each of them, so it is small. */
 struct flow {
-	/* Of the key and all that follows; see is_whole. */
+	/* Of the key and all that follows; see find. */
 	__u64 check;
 	/* When the kernel's path has last had a packet (CLOCK_MONOTONIC, coarse, ns). */
 	__u64 validated;
-	/* The generations of everything, of both ends and of the service, as they were then. */
-	__u64 all;
-	__u64 near;
-	__u64 far;
-	__u64 service;
+	/* How many changes there had been when that packet came, and the generations by then; see is_current. */
+	__u64 sequence;
+	__u64 generations;
+	/* Where the generations stand of both ends and of the service. */
 	__u32 near_slot;
 	__u32 far_slot;
+	__u32 service_slot;
+	/* Where it leaves, or goes into a tunnel. */
+	__u32 ifindex;
 	__be32 source[4];
 	__be32 destination[4];
 	__be16 source_port;
 	__be16 destination_port;
-	/* Where it leaves, or goes into a tunnel. */
-	__u32 ifindex;
 	/* The biggest packet that the kernel's path has let through, in bytes from the IP header on. */
 	__u32 biggest;
 	/* By how much routing has lowered the time to live. */
 	__u8 hops;
 	/* Whether it leaves into a pod. */
 	__u8 is_local;
-	/* Whether addresses or ports change. */
-	__u8 is_translated;
+	/* How much of its packets is another when they leave: an enum change. */
+	__u8 change;
 	/* The family of the outer header that it is known to get, 4 or 6; 0: none. */
 	__u8 tunnel;
+	/* Where it leaves with the outer header. */
+	__u32 uplink;
 	/* The Ethernet header before and after. */
 	struct ethernet before;
 	struct ethernet after;
 	/* What queueing disciplines and filters on the wire may go by; 0 where it leaves into a pod. */
 	__u32 priority;
 	__u32 mark;
-	/* Where it leaves with the outer header, and that header. */
-	__u32 uplink;
-	__u32 service_slot;
+};
+
+enum change {
+	NOTHING,
+	/* The Ethernet header or the time to live. */
+	HEADER,
+	/* Addresses or ports too. */
+	ENDS,
+};
+
+/* What a flow gets before its packets. */
+struct wrapping {
+	/* Of the flow's check and the header. */
+	__u64 check;
 	union outer outer;
 };
 
-_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 224, "layout.rs has the same");
+struct entry {
+	struct key key;
+	struct flow flow;
+	struct wrapping wrapping;
+};
+
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 136 && sizeof(struct entry) == 264, "layout.rs has the same");
 
 /* A packet that went the kernel's path, as it entered. */
 struct note {
@@ -134,13 +153,38 @@ struct settings {
 	__u64 passed_by;
 };
 
-/* Lists of the least recently used are per processor, so there is no lock that all take. */
+enum { WAYS = 4, BUCKET_BITS = 15 };
+
+/* Flows whose keys hash to the same place. */
+struct bucket {
+	/* What the keys hash to; 0: no flow. */
+	__u64 hashes[WAYS];
+	struct entry entries[WAYS];
+};
+
+enum { KEY_WORDS = sizeof(struct key) / 8 };
+
+/* By what the words of keys are multiplied to get their hash. They stay what they are. */
+struct weights {
+	__u64 of[KEY_WORDS];
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(map_flags, BPF_F_NO_COMMON_LRU);
-	__uint(max_entries, 131072);
-	__type(key, struct key);
-	__type(value, struct flow);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct weights);
+} hash_weights SEC(".maps");
+
+/*
+ * A hash table in an array: the kernel's own is some hundred nanoseconds from here, most of them for code and data that the
+ * processor has to get, and an array's elements are found in place. There is no lock; see find.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << BUCKET_BITS);
+	__type(key, __u32);
+	__type(value, struct bucket);
 } flows SEC(".maps");
 
 struct {
@@ -150,14 +194,14 @@ struct {
 	__type(value, struct note);
 } notes SEC(".maps");
 
-/* Flows are looked at here: they are too large for the stack. */
+/* Entries are made and looked at here: they are too large for the stack. */
 enum scratch { FOUND, LEARNED_NOW, SCRATCH };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, SCRATCH);
 	__type(key, __u32);
-	__type(value, struct flow);
+	__type(value, struct entry);
 } scratch SEC(".maps");
 
 struct {
@@ -237,13 +281,13 @@ enum counter {
 	LEARNED,     /* a new one */
 	REFRESHED,   /* one that was known already */
 	ENDED,       /* by SYN, FIN or RST */
+	EVICTED,     /* by one that took its place */
 	/* Why a flow was not learned. */
 	UNSETTLED,   /* connection tracking has not got it established */
 	SPECIAL,     /* masqueraded, or connection tracking looks into it */
 	OUTSIDE,     /* not between pods of the cluster */
 	DIFFERENT,   /* the kernel's path has changed something else of the packet */
 	OVERTAKEN,   /* something changed while the packet was on its way */
-	FULL,        /* the map has refused it */
 	FAILED,      /* dropped: the kernel would not change the packet */
 	COUNTERS,
 };

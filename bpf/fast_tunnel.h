@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "fast_flows.h"
 #include "fast_packet.h"
 
 enum { VXLAN_FLAGS = 0x08000000 };
@@ -131,19 +132,34 @@ static __always_inline __u8 ecn_outside(const struct packet *packet)
 	return (class & ECN) == CE ? ECT0 : class & ECN;
 }
 
+/* A copy of what a flow gets before its packets; 0 if it is being changed. */
+static __always_inline union outer *outer_of(const struct entry *entry, const struct flow *flow)
+{
+	struct entry *copy = place(FOUND);
+
+	if (!copy)
+		return 0;
+	copy->wrapping = entry->wrapping;
+	barrier();
+	return copy->wrapping.check == wrapping_check(flow, &copy->wrapping.outer) ? &copy->wrapping.outer : 0;
+}
+
 /*
  * Makes room for the outer header and fills it in, with zero for the checksum of UDP (RFC 7348, section 5; RFC 6935). The
  * Ethernet header of the packet inside is left to the caller. If the kernel says no, nothing has changed.
  */
-static __always_inline long wrap(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
+static __always_inline long wrap(struct __sk_buff *skb, struct packet *packet, const struct flow *flow,
+				 const struct entry *entry)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
 		      BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
-	union outer *outer = &flow->outer;
+	union outer *outer = outer_of(entry, flow);
 	__u32 frame = skb->len;
 	__u8 ecn = ecn_outside(packet);
 	long error;
 
+	if (!outer)
+		return -1;
 	if (flow->tunnel == 4) {
 		error = bpf_skb_adjust_room(skb, OUTER4, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 		if (error)
@@ -187,14 +203,18 @@ static __always_inline void learn_outer(struct __sk_buff *skb, const struct note
 {
 	struct envelope envelope = {};
 	struct packet packet = {};
-	struct key key = note->key;
-	struct flow *flow;
+	const struct key *key = &note->key;
+	__u64 hash = hash_of(key);
+	struct entry *entry = place(FOUND);
 	const struct tunnel *tunnel = open(skb, &envelope);
+	union outer *outer;
+	struct flow *flow;
 
-	if (!tunnel || !read_inside(skb, &envelope, &packet))
+	if (!entry || !tunnel || !read_inside(skb, &envelope, &packet))
 		return;
-	flow = find(&key);
-	if (!flow || flow->ifindex != tunnel->ifindex || key.protocol != packet.key.protocol)
+	flow = &entry->flow;
+	outer = &entry->wrapping.outer;
+	if (!find(key, flow) || flow->ifindex != tunnel->ifindex || key->protocol != packet.key.protocol)
 		return;
 	if (!is_same4(flow->source, packet.key.source) || !is_same4(flow->destination, packet.key.destination))
 		return;
@@ -204,10 +224,12 @@ static __always_inline void learn_outer(struct __sk_buff *skb, const struct note
 	flow->uplink = skb->ifindex;
 	flow->priority = skb->priority;
 	flow->mark = skb->mark;
-	__builtin_memset(&flow->outer, 0, sizeof(flow->outer));
-	if (envelope.family == 4 ? bpf_skb_load_bytes(skb, 0, flow->outer.v4.ethernet.destination, OUTER4) :
-				   bpf_skb_load_bytes(skb, 0, flow->outer.v6.ethernet.destination, OUTER6))
+	__builtin_memset(outer, 0, sizeof(*outer));
+	if (envelope.family == 4 ? bpf_skb_load_bytes(skb, 0, outer->v4.ethernet.destination, OUTER4) :
+				   bpf_skb_load_bytes(skb, 0, outer->v6.ethernet.destination, OUTER6))
 		return;
-	flow->check = check_of(&key, flow);
-	bpf_map_update_elem(&flows, &key, flow, ANY);
+	entry->key = *key;
+	flow->check = check_of(hash, flow);
+	entry->wrapping.check = wrapping_check(flow, outer);
+	put(hash, entry);
 }

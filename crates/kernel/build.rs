@@ -6,28 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const PROGRAMS: [&str; 2] = ["ipip", "fast"];
-const HEADERS: [&str; 8] = [
-    "conntrack.h",
-    "counters.h",
-    "fast_enter.h",
-    "fast_leave.h",
-    "fast_maps.h",
-    "fast_packet.h",
-    "kernel.h",
-    "packet.h",
-];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let sources = Path::new("../../bpf");
-    for header in HEADERS {
-        println!("cargo::rerun-if-changed={}", sources.join(header).display());
-    }
+    println!("cargo::rerun-if-changed={}", sources.display());
     println!("cargo::rerun-if-env-changed=CLANG");
     PROGRAMS.iter().try_for_each(|program| compile(&sources.join(format!("{program}.bpf.c")), program))
 }
 
 fn compile(source: &Path, program: &str) -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={}", source.display());
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let object =
         PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join(format!("{program}.bpf.o"));

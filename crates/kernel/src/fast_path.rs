@@ -40,18 +40,8 @@ pub struct FastPathState {
     pub links: Vec<LinkName>,
     /// The addresses of pods of this node whose flows it takes.
     pub pods: usize,
-    /// The flows that are remembered, good or not.
-    pub flows: usize,
     /// What packets and flows have met.
     pub counters: Counters,
-}
-
-impl FastPathState {
-    /// How many flows had to make room for others.
-    pub fn evicted(&self) -> u64 {
-        let ended = self.counters.of("ended") + self.flows as u64;
-        self.counters.of("learned").saturating_sub(ended)
-    }
 }
 
 impl FastPath {
@@ -105,7 +95,7 @@ impl FastPath {
         let pods = self.places.iter().filter(|place| matches!(place, Place::Pod(..))).count();
         let state = || {
             let links = fast.links().cloned().collect();
-            Ok(FastPathState { links, pods, flows: fast.flows()?, counters: fast.counters()? })
+            Ok(FastPathState { links, pods, counters: fast.counters()? })
         };
         Some(state())
     }

@@ -202,13 +202,13 @@ impl Metrics {
 
     /// Takes over what the fast path has counted since it was put in force.
     pub(crate) fn count_fast_path(&self, state: Option<&FastPathState>) {
-        self.fast_path_flows.set(state.map_or(0, |state| state.flows as i64));
+        self.fast_path_flows.set(state.map_or(0, |state| state.counters.flows() as i64));
         let Some(state) = state else { return };
         for (fate, count) in state.counters.counted() {
             let fate = self.fast_path.get_or_create(&Fate { fate: fate.to_owned() });
             fate.inner().store(count, Ordering::Relaxed);
         }
-        self.fast_path_evicted.inner().store(state.evicted(), Ordering::Relaxed);
+        self.fast_path_evicted.inner().store(state.counters.of("evicted"), Ordering::Relaxed);
     }
 
     /// Sets what is known of BGP; `prefixes` are those received and advertised in a family.

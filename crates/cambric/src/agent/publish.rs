@@ -96,7 +96,7 @@ pub(crate) struct FastPathStatus {
     /// The addresses of pods of this node whose flows it takes.
     pub(crate) pods: usize,
     /// The flows that are remembered.
-    pub(crate) flows: usize,
+    pub(crate) flows: u64,
     /// How many flows were learned, and how many of them had to make room for others.
     pub(crate) learned: u64,
     pub(crate) evicted: u64,
@@ -112,14 +112,14 @@ pub(crate) struct FastPathStatus {
 
 impl From<&FastPathState> for FastPathStatus {
     fn from(state: &FastPathState) -> FastPathStatus {
-        let FastPathState { links, pods, flows, counters } = state;
+        let FastPathState { links, pods, counters } = state;
         let named = |(reason, count): (&str, u64)| (reason.to_owned(), count);
         FastPathStatus {
             links: links.iter().map(ToString::to_string).collect(),
             pods: *pods,
-            flows: *flows,
+            flows: counters.flows(),
             learned: counters.of("learned"),
-            evicted: state.evicted(),
+            evicted: counters.of("evicted"),
             hits: counters.hits(),
             misses: counters.misses().map(named).collect(),
             refusals: counters.refusals().map(named).collect(),

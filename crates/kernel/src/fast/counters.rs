@@ -19,19 +19,19 @@ const NAMES: [&str; 20] = [
     "learned",
     "refreshed",
     "ended",
+    "evicted",
     "unsettled",
     "special",
     "outside",
     "different",
     "overtaken",
-    "full",
     "failed",
 ];
 
 /// Why packets took the kernel's path, by the names of the counters.
 const MISSES: std::ops::Range<usize> = 1..10;
 /// Why flows were not learned from packets on the kernel's path.
-const REFUSALS: std::ops::Range<usize> = 13..19;
+const REFUSALS: std::ops::Range<usize> = 14..19;
 
 /// What packets and flows have met since the programs were loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl Counters {
     /// Packets on the kernel's path from which no flow was learned, by reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         REFUSALS.filter_map(|at| Some((*NAMES.get(at)?, *self.values.get(at)?)))
+    }
+
+    /// Flows that are remembered, good or not.
+    pub fn flows(&self) -> u64 {
+        self.of("learned").saturating_sub(self.of("ended") + self.of("evicted"))
     }
 
     /// One of them by its name; 0 if there is none of the name.

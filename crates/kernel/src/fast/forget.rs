@@ -38,7 +38,7 @@ pub fn forget(mount: &Path, addresses: &[IpAddr]) -> Result<()> {
             found => found.map_err(failed(what()))?,
         };
         unless(libc::ENOENT, endpoints.remove(&key)).map_err(failed(what()))?;
-        for slot in [Endpoint::read(found).slot, layout::SEQUENCE] {
+        for slot in [layout::SEQUENCE, Endpoint::read(found).slot] {
             generations.set(slot, monotonic()?, 0).map_err(failed(what()))?;
         }
     }

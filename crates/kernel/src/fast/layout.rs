@@ -9,18 +9,15 @@ use plan::services::Frontend;
 use crate::bpf::layout::address;
 use crate::link::{LinkKind, LinkState};
 
-/// `struct key`.
-pub(super) type KeyBytes = [u8; 48];
-
-/// `struct flow`.
-pub(super) type FlowBytes = [u8; 224];
-
 /// `struct settings`: until (ns), lifetime (ns), established (ms), passed by.
 pub(super) type Settings = [u64; 4];
 
+/// `struct weights`.
+pub(super) type Weights = [u64; 6];
+
 /// The slot with the generation of everything.
 pub(super) const ALL: u32 = 0;
-/// The slot that counts changes of any of them.
+/// The slot that counts changes of any of them; it is the first to change.
 pub(super) const SEQUENCE: u32 = 1;
 /// The first slot for pods and nodes.
 pub(super) const FIRST: u32 = 2;

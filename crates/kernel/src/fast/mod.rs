@@ -13,6 +13,7 @@ mod run_tests;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use plan::services::Frontend;
 pub use counters::Counters;
 pub(crate) use forget::directory;
 pub use forget::forget;
-use layout::{Endpoint, TunnelBytes};
+use layout::{Endpoint, TunnelBytes, Weights};
 use links::Attached;
 pub use links::Side;
 use object::Object;
@@ -62,6 +63,18 @@ fn refuse_preemption(flag: &Path) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// What nobody can guess.
+fn random_weights() -> std::io::Result<Weights> {
+    let mut source = std::fs::File::open("/dev/urandom")?;
+    let mut weights = Weights::default();
+    for weight in &mut weights {
+        let mut bytes = [0; size_of::<u64>()];
+        source.read_exact(&mut bytes)?;
+        *weight = u64::from_ne_bytes(bytes);
+    }
+    Ok(weights)
 }
 
 /// The fast path of a network namespace.
@@ -108,6 +121,8 @@ impl Fast {
             established: 0,
             pins: pins.map(Path::to_owned),
         };
+        let weights = random_weights().map_err(failed("get random numbers for the fast path"))?;
+        fast.object.weights.set(0, weights, 0).map_err(failed("set up the fast path"))?;
         fast.look_around()?;
         fast.invalidate()?;
         Ok(fast)
@@ -329,23 +344,11 @@ impl Fast {
         self.object.counters()
     }
 
-    /// How many flows are remembered, good or not.
-    ///
-    /// # Errors
-    /// If the kernel cannot be read.
-    pub fn flows(&self) -> Result<usize> {
-        let mut count = 0;
-        for key in self.object.flows.keys() {
-            key.map_err(failed("count the flows of the fast path"))?;
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    /// Gives slots a number that they have not had, and then says that there was a change.
+    /// Says that there is a change, and then gives slots a number that they have not had. The other way round a packet that
+    /// is on its way could be learned from with what is new in the slot.
     fn renew(&mut self, slots: impl IntoIterator<Item = u32>) -> Result<()> {
         let what = "forget flows of the fast path";
-        for slot in slots.into_iter().chain([layout::SEQUENCE]) {
+        for slot in [layout::SEQUENCE].into_iter().chain(slots) {
             let number = self.slots.number()?;
             self.object.generations.set(slot, number, 0).map_err(failed(what))?;
         }

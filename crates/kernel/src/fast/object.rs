@@ -9,7 +9,7 @@ use aya::programs::SchedClassifier;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_obj::btf::BtfKind;
 
-use super::layout::{FlowBytes, KeyBytes, Settings, TunnelBytes};
+use super::layout::{Settings, TunnelBytes, Weights};
 use crate::bpf::layout::AddressBytes;
 use crate::bpf::{failed, map, program};
 use crate::{Error, Result};
@@ -58,7 +58,6 @@ impl Hook {
 /// The programs, loaded, and their maps.
 pub(super) struct Object {
     programs: Ebpf,
-    pub(super) flows: HashMap<MapData, KeyBytes, FlowBytes>,
     pub(super) endpoints: HashMap<MapData, AddressBytes, [u32; 2]>,
     pub(super) ranges4: LpmTrie<MapData, [u8; 4], u32>,
     pub(super) ranges6: LpmTrie<MapData, [u8; 16], u32>,
@@ -67,6 +66,7 @@ pub(super) struct Object {
     pub(super) tunnels: Array<MapData, TunnelBytes>,
     pub(super) generations: Array<MapData, u64>,
     pub(super) settings: Array<MapData, Settings>,
+    pub(super) weights: Array<MapData, Weights>,
     /// By the numbers of `enum counter`.
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
@@ -90,7 +90,6 @@ impl Object {
             loaded.map_err(failed(format!("load the program {} of the fast path", hook.name())))?;
         }
         Ok(Object {
-            flows: map(&mut programs, "flows")?,
             endpoints: map(&mut programs, "endpoints")?,
             ranges4: map(&mut programs, "ranges4")?,
             ranges6: map(&mut programs, "ranges6")?,
@@ -98,9 +97,19 @@ impl Object {
             tunnels: map(&mut programs, "tunnels")?,
             generations: map(&mut programs, "generations")?,
             settings: map(&mut programs, "settings")?,
+            weights: map(&mut programs, "hash_weights")?,
             counters: map(&mut programs, "counters")?,
             programs,
         })
+    }
+
+    /// A map that only the programs use.
+    #[cfg(test)]
+    pub(super) fn map<T>(&mut self, name: &str) -> T
+    where
+        T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        map(&mut self.programs, name).unwrap()
     }
 
     pub(super) fn program(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {

@@ -8,7 +8,7 @@ use model::Family;
 
 use super::super::object::Hook;
 use super::super::{ATTENTION, LIFETIME};
-use super::scene::{BRIDGE, Fate, Flow, NEXT, POD, Packet, Scene, Transport, UPLINK, address};
+use super::scene::{BRIDGE, FLOW, Fate, Flow, NEXT, POD, Packet, Scene, Transport, UPLINK, address};
 
 /// A way through the node: where packets enter and leave, and what becomes of their headers.
 struct Way {
@@ -104,6 +104,34 @@ fn what_is_known_is_done_again_to_the_last_byte() {
             }
         }
     }
+}
+
+#[test]
+fn packets_with_next_to_nothing_in_them_are_packets() {
+    let mut scene = Scene::new();
+    for family in Family::BOTH {
+        for transport in Transport::BOTH {
+            for payload in 0..12 {
+                let mut flow = out(transport, family);
+                (flow.entered.payload, flow.leaves.payload) = (payload, payload);
+                known(&mut scene, &flow);
+                // A part of TCP's header is none.
+                let frame = Packet { payload: 0, ..flow.entered.clone() }.frame();
+                let at = flow.entered.transport_at() + 8 + payload;
+                if transport == Transport::Tcp && at < frame.len() {
+                    scene.passes(Hook::FromPod, "pod", &shortened(&frame, at), "unusual");
+                }
+            }
+        }
+    }
+}
+
+/// As much of a frame, with lengths that say so.
+fn shortened(frame: &[u8], bytes: usize) -> Vec<u8> {
+    let mut frame = frame[..bytes].to_vec();
+    let (at, length) = if frame[12] == 8 { (16, bytes - 14) } else { (18, bytes - 54) };
+    frame[at..at + 2].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+    frame
 }
 
 #[test]
@@ -370,12 +398,12 @@ fn what_is_being_changed_is_not_used() {
     let mut scene = Scene::new();
     let flow = out(Transport::Tcp, Family::V6);
     let frame = known(&mut scene, &flow);
-    let key = scene.key(&flow.entered, "pod");
-    let whole = scene.fast.object.flows.get(&key, 0).unwrap();
-    for at in 0..whole.len() {
+    let hash = scene.hash(&flow.entered, "pod");
+    let whole = scene.entry(hash).unwrap();
+    for at in 0..FLOW.end {
         let mut torn = whole;
         torn[at] ^= 0x40;
-        scene.fast.object.flows.insert(key, torn, 0).unwrap();
+        scene.put(hash, torn);
         scene.passes(Hook::FromPod, "pod", &frame, "unknown");
     }
 }

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use model::Family;
 
-use super::scene::{Packet, Scene, Transport, link};
+use super::super::object::Hook;
+use super::scene::{Entry, FLOW, Fate, Scene, Transport, WAYS, link};
 
 /// `max_entries` in `bpf/fast_maps.h`.
 const ENDPOINTS: u32 = 4096;
 const RANGES: u32 = 65536;
-const FLOWS: u32 = 131_072;
 
 #[test]
 fn a_pod_for_which_there_is_no_room_does_without() {
@@ -45,19 +45,44 @@ fn nodes_for_which_there_is_no_room_do_without() {
 }
 
 #[test]
-fn flows_make_room_for_others() {
+fn a_flow_takes_the_place_of_the_one_that_was_validated_the_longest_ago() {
     let mut scene = Scene::new();
-    let entered = Packet::new(Transport::Tcp, Family::V4, "pod", "far");
-    let mut key = scene.key(&entered, "pod");
-    for number in 0..FLOWS * 2 {
-        key[..4].copy_from_slice(&number.to_be_bytes());
-        scene.fast.object.flows.insert(key, [0; 224], 0).unwrap();
+    let journey = super::leaving::out(Transport::Tcp, Family::V4);
+    journey.settle();
+    let hash = scene.hash(&journey.entered, "pod");
+    for oldest in 0..WAYS {
+        let mut full = scene.bucket(hash);
+        for way in 0..WAYS {
+            let mut entry = [0; size_of::<Entry>()];
+            let validated: u64 = if way == oldest { 1000 } else { 1001 + way as u64 };
+            entry[FLOW][8..16].copy_from_slice(&validated.to_ne_bytes());
+            full.set(way, way as u64 + 1, entry);
+        }
+        scene.set_bucket(hash, &full);
+        scene.counted();
+        journey.enters(&mut scene, "unknown");
+        journey.leaves_counted(&mut scene, &[("learned", 1), ("evicted", 1)]);
+        journey.is_sent(&mut scene);
+        let hashes: Vec<u64> = (0..WAYS).map(|way| scene.bucket(hash).hash(way)).collect();
+        let expected = |way| if way == oldest { hash } else { way as u64 + 1 };
+        assert_eq!(hashes, (0..WAYS).map(expected).collect::<Vec<_>>());
     }
-    let there = scene.fast.flows().unwrap();
-    assert!(there <= FLOWS as usize, "{there}");
+}
+
+#[test]
+fn what_is_remembered_is_what_was_learned_and_not_ended() {
+    let mut scene = Scene::new();
     let journey = super::leaving::out(Transport::Tcp, Family::V4);
     journey.settle();
     journey.enters(&mut scene, "unknown");
     journey.leaves(&mut scene, "learned");
-    journey.is_sent(&mut scene);
+    assert_eq!(scene.fast.counters().unwrap().flows(), 1);
+    scene.fast.invalidate().unwrap();
+    journey.enters(&mut scene, "stale");
+    journey.leaves(&mut scene, "refreshed");
+    assert_eq!(scene.fast.counters().unwrap().flows(), 1);
+    let mut last = journey.entered.frame();
+    last[journey.entered.transport_at() + 13] |= 1;
+    assert_eq!(scene.run(Hook::FromPod, "pod", &last), Fate::Passed);
+    assert_eq!(scene.fast.counters().unwrap().flows(), 0);
 }

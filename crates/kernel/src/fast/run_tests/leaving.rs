@@ -14,7 +14,7 @@ use super::scene::{BRIDGE, Fate, Flow, NEXT, POD, Packet, Scene, Transport, UPLI
 pub(super) struct Journey {
     enter: (Hook, &'static str),
     leave: (Hook, &'static str),
-    entered: Packet,
+    pub(super) entered: Packet,
     leaves: Packet,
     /// The packet that opened the connection, and the answer to it: what connection tracking has.
     opened: (SocketAddr, SocketAddr),
@@ -104,11 +104,16 @@ impl Journey {
         scene.passes(self.leave.0, self.leave.1, &self.leaves.frame(), reason);
     }
 
+    #[track_caller]
+    pub(super) fn leaves_counted(&self, scene: &mut Scene, counted: &[(&str, u64)]) {
+        assert_eq!(scene.run(self.leave.0, self.leave.1, &self.leaves.frame()), Fate::Passed);
+        assert_eq!(scene.counted(), counted);
+    }
+
     /// Nothing is made of the packet.
     #[track_caller]
     fn leaves_unseen(&self, scene: &mut Scene) {
-        assert_eq!(scene.run(self.leave.0, self.leave.1, &self.leaves.frame()), Fate::Passed);
-        assert_eq!(scene.counted(), []);
+        self.leaves_counted(scene, &[]);
     }
 
     #[track_caller]
@@ -358,12 +363,12 @@ fn of_new_flows_a_part_of_the_packets_is_learned_from() {
         let journey = out(transport, Family::V4);
         journey.settle();
         scene.fast.attend_for(ATTENTION, LIFETIME, PASSED_BY).unwrap();
-        let key = scene.key(&journey.entered, "pod");
+        let hash = scene.hash(&journey.entered, "pod");
         let learned = (0..1600)
             .filter(|_| {
                 assert_eq!(scene.run(Hook::FromPod, "pod", &journey.entered.frame()), Fate::Passed);
                 assert_eq!(scene.run(Hook::ToWire, "wire", &journey.leaves.frame()), Fate::Passed);
-                scene.fast.object.flows.remove(&key).is_ok()
+                scene.forget(hash)
             })
             .count();
         assert!(range.contains(&learned), "{transport:?}: {learned}");

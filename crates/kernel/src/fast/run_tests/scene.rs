@@ -1,11 +1,13 @@
 //! A namespace with links of two pods and a wire, and packets.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use aya::maps::{Array, MapData};
 use aya::programs::{TestRun, TestRunOptions};
 use etherparse::{IpNumber, PacketBuilder};
 use model::{Family, LinkName, Protocol};
@@ -128,6 +130,7 @@ pub(super) enum Fate {
 
 pub(super) struct Scene {
     pub(super) fast: Fast,
+    flows: Array<MapData, [u8; size_of::<Bucket>()]>,
     path: PathBuf,
     before: Counters,
     _guard: Guard,
@@ -166,7 +169,8 @@ impl Scene {
             fast.set_host(address("other node", family), true).unwrap();
         }
         fast.attend_for(ATTENTION * 1000, LIFETIME * 1000, 0).unwrap();
-        Scene { fast, path, before: Counters::default(), _guard: guard, _namespace: namespace }
+        let flows = fast.object.map("flows");
+        Scene { fast, flows, path, before: Counters::default(), _guard: guard, _namespace: namespace }
     }
 
     pub(super) fn index(&self, name: &str) -> u32 {
@@ -233,22 +237,63 @@ impl Scene {
             age: Duration::ZERO,
             biggest: 0,
         };
-        let learned = self.fast.object.flows.get(&self.key(entered, at), 0).unwrap();
-        assert_eq!(learned[148..152], layout::frontend(&flow.frontend()).to_ne_bytes());
+        let learned = self.entry(self.hash(entered, at)).unwrap();
+        assert_eq!(learned[88..92], layout::frontend(&flow.frontend()).to_ne_bytes());
     }
 
     /// Writes a flow as the programs do.
     pub(super) fn write(&mut self, entered: &Packet, at: &str, flow: &Flow) {
         let key = self.key(entered, at);
         let bytes = flow.bytes(self, &key);
-        self.fast.object.flows.insert(key, bytes, 0).unwrap();
+        self.put(self.hash_of(&key), bytes);
+    }
+
+    pub(super) fn bucket(&self, hash: u64) -> Bucket {
+        Bucket(self.flows.get(&place(hash), 0).unwrap())
+    }
+
+    pub(super) fn set_bucket(&mut self, hash: u64, bucket: &Bucket) {
+        self.flows.set(place(hash), bucket.0, 0).unwrap();
+    }
+
+    /// What is remembered of a flow.
+    pub(super) fn entry(&self, hash: u64) -> Option<Entry> {
+        let bucket = self.bucket(hash);
+        let way = (0..WAYS).find(|way| bucket.hash(*way) == hash)?;
+        Some(bucket.0[Bucket::entry(way)].try_into().unwrap())
+    }
+
+    /// Puts an entry where it is already, or where there is none.
+    pub(super) fn put(&mut self, hash: u64, entry: Entry) {
+        let mut bucket = self.bucket(hash);
+        let way = (0..WAYS).find(|way| [0, hash].contains(&bucket.hash(*way))).unwrap();
+        bucket.set(way, hash, entry);
+        self.set_bucket(hash, &bucket);
+    }
+
+    /// Whether there was one.
+    pub(super) fn forget(&mut self, hash: u64) -> bool {
+        let mut bucket = self.bucket(hash);
+        let Some(way) = (0..WAYS).find(|way| bucket.hash(*way) == hash) else { return false };
+        bucket.set(way, 0, [0; size_of::<Entry>()]);
+        self.set_bucket(hash, &bucket);
+        true
     }
 
     pub(super) fn knows(&self, entered: &Packet, at: &str) -> bool {
-        self.fast.object.flows.get(&self.key(entered, at), 0).is_ok()
+        self.entry(self.hash(entered, at)).is_some()
     }
 
-    pub(super) fn key(&self, packet: &Packet, at: &str) -> layout::KeyBytes {
+    /// Where the flow of a packet is in the map.
+    pub(super) fn hash(&self, packet: &Packet, at: &str) -> u64 {
+        self.hash_of(&self.key(packet, at))
+    }
+
+    fn hash_of(&self, key: &Key) -> u64 {
+        hash(key, &self.fast.object.weights.get(&0, 0).unwrap())
+    }
+
+    fn key(&self, packet: &Packet, at: &str) -> Key {
         let mut key = [0; 48];
         words(&mut key[..16], packet.from.ip());
         words(&mut key[16..32], packet.to.ip());
@@ -300,48 +345,95 @@ impl Flow {
         Frontend { address: end.ip(), protocol, port: end.port() }
     }
 
-    fn bytes(&self, scene: &Scene, key: &layout::KeyBytes) -> layout::FlowBytes {
+    fn bytes(&self, scene: &Scene, key: &Key) -> Entry {
         let Flow { entered, leaves, at, age, biggest } = self;
         let (near, far) = (scene.slot(entered.from.ip()), scene.slot(leaves.to.ip()));
         let service = layout::frontend(&self.frontend());
-        let mut flow = [0; 224];
+        let mut bytes = [0; FLOW.end - FLOW.start];
         let now = crate::clock::monotonic().unwrap();
-        flow[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
-        for (at, slot) in [(16, layout::ALL), (24, near), (32, far), (40, service)] {
-            flow[at..at + 8].copy_from_slice(&scene.generation(slot).to_ne_bytes());
+        bytes[8..16].copy_from_slice(&(now - age.as_nanos() as u64).to_ne_bytes());
+        bytes[16..24].copy_from_slice(&scene.generation(layout::SEQUENCE).to_ne_bytes());
+        let generations: u64 =
+            [layout::ALL, near, far, service].map(|slot| scene.generation(slot)).iter().sum();
+        bytes[24..32].copy_from_slice(&generations.to_ne_bytes());
+        for (at, number) in [(32, near), (36, far), (40, service), (44, scene.index(at)), (84, *biggest)] {
+            bytes[at..at + 4].copy_from_slice(&number.to_ne_bytes());
         }
-        flow[48..52].copy_from_slice(&near.to_ne_bytes());
-        flow[52..56].copy_from_slice(&far.to_ne_bytes());
-        words(&mut flow[56..72], leaves.from.ip());
-        words(&mut flow[72..88], leaves.to.ip());
-        flow[88..90].copy_from_slice(&leaves.from.port().to_be_bytes());
-        flow[90..92].copy_from_slice(&leaves.to.port().to_be_bytes());
-        flow[92..96].copy_from_slice(&scene.index(at).to_ne_bytes());
-        flow[96..100].copy_from_slice(&biggest.to_ne_bytes());
-        flow[100] = entered.hops - leaves.hops;
-        flow[101] = u8::from(["pod", "neighbour"].contains(at));
-        flow[102] = u8::from((entered.from, entered.to) != (leaves.from, leaves.to));
+        words(&mut bytes[48..64], leaves.from.ip());
+        words(&mut bytes[64..80], leaves.to.ip());
+        bytes[80..82].copy_from_slice(&leaves.from.port().to_be_bytes());
+        bytes[82..84].copy_from_slice(&leaves.to.port().to_be_bytes());
+        bytes[88] = entered.hops - leaves.hops;
+        bytes[89] = u8::from(["pod", "neighbour"].contains(at));
+        bytes[90] = if (entered.from, entered.to) != (leaves.from, leaves.to) {
+            2
+        } else {
+            u8::from((entered.hops, entered.ethernet) != (leaves.hops, leaves.ethernet))
+        };
         let kind = if entered.from.is_ipv4() { [8, 0] } else { [0x86, 0xdd] };
-        for (at, packet) in [(106, entered), (122, leaves)] {
-            flow[at..at + 14].copy_from_slice(&[&packet.ethernet.concat()[..], &kind].concat());
+        for (at, packet) in [(98, entered), (114, leaves)] {
+            bytes[at..at + 14].copy_from_slice(&[&packet.ethernet.concat()[..], &kind].concat());
         }
-        flow[148..152].copy_from_slice(&service.to_ne_bytes());
-        let check = check(key, &flow);
-        flow[..8].copy_from_slice(&check.to_ne_bytes());
-        flow
+        let check = scene.hash_of(key).wrapping_add(weigh(&bytes[8..], key.len() / 8));
+        bytes[..8].copy_from_slice(&check.to_ne_bytes());
+        let mut entry = [0; size_of::<Entry>()];
+        entry[..FLOW.start].copy_from_slice(key);
+        entry[FLOW].copy_from_slice(&bytes);
+        entry
     }
 }
 
-/// As `check_of` in `bpf/fast_packet.h`.
-pub(super) fn check(key: &layout::KeyBytes, flow: &layout::FlowBytes) -> u64 {
-    let total = |bytes: &[u8], skip: usize, constant: u64| {
-        let words = bytes.chunks_exact(8).enumerate().skip(skip);
-        words.fold(0u64, |total, (at, word)| {
-            let factor = constant.wrapping_mul(at as u64 + 1) | 1;
-            total.wrapping_add(u64::from_ne_bytes(word.try_into().unwrap()).wrapping_mul(factor))
-        })
-    };
-    total(key, 0, 0x9e37_79b9_7f4a_7c15).wrapping_add(total(flow, 1, 0xd6e8_feb8_6659_fd93))
+/// `struct key`.
+type Key = [u8; 48];
+
+/// `struct entry`.
+pub(super) type Entry = [u8; 264];
+
+/// As in `bpf/fast_maps.h`.
+pub(super) const WAYS: usize = 4;
+const BUCKET_BITS: u32 = 15;
+
+/// `struct bucket`.
+#[derive(Clone, Copy)]
+pub(super) struct Bucket([u8; WAYS * (8 + size_of::<Entry>())]);
+
+impl Bucket {
+    pub(super) fn hash(&self, way: usize) -> u64 {
+        u64::from_ne_bytes(self.0[way * 8..][..8].try_into().unwrap())
+    }
+
+    pub(super) fn set(&mut self, way: usize, hash: u64, entry: Entry) {
+        self.0[way * 8..][..8].copy_from_slice(&hash.to_ne_bytes());
+        self.0[Bucket::entry(way)].copy_from_slice(&entry);
+    }
+
+    fn entry(way: usize) -> Range<usize> {
+        let start = WAYS * 8 + way * size_of::<Entry>();
+        start..start + size_of::<Entry>()
+    }
+}
+
+/// Where the bucket is.
+fn place(hash: u64) -> u32 {
+    (hash >> (64 - BUCKET_BITS)) as u32
+}
+
+/// Where the flow is in an entry. Before it is the key, behind it what packets get before them.
+pub(super) const FLOW: Range<usize> = 48..184;
+
+/// As in `bpf/fast_flows.h`.
+fn hash(key: &Key, weights: &layout::Weights) -> u64 {
+    let words = key.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap()));
+    let products = words.zip(weights).map(|(word, weight)| word.wrapping_mul(*weight));
+    products.fold(0, u64::wrapping_add) | 1
+}
+
+/// As in `bpf/fast_flows.h`.
+fn weigh(bytes: &[u8], before: usize) -> u64 {
+    let weights = (1..).map(|at| i64::from(0x9e37_79b1_u32.wrapping_mul(at).cast_signed() | 1));
+    let words = bytes.chunks_exact(8).map(|word| i64::from_ne_bytes(word.try_into().unwrap()));
+    let products = words.zip(weights.skip(before)).map(|(word, weight)| word.wrapping_mul(weight));
+    products.fold(0, i64::wrapping_add).cast_unsigned()
 }
 
 /// The VXLAN device whose underlay is of a family.

@@ -7,7 +7,7 @@ use model::Family;
 
 use super::super::object::Hook;
 use super::scene::{
-    BRIDGE, Fate, Flow, NEXT, POD, PORT, Packet, Scene, Transport, UPLINK, VNI, address, tunnel,
+    BRIDGE, FLOW, Fate, Flow, NEXT, POD, PORT, Packet, Scene, Transport, UPLINK, VNI, address, tunnel,
 };
 
 /// The Ethernet addresses of this node's tunnel device and of the other's.
@@ -147,6 +147,27 @@ fn what_the_device_has_put_before_a_packet_is_put_before_the_next() {
             assert_eq!(fate, Fate::Sent(expected), "{transport:?} {inner:?} {to_service}");
             assert_eq!(scene.counted(), [("hit", 1)]);
         }
+    }
+}
+
+#[test]
+fn an_outer_header_that_is_being_changed_is_not_used() {
+    let mut scene = Scene::new();
+    for family in Family::BOTH {
+        let flow = out(Transport::Tcp, Family::V4, family);
+        learn(&mut scene, &flow, &Outer::to_other(family));
+        let frame = flow.entered.frame();
+        let hash = scene.hash(&flow.entered, "pod");
+        let whole = scene.entry(hash).unwrap();
+        for at in FLOW.end..whole.len() {
+            let mut torn = whole;
+            torn[at] ^= 0x40;
+            scene.put(hash, torn);
+            scene.passes(Hook::FromPod, "pod", &frame, "unusual");
+        }
+        scene.put(hash, whole);
+        assert!(matches!(scene.run(Hook::FromPod, "pod", &frame), Fate::Sent(_)));
+        scene.counted();
     }
 }
 
