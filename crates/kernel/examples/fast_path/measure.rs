@@ -13,7 +13,9 @@ use crate::ways::Way;
 /// Round trips, connections and bytes in a block.
 const TRIPS: usize = 2_000;
 const CONNECTIONS: usize = 200;
-const BYTES: usize = 256 << 20;
+const BYTES: usize = 64 << 20;
+/// How many blocks of bytes there are for each of the others: throughput is the less steady.
+const BLOCKS_OF_BYTES: usize = 4;
 /// How many streams are several.
 const STREAMS: usize = 8;
 /// UDP sockets at each end. Each at one talks to each at the other, which makes 10,000 flows.
@@ -55,6 +57,11 @@ impl Measure {
             Measure::UdpTrip | Measure::ManyFlows => Duration::from_secs(4),
             _ => Duration::from_millis(500),
         }
+    }
+
+    /// How many blocks there are to measure, if it is so many of a round trip.
+    pub(crate) fn blocks(self, trips: usize) -> usize {
+        if self.is_time() { trips } else { trips * BLOCKS_OF_BYTES }
     }
 
     /// The cores it uses.

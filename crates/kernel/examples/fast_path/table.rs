@@ -50,7 +50,7 @@ impl Row {
         }
         let side = |(name, _): &(&'static str, Way)| Side { name, values: Vec::new(), work: 0.0, busy: 0.0 };
         let mut sides: Vec<Side> = ways.iter().map(side).collect();
-        for block in 0..blocks {
+        for block in 0..measure.blocks(blocks) {
             for turn in 0..sides.len() {
                 let at = (block + turn) % sides.len();
                 before_each();
