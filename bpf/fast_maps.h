@@ -53,7 +53,7 @@ struct flow {
 	__u64 check;
 	/* When the kernel's path has last had a packet (CLOCK_MONOTONIC, coarse, ns). */
 	__u64 validated;
-	/* How many changes there had been when that packet came, and the generations by then; see is_current. */
+	/* How many changes there had been when that packet came, and the generations by then; see judge. */
 	__u64 sequence;
 	__u64 generations;
 	/* Where the generations stand of both ends and of the service. */
@@ -107,7 +107,8 @@ struct entry {
 	struct wrapping wrapping;
 };
 
-_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 136 && sizeof(struct entry) == 264, "layout.rs has the same");
+_Static_assert(sizeof(struct key) == 48 && sizeof(struct flow) == 136 && sizeof(struct entry) == 264,
+	       "the tests in crates/kernel/src/fast/run_tests have the same");
 
 /* A packet that went the kernel's path, as it entered. */
 struct note {
