@@ -28,7 +28,6 @@ const REASONS: [(&str, &str); 15] = [
     ("outside", "not between pods of the cluster"),
     ("different", "the kernel's path changes something else of the packets"),
     ("overtaken", "something changed while the packet was on its way"),
-    ("full", "there was no room for the flow"),
 ];
 
 /// Show what goes by the fast path, and why the rest does not.
