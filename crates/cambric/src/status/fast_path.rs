@@ -13,7 +13,7 @@ use crate::clock::unix_now;
 use crate::files::read_json;
 
 /// Why packets took the kernel's path, and why no flow was learned from them.
-const REASONS: [(&str, &str); 15] = [
+const REASONS: [(&str, &str); 14] = [
     ("unknown", "their flow is not known"),
     ("expired", "their flow was to be validated, as every flow is every few seconds"),
     ("stale", "something had changed since their flow was learned"),
