@@ -11,14 +11,15 @@ __cold int end(const struct key *key, int from_wire)
 {
 	struct key answers = { .family = key->family, .protocol = key->protocol };
 	struct entry *found = place(FOUND);
+	__u64 hash = hash_of(key);
 
-	if (found && find(key, &found->flow)) {
+	if (found && find(hash, key, &found->flow)) {
 		copy4(answers.source, found->flow.destination);
 		copy4(answers.destination, found->flow.source);
 		answers.source_port = found->flow.destination_port;
 		answers.destination_port = found->flow.source_port;
 		answers.ifindex = found->flow.ifindex;
-		add(ENDED, forget(key) + forget(&answers));
+		add(ENDED, forget(hash) + forget(hash_of(&answers)));
 	} else if (from_wire && !endpoint_of(key->family, key->destination)) {
 		return TCX_NEXT;
 	}
@@ -30,7 +31,7 @@ __cold int end(const struct key *key, int from_wire)
  * have no more, so that of a new one not every packet is looked at.
  */
 __cold int leave(struct __sk_buff *skb, const struct packet *packet, const struct settings *set, int from_wire,
-				 enum counter reason)
+		 enum counter reason)
 {
 	__u32 zero = 0;
 	struct note *note = bpf_map_lookup_elem(&notes, &zero);
@@ -64,8 +65,6 @@ __cold int leave(struct __sk_buff *skb, const struct packet *packet, const struc
 /* Why a packet of a flow that is known cannot do without the kernel's path; HIT if it can. */
 static __always_inline enum counter judge(const struct packet *packet, const struct flow *flow, __u64 now, __u64 lifetime)
 {
-	const __u64 *one = (const __u64 *)&packet->headers.ethernet, *other = (const __u64 *)&flow->before;
-
 	/* Most of the time nothing at all has changed. */
 	if (flow->sequence != generation(SLOT_SEQUENCE) && flow->generations != generations_of(flow))
 		return STALE;
@@ -76,7 +75,7 @@ static __always_inline enum counter judge(const struct packet *packet, const str
 		return OVERSIZE;
 	if (packet->ttl <= flow->hops)
 		return LAST_HOP;
-	if (one[0] != other[0] || one[1] != other[1])
+	if (!is_same_ethernet(&packet->headers.ethernet, &flow->before))
 		return MOVED;
 	return HIT;
 }
@@ -218,7 +217,7 @@ static __always_inline int enter(struct __sk_buff *skb, int from_wire)
 	now = bpf_ktime_get_coarse_ns();
 	if (!set || now > set->until)
 		return from_wire ? TCX_NEXT : pass(UNATTENDED);
-	entry = find(&packet.key, &flow);
+	entry = find(hash_of(&packet.key), &packet.key, &flow);
 	verdict = entry ? judge(&packet, &flow, now, set->lifetime) : UNKNOWN;
 	if (tunnel) {
 		if (verdict != HIT || unwrap(skb, envelope.length, &packet))

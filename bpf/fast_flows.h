@@ -100,9 +100,8 @@ static __always_inline __u32 way_of(const struct bucket *bucket, __u64 hash)
  * Copies a flow as it is in the map, and says where it is; 0 if there is none, or it is being changed: another processor may
  * write while it is read, so what was read may be a part of one flow and a part of another.
  */
-static __always_inline const struct entry *find(const struct key *key, struct flow *flow)
+static __always_inline const struct entry *find(__u64 hash, const struct key *key, struct flow *flow)
 {
-	__u64 hash = hash_of(key);
 	const struct bucket *bucket = bucket_of(hash);
 	const struct entry *entry;
 	__u32 way;
@@ -151,7 +150,7 @@ static __always_inline int put(__u64 hash, const struct entry *entry)
 
 	if (!bucket)
 		return 0;
-	way = place_for(bucket, hash) % WAYS;
+	way = place_for(bucket, hash);
 	before = bucket->hashes[way];
 	if (before && before != hash)
 		count(EVICTED);
@@ -163,10 +162,10 @@ static __always_inline int put(__u64 hash, const struct entry *entry)
 /*
  * Forgets a flow; how many there were. Two processors that learn the same flow at the same time may have it in two places.
  */
-static __always_inline __u64 forget(const struct key *key)
+static __always_inline __u64 forget(__u64 hash)
 {
-	__u64 hash = hash_of(key), forgotten = 0;
 	struct bucket *bucket = bucket_of(hash);
+	__u64 forgotten = 0;
 
 	if (!bucket)
 		return 0;

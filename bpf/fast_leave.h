@@ -132,12 +132,11 @@ static __always_inline enum counter tracked(struct __sk_buff *skb, const struct 
 static __always_inline enum change change(const struct note *note, const struct packet *packet, const struct flow *flow)
 {
 	const struct key *key = &note->key;
-	const __u64 *one = (const __u64 *)&note->ethernet, *other = (const __u64 *)&packet->headers.ethernet;
 
 	if (!is_same4(key->source, flow->source) || !is_same4(key->destination, flow->destination) ||
 	    key->source_port != flow->source_port || key->destination_port != flow->destination_port)
 		return ENDS;
-	return flow->hops || one[0] != other[0] || one[1] != other[1] ? HEADER : NOTHING;
+	return flow->hops || !is_same_ethernet(&note->ethernet, &packet->headers.ethernet) ? HEADER : NOTHING;
 }
 
 static __always_inline int store(struct __sk_buff *skb, const struct packet *packet, struct note *note,
@@ -164,7 +163,7 @@ static __always_inline int store(struct __sk_buff *skb, const struct packet *pac
 	flow->before = note->ethernet;
 	flow->after = packet->headers.ethernet;
 	flow->biggest = packet->size;
-	if (found && find(&note->key, &found->flow)) {
+	if (found && find(hash, &note->key, &found->flow)) {
 		const struct flow *before = &found->flow;
 		__u32 zero = 0;
 		struct settings *set = bpf_map_lookup_elem(&settings, &zero);

@@ -135,6 +135,13 @@ static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, st
 	return 1;
 }
 
+static __always_inline int is_same_ethernet(const struct ethernet *one, const struct ethernet *other)
+{
+	const __u64 *words = (const __u64 *)one, *others = (const __u64 *)other;
+
+	return words[0] == others[0] && words[1] == others[1];
+}
+
 static __always_inline struct endpoint *endpoint_of(__u8 family, const __be32 *words)
 {
 	struct address address = { .family = family };

@@ -214,7 +214,7 @@ static __always_inline void learn_outer(struct __sk_buff *skb, const struct note
 		return;
 	flow = &entry->flow;
 	outer = &entry->wrapping.outer;
-	if (!find(key, flow) || flow->ifindex != tunnel->ifindex || key->protocol != packet.key.protocol)
+	if (!find(hash, key, flow) || flow->ifindex != tunnel->ifindex || key->protocol != packet.key.protocol)
 		return;
 	if (!is_same4(flow->source, packet.key.source) || !is_same4(flow->destination, packet.key.destination))
 		return;
