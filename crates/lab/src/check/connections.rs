@@ -14,7 +14,7 @@ use model::{Family, NodeName};
 use super::cases::{Case, Client, cases, unserved};
 use super::cast::Cast;
 use super::detour::Detour;
-use super::evidence::{Carried, Connection, Fate, Got, Party, Row, Try};
+use super::evidence::{Connection, Fate, Got, Party, Row, Try};
 use super::predict::Predictor;
 use super::probe::PATIENCE;
 use super::trial::{Ports, Tried, attempt};
@@ -24,22 +24,9 @@ use crate::Result;
 
 /// How many connections are tried at the same time. Most of the time is that of waiting where no answer comes.
 const AT_ONCE: usize = 64;
-/// How long to wait where no answer should come. Answers in a lab take some milliseconds.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// How the packets of a connection are told from those of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
-    /// By the client's port, which nobody else has for as long as all ports stay as they are.
-    ByPort,
-    /// By the addresses: a node gives what leaves it another port, which may be anybody's.
-    ByAddresses,
-}
-
-impl Known {
-    /// Both. They are not to be tried at the same time.
-    pub(super) const ALL: [Known; 2] = [Known::ByPort, Known::ByAddresses];
-}
+/// How long to wait where no answer should come. Answers in a lab take some milliseconds, and a datagram is sent again
+/// meanwhile.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// A connection before the captures have been looked at.
 pub(super) struct Attempted<'v> {
@@ -47,19 +34,13 @@ pub(super) struct Attempted<'v> {
     tries: Vec<Tried>,
 }
 
-/// Tries the connections of a row whose packets are known in the same manner.
-pub(super) fn connect<'v>(
-    view: &'v View,
-    ports: &Ports,
-    row: Row,
-    known: Known,
-) -> Result<Vec<Attempted<'v>>> {
+/// Tries the connections of a row.
+pub(super) fn connect<'v>(view: &'v View, ports: &Ports, row: Row) -> Result<Vec<Attempted<'v>>> {
     let Some(cast) = Cast::of(view) else { return Ok(Vec::new()) };
     let mut all = cases(view, &cast, row);
     if row != Row::BehindNat {
         all.extend(unserved(view, &cast, row));
     }
-    all.retain(|case| changes_port(view, case) == (known == Known::ByAddresses));
     if row != Row::Inbound {
         return try_all(view, ports, all);
     }
@@ -101,34 +82,10 @@ pub(super) fn conclude(
         let party = case.client.party(view, Family::of(&case.target.address.ip()))?;
         let from = Party { address: case.source.unwrap_or(party.address), ..party };
         let (predicted, steps) = predictor.connection(&case, from.address);
-        let (masqueraded, changes_port) = (masqueraded(&case), changes_port(view, &case));
-        let tries: Vec<Try> = tries
-            .into_iter()
-            .map(|tried| {
-                let seen = match &tried.got {
-                    Got::Answer(heard) => Some(heard.source),
-                    _ => None,
-                };
-                let mut packets = match masqueraded {
-                    Some(source) => {
-                        // The node that passed it on kept the port, if it took its gateway's address.
-                        let kept = seen.filter(|seen| !is_nodes(view, seen.ip()));
-                        let client = (source, kept.map(|seen| seen.port()));
-                        wire.between(case.transport, client, case.target.address)
-                    }
-                    None if changes_port => {
-                        let client = (from.address, Some(tried.port));
-                        wire.between(case.transport, client, case.target.address)
-                    }
-                    None => wire.of_client(case.transport, tried.port),
-                };
-                if let Some(seen) = seen.filter(|seen| changes_port || seen.port() != tried.port) {
-                    packets.extend(wire.of_source(case.transport, seen));
-                }
-                let after = u64::try_from(tried.after.as_millis()).unwrap_or(u64::MAX);
-                Try { got: tried.got, after, wire: packets }
-            })
-            .collect();
+        let tries = tries.into_iter().map(|Tried { mark, got, after }| {
+            let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            Try { got, after, wire: wire.of_mark(case.transport, mark) }
+        });
         Some(Connection {
             row: case.row,
             aspect: case.aspect,
@@ -138,38 +95,10 @@ pub(super) fn conclude(
             expected: case.fate,
             predicted,
             steps,
-            tries,
+            tries: tries.collect(),
         })
     };
     attempted.into_iter().filter_map(conclude).collect()
-}
-
-/// The address under which a pod's packets leave its node, where it does not keep its own: then they have another port as
-/// well.
-fn masqueraded(case: &Case<'_>) -> Option<IpAddr> {
-    let legs = match &case.fate {
-        Fate::Answered { paths } => &paths.first()?.legs,
-        Fate::Refused { legs } | Fate::Silent { legs } => legs,
-    };
-    match (case.client, legs.first()?.carried) {
-        (Client::Pod(pod), Carried::Plain { source, .. }) => {
-            Some(source).filter(|source| pod.addresses.of(Family::of(source)) != Some(source))
-        }
-        _ => None,
-    }
-}
-
-/// Whether a node gives the packets another port: one that masquerades what leaves by its uplink.
-fn changes_port(view: &View, case: &Case<'_>) -> bool {
-    let by_uplink = match &case.fate {
-        Fate::Answered { paths } => paths.iter().any(|path| is_nodes(view, path.source)),
-        Fate::Refused { .. } | Fate::Silent { .. } => false,
-    };
-    by_uplink || masqueraded(case).is_some()
-}
-
-fn is_nodes(view: &View, address: IpAddr) -> bool {
-    view.cluster.nodes.values().any(|node| node.addresses.iter().any(|own| *own == address))
 }
 
 /// Tries cases side by side; the tries of one case one after the other.
@@ -204,7 +133,8 @@ fn try_one(from: &NetNs, case: &Case<'_>, ports: &Ports, questions: usize) -> Ve
     let patience = if matches!(case.fate, Fate::Silent { .. }) { SILENCE } else { PATIENCE };
     let goes_on = |tries: &[Tried]| tries.last().is_none_or(|last| matches!(last.got, Got::Answer(_)));
     while tries.len() < case.times && goes_on(&tries) {
-        tries.push(attempt(from, case.target.address, case.transport, ports, patience, questions));
+        let to = case.target.address;
+        tries.push(attempt(from, to, case.transport, ports, patience, ports.mark(), questions));
     }
     tries
 }

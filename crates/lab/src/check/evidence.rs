@@ -157,7 +157,7 @@ impl fmt::Display for Party {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Transport {
     /// TCP.
     Tcp,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::{Family, NodeName};
 
 use super::bgp;
-use super::connections::{self, Known};
+use super::connections;
 use super::evidence::{
     Carried, Connection, Evidence, Exchange, Expected, Heard, Party, Row, SharedNamespace, Transport,
 };
@@ -86,7 +86,8 @@ pub(super) fn gather(view: &View, progress: &mut dyn FnMut(&str) -> Result<()>) 
     })
 }
 
-/// Rows 4, 6 and 10: everybody asks services, and pods beyond NAT gateways. They have captures of their own, in which ports are nobody else's.
+/// Rows 4, 6 and 10: everybody asks services, and pods beyond NAT gateways. They have captures of their own: many are
+/// tried at the same time, and known by their marks.
 fn services(
     view: &View,
     predictor: &Predictor<'_>,
@@ -94,19 +95,15 @@ fn services(
     progress: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Vec<Connection>> {
     let ports = Ports::new();
-    let mut all = Vec::new();
-    for known in Known::ALL {
-        let watch = Watch::start(view)?;
-        let mut attempted = Vec::new();
-        for row in SERVICES {
-            let more = if known == Known::ByPort { "" } else { ", more" };
-            progress(&format!("trying row {}: {}{more}", row.number(), row.title()))?;
-            attempted.extend(connections::connect(view, &ports, row, known)?);
-        }
-        let wire = watch.stop()?;
-        all.extend(connections::conclude(view, predictor, attempted, &wire));
-        blind.extend(wire.blind);
+    let watch = Watch::start(view)?;
+    let mut attempted = Vec::new();
+    for row in SERVICES {
+        progress(&format!("trying row {}: {}", row.number(), row.title()))?;
+        attempted.extend(connections::connect(view, &ports, row)?);
     }
+    let wire = watch.stop()?;
+    let all = connections::conclude(view, predictor, attempted, &wire);
+    blind.extend(wire.blind);
     Ok(all)
 }
 

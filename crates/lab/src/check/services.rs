@@ -97,7 +97,7 @@ pub(super) fn wait_served(view: &View, go_on: &mut dyn FnMut() -> Result<()>) ->
             let service = view.cluster.services.get(&role.object());
             for address in service.iter().flat_map(|service| &service.cluster_addresses) {
                 let to = SocketAddr::new(*address, PORT);
-                let asked = || attempt(&namespace, to, Transport::Tcp, &ports, PATIENCE, 1).got;
+                let asked = || attempt(&namespace, to, Transport::Tcp, &ports, PATIENCE, ports.mark(), 1).got;
                 while !matches!(asked(), Got::Answer(_)) {
                     go_on()?;
                     if Instant::now() > deadline {

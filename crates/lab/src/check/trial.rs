@@ -1,8 +1,9 @@
-//! Tries of connections to services, each from a port of its own, so that all of its packets are known by that.
+//! Tries of connections to services, each with a mark, so that its packets are known whatever becomes of their addresses
+//! and ports.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kernel::netns::{self, NetNs};
@@ -14,9 +15,12 @@ use super::evidence::{Got, Heard, Transport};
 use super::probe::{LONGEST, same_answers};
 use crate::echo::Answer;
 
-/// Gives each try a port.
+/// Gives each try a port and a mark.
 #[derive(Debug)]
-pub(crate) struct Ports(AtomicU16);
+pub(crate) struct Ports {
+    port: AtomicU16,
+    mark: AtomicU32,
+}
 
 impl Ports {
     /// Begins anywhere: what connection tracking still knows of an earlier check is not met again so soon.
@@ -24,19 +28,22 @@ impl Ports {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let span = u64::from(PORTS.end - PORTS.start);
         let offset = (time.as_millis() as u64 / 10 * 97) % span;
-        Ports(AtomicU16::new(PORTS.start + offset as u16))
+        Ports {
+            port: AtomicU16::new(PORTS.start + offset as u16),
+            mark: AtomicU32::new(time.as_micros() as u32),
+        }
     }
 
-    /// A number for a mark, that no try of the last days had.
-    pub(crate) fn mark(&self) -> u32 {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Sequence numbers of retransmissions are near each other, and marks should not be.
-        (time.as_micros() as u32).wrapping_mul(0x9e37_79b1) ^ u32::from(self.next())
+    /// A mark that nobody else has been given.
+    pub(crate) fn mark(&self) -> Mark {
+        // Sequence numbers of retransmissions are near each other, and marks should not be. The factor is odd, so that
+        // different numbers remain so.
+        Mark(self.mark.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b1))
     }
 
     fn next(&self) -> u16 {
         let next = |port: u16| if port + 1 >= PORTS.end { PORTS.start } else { port + 1 };
-        self.0
+        self.port
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(next(port)))
             .unwrap_or(PORTS.start)
     }
@@ -45,44 +52,21 @@ impl Ports {
 /// One try, before the captures have been looked at.
 #[derive(Debug)]
 pub(crate) struct Tried {
-    /// The client's port; 0 if it got none.
-    pub(crate) port: u16,
+    /// What its packets are known by.
+    pub(crate) mark: Mark,
     pub(crate) got: Got,
     pub(crate) after: Duration,
 }
 
-/// Asks who answers; over TCP so many times, by one connection. Each step may take some time.
-pub(super) fn attempt(
-    from: &NetNs,
-    to: SocketAddr,
-    transport: Transport,
-    ports: &Ports,
-    patience: Duration,
-    times: usize,
-) -> Tried {
-    try_with(from, to, transport, ports, patience, None, times)
-}
-
-/// Asks once with a mark: the sequence number of a TCP connection's first segment, or a text in a datagram, which an echo
-/// server repeats.
-pub(crate) fn marked_attempt(
+/// Asks who answers; over TCP so many times, by one connection. Each step may take some time. The mark is the sequence
+/// number of a TCP connection's first segment, or a text in a datagram, which an echo server repeats.
+pub(crate) fn attempt(
     from: &NetNs,
     to: SocketAddr,
     transport: Transport,
     ports: &Ports,
     patience: Duration,
     mark: Mark,
-) -> Tried {
-    try_with(from, to, transport, ports, patience, Some(mark), 1)
-}
-
-fn try_with(
-    from: &NetNs,
-    to: SocketAddr,
-    transport: Transport,
-    ports: &Ports,
-    patience: Duration,
-    mark: Option<Mark>,
     times: usize,
 ) -> Tried {
     let tried = netns::run_in(from, || -> nix::Result<Tried> {
@@ -90,22 +74,22 @@ fn try_with(
             Transport::Tcp => SockType::Stream,
             Transport::Udp => SockType::Datagram,
         };
-        let (fd, port) = send::bound(to, kind, PORTS.map(|_| ports.next()))?;
+        let (fd, _) = send::bound(to, kind, PORTS.map(|_| ports.next()))?;
         let begun = Instant::now();
         let asked = match transport {
             Transport::Tcp => {
-                mark.map_or(Ok(()), |mark| send::begin_at(&fd, mark))?;
-                send::connect(fd, to, patience).and_then(|stream| ask_tcp(stream, patience, times))
+                send::begin_at(&fd, mark)?;
+                send::connect(fd, to, patience).and_then(|stream| ask_tcp(&stream, patience, times))
             }
             Transport::Udp => {
-                let question = mark.map_or_else(|| "JSON".to_owned(), |mark| format!("JSON {}", mark.text()));
+                let question = format!("JSON {}", mark.text());
                 send::ask_udp(fd, to, patience, question.as_bytes())
             }
         };
-        Ok(Tried { port, got: got(asked), after: begun.elapsed() })
+        Ok(Tried { mark, got: got(asked), after: begun.elapsed() })
     });
     let failed = |error: &dyn std::fmt::Display| Tried {
-        port: 0,
+        mark,
         got: Got::Other(error.to_string()),
         after: Duration::ZERO,
     };
@@ -116,21 +100,20 @@ fn try_with(
     }
 }
 
-fn ask_tcp(mut stream: TcpStream, patience: Duration, times: usize) -> io::Result<Vec<u8>> {
+fn ask_tcp(stream: &TcpStream, patience: Duration, times: usize) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    let mut byte = [0];
+    let mut writer = stream;
+    let mut reader = BufReader::new(stream);
     let line = same_answers(times, || {
-        stream.write_all(b"JSON\n")?;
+        writer.write_all(b"JSON\n")?;
         let mut line = Vec::new();
-        while line.last() != Some(&b'\n') && (line.len() as u64) < LONGEST && stream.read(&mut byte)? > 0 {
-            line.extend(byte);
-        }
+        reader.by_ref().take(LONGEST).read_until(b'\n', &mut line)?;
         Ok(line)
     })?;
     // What ends the connection is on its way before a detour ends, or it would go by another node.
     if stream.shutdown(Shutdown::Write).is_ok() {
-        while stream.read(&mut byte).is_ok_and(|read| read > 0) {}
+        let _ = io::copy(&mut reader, &mut io::sink());
     }
     Ok(line)
 }
@@ -170,9 +153,8 @@ mod tests {
                 listener.local_addr().unwrap()
             };
             for transport in Transport::BOTH {
-                let tried = attempt(&here, closed, transport, &ports, LONG, 1);
+                let tried = attempt(&here, closed, transport, &ports, LONG, ports.mark(), 1);
                 assert_eq!(tried.got, Got::Refusal, "{address} {transport}");
-                assert!(PORTS.contains(&tried.port));
             }
             let listener = TcpListener::bind((address, 0)).unwrap();
             let open = listener.local_addr().unwrap();
@@ -181,13 +163,13 @@ mod tests {
                 stream.write_all(b"220 ready\n").unwrap();
                 source
             });
-            let tried = attempt(&here, open, Transport::Tcp, &ports, LONG, 1);
+            let tried = attempt(&here, open, Transport::Tcp, &ports, LONG, ports.mark(), 1);
             assert!(
                 matches!(&tried.got, Got::Other(what) if what.contains("no echo server")),
                 "{:?}",
                 tried.got
             );
-            assert_eq!(server.join().unwrap().port(), tried.port);
+            assert!(PORTS.contains(&server.join().unwrap().port()));
         }
     }
 }

@@ -120,7 +120,7 @@ impl View {
     /// How often a connection is asked. The fast path has a connection once it is set up, and lets few packets on the
     /// kernel's path then.
     pub(super) fn questions(&self) -> usize {
-        if self.cluster.network.fast_path { 100 } else { 1 }
+        if self.cluster.network.fast_path { 50 } else { 1 }
     }
 
     /// The families in which a pod has addresses.

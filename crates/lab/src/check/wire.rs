@@ -8,6 +8,7 @@ use model::LinkName;
 use trace::capture::{
     self, Capture, Captured, Direction, Limits, Options, Packet, Payload, Recorder, Tunnels,
 };
+use trace::live::{Mark, begins};
 
 use super::evidence::{Carried, Sighting, Transport, Way};
 use super::view::View;
@@ -20,15 +21,23 @@ pub(super) struct Watch {
     tunnels: Tunnels,
 }
 
+/// A packet, at which machine, and which way it went there.
+type Seen = (String, Way, Packet);
+
 /// What was captured.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Wire {
-    packets: Vec<(String, Way, Packet)>,
-    /// The positions of the packets by their transport and each of their ports.
-    by_port: HashMap<(u8, u16), Vec<usize>>,
+    packets: Vec<Seen>,
+    /// The positions of the packets from one end to another.
+    flows: HashMap<Ends, Vec<usize>>,
+    /// The ends of what began with a mark, from the client to the server, as they were anywhere.
+    marked: HashMap<(Transport, Mark), BTreeSet<(SocketAddr, SocketAddr)>>,
     /// The machines whose captures miss packets.
     pub(super) blind: Vec<String>,
 }
+
+/// A transport, and from where to where, inside all tunnels.
+type Ends = (Transport, SocketAddr, SocketAddr);
 
 /// The packets of one exchange.
 #[derive(Debug, Clone)]
@@ -64,20 +73,14 @@ impl Watch {
 
     /// Ends the captures.
     pub(super) fn stop(self) -> Result<Wire> {
-        let mut wire = Wire { packets: Vec::new(), by_port: HashMap::new(), blind: Vec::new() };
+        let mut wire = Wire::default();
         for (machine, recorder) in self.recorders {
             let recording = recorder.stop().map_err(failed(&machine))?;
             if recording.incomplete {
                 wire.blind.push(machine.clone());
             }
-            let decoded =
-                recording.frames.iter().map(|captured| (way(captured), captured.decode(&self.tunnels)));
-            wire.packets.extend(decoded.map(|(way, packet)| (machine.clone(), way, packet)));
-        }
-        for (index, (_, _, packet)) in wire.packets.iter().enumerate() {
-            let Some((transport, from, to)) = ends(packet) else { continue };
-            for port in BTreeSet::from([from.port(), to.port()]) {
-                wire.by_port.entry((transport.number(), port)).or_default().push(index);
+            for captured in &recording.frames {
+                wire.add(&machine, captured, &self.tunnels);
             }
         }
         Ok(wire)
@@ -85,62 +88,41 @@ impl Watch {
 }
 
 impl Wire {
+    fn add(&mut self, machine: &str, captured: &Captured, tunnels: &Tunnels) {
+        let packet = captured.decode(tunnels);
+        if let Some(ends @ (transport, from, to)) = ends(&packet) {
+            self.flows.entry(ends).or_default().push(self.packets.len());
+            if let Some(mark) = begins(captured, &packet) {
+                self.marked.entry((transport, mark)).or_default().insert((from, to));
+            }
+        }
+        self.packets.push((machine.to_owned(), way(captured), packet));
+    }
+
     /// The packets of an exchange, wherever they were seen.
     pub(super) fn sightings(&self, flow: &Flow) -> Vec<Sighting> {
-        let of_flow = |(at, way, packet): &(String, Way, Packet)| {
-            let answer = flow.is_answer(packet)?;
-            let (carried, packet) = (carried(packet), packet.to_string());
-            Some(Sighting { at: at.clone(), way: *way, answer, carried, packet })
-        };
+        let of_flow = |packet: &Seen| Some(sighting(packet, flow.is_answer(&packet.2)?));
         self.packets.iter().filter_map(of_flow).collect()
     }
 
-    /// The packets of a client whose port is nobody else's, whatever addresses and other ports they have.
-    pub(super) fn of_client(&self, transport: Transport, port: u16) -> Vec<Sighting> {
-        self.found(transport, port, |_, to| Some(to.port() == port))
+    /// The packets of what began with a mark, whatever addresses and ports they have on their way.
+    pub(super) fn of_mark(&self, transport: Transport, mark: Mark) -> Vec<Sighting> {
+        let mut found: Vec<(usize, bool)> = Vec::new();
+        for (client, server) in self.marked.get(&(transport, mark)).into_iter().flatten() {
+            for (ends, answer) in
+                [((transport, *client, *server), false), ((transport, *server, *client), true)]
+            {
+                found.extend(self.flows.get(&ends).into_iter().flatten().map(|index| (*index, answer)));
+            }
+        }
+        found.sort_unstable();
+        let seen = |(index, answer)| Some(sighting(self.packets.get(index)?, answer));
+        found.into_iter().filter_map(seen).collect()
     }
+}
 
-    /// The packets between a client, whose port may not be known, and a server.
-    pub(super) fn between(
-        &self,
-        transport: Transport,
-        (client, port): (IpAddr, Option<u16>),
-        server: SocketAddr,
-    ) -> Vec<Sighting> {
-        let is_client = |end: SocketAddr| end.ip() == client && port.is_none_or(|port| port == end.port());
-        self.found(transport, server.port(), |from, to| match () {
-            () if to == server && is_client(from) => Some(false),
-            () if from == server && is_client(to) => Some(true),
-            () => None,
-        })
-    }
-
-    /// The packets from a source to anybody, and the answers.
-    pub(super) fn of_source(&self, transport: Transport, source: SocketAddr) -> Vec<Sighting> {
-        self.found(transport, source.port(), |from, to| match () {
-            () if from == source => Some(false),
-            () if to == source => Some(true),
-            () => None,
-        })
-    }
-
-    /// The packets with a port of which `is_answer` says whether they are answers or requests.
-    fn found(
-        &self,
-        transport: Transport,
-        port: u16,
-        is_answer: impl Fn(SocketAddr, SocketAddr) -> Option<bool>,
-    ) -> Vec<Sighting> {
-        let found = self.by_port.get(&(transport.number(), port)).into_iter().flatten();
-        let found = found.filter_map(|index| self.packets.get(*index));
-        let sighting = |(at, way, packet): &(String, Way, Packet)| {
-            let (_, from, to) = ends(packet)?;
-            let answer = is_answer(from, to)?;
-            let (carried, packet) = (carried(packet), packet.to_string());
-            Some(Sighting { at: at.clone(), way: *way, answer, carried, packet })
-        };
-        found.filter_map(sighting).collect()
-    }
+fn sighting((at, way, packet): &Seen, answer: bool) -> Sighting {
+    Sighting { at: at.clone(), way: *way, answer, carried: carried(packet), packet: packet.to_string() }
 }
 
 impl Flow {
@@ -161,8 +143,7 @@ impl Flow {
     }
 }
 
-/// The transport of a packet and its ends, inside all tunnels.
-fn ends(packet: &Packet) -> Option<(Transport, SocketAddr, SocketAddr)> {
+fn ends(packet: &Packet) -> Option<Ends> {
     let ip = packet.innermost().ip()?;
     let transport = match ip.payload {
         Payload::Tcp(_) => Transport::Tcp,
@@ -200,4 +181,112 @@ pub(super) fn way(captured: &Captured) -> Way {
 pub(super) fn failed(machine: &str) -> impl FnOnce(capture::CaptureError) -> Error {
     let machine = machine.to_owned();
     move |error| Error::Other(format!("{machine}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use etherparse::PacketBuilder;
+    use model::Family;
+
+    use super::*;
+
+    const MARK: Mark = Mark(0x1234_5678);
+    const OTHER: Mark = Mark(0x8765_4321);
+
+    fn add(wire: &mut Wire, machine: &str, frame: Vec<u8>) {
+        let captured = Captured {
+            time: UNIX_EPOCH,
+            link_index: 1,
+            direction: Direction::Out,
+            length: frame.len(),
+            frame,
+        };
+        wire.add(machine, &captured, &Tunnels::default());
+    }
+
+    fn headers(from: SocketAddr, to: SocketAddr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+            (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+            mixed => panic!("{mixed:?}"),
+        }
+    }
+
+    /// A segment that opens a connection, or the answer to it.
+    fn segment(from: SocketAddr, to: SocketAddr, mark: Mark, answer: bool) -> Vec<u8> {
+        let (sequence, acknowledged) = if answer { (99, mark.0 + 1) } else { (mark.0, 0) };
+        let tcp = headers(from, to).tcp(from.port(), to.port(), sequence, 500).syn();
+        let tcp = if answer { tcp.ack(acknowledged) } else { tcp };
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, &[]).unwrap();
+        frame
+    }
+
+    fn datagram(from: SocketAddr, to: SocketAddr, text: &str) -> Vec<u8> {
+        let mut frame = Vec::new();
+        headers(from, to).udp(from.port(), to.port()).write(&mut frame, text.as_bytes()).unwrap();
+        frame
+    }
+
+    fn found(wire: &Wire, transport: Transport) -> Vec<(String, bool)> {
+        let found = wire.of_mark(transport, MARK).into_iter();
+        found.map(|sighting| (sighting.at, sighting.answer)).collect()
+    }
+
+    /// The ends of a client, as which it is known to a first node and to a second, of a node port and of an endpoint.
+    fn ends_of(family: Family) -> [SocketAddr; 5] {
+        let texts = match family {
+            Family::V4 => {
+                ["10.1.0.2:12000", "172.16.0.1:46020", "10.2.0.1:5000", "172.16.0.2:30000", "10.2.0.2:8080"]
+            }
+            Family::V6 => [
+                "[fd00:1::2]:12000",
+                "[2001:db8::1]:46020",
+                "[fd00:2::1]:5000",
+                "[2001:db8::2]:30000",
+                "[fd00:2::2]:8080",
+            ],
+        };
+        texts.map(|text| text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_connection_is_known_whatever_its_ports_become() {
+        for family in Family::BOTH {
+            let [client, first, second, port, endpoint] = ends_of(family);
+            let mut wire = Wire::default();
+            add(&mut wire, "a", segment(first, port, MARK, false));
+            add(&mut wire, "b", segment(second, endpoint, MARK, false));
+            add(&mut wire, "c", segment(endpoint, second, MARK, true));
+            add(&mut wire, "d", segment(port, first, MARK, true));
+            // Of others: from the same source, to the same server, with the client's own port.
+            add(&mut wire, "x", segment(first, endpoint, OTHER, false));
+            add(&mut wire, "x", segment(SocketAddr::new(first.ip(), 46021), port, OTHER, false));
+            add(&mut wire, "x", segment(client, port, OTHER, false));
+            add(&mut wire, "x", datagram(first, port, "JSON"));
+            let wanted = [("a", false), ("b", false), ("c", true), ("d", true)];
+            assert_eq!(found(&wire, Transport::Tcp), wanted.map(|(at, answer)| (at.to_owned(), answer)));
+            assert_eq!(found(&wire, Transport::Udp), []);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_question_is_none() {
+        for family in Family::BOTH {
+            let [_, first, second, port, endpoint] = ends_of(family);
+            let mut wire = Wire::default();
+            let question = format!("JSON {}", MARK.text());
+            let answer = format!("{{\"asked\": \"{question}\"}}");
+            add(&mut wire, "d", datagram(port, first, &answer));
+            add(&mut wire, "a", datagram(first, port, &question));
+            add(&mut wire, "b", datagram(second, endpoint, &question));
+            add(&mut wire, "c", datagram(endpoint, second, &answer));
+            add(&mut wire, "x", datagram(first, endpoint, &format!("JSON {}", OTHER.text())));
+            let wanted = [("d", true), ("a", false), ("b", false), ("c", true)];
+            assert_eq!(found(&wire, Transport::Udp), wanted.map(|(at, answer)| (at.to_owned(), answer)));
+        }
+    }
 }

@@ -19,7 +19,7 @@ use self::sightings::Watch;
 use crate::check::event_loop::{event_loop, unless_interrupted};
 use crate::check::evidence::{Got, Transport as Asked};
 use crate::check::sites::{self, Sites};
-use crate::check::trial::{Ports, marked_attempt};
+use crate::check::trial::{Ports, attempt};
 use crate::paths::LabName;
 use crate::signals::Interrupts;
 use crate::topology::{self, Role, Topology};
@@ -149,7 +149,7 @@ impl Stage {
 
     fn sender(&self, journey: &Journey) -> Result<Sender> {
         let from = crate::enter::open(&self.lab, &self.machine(&journey.source)?)?;
-        Ok(Sender { from, packet: journey.packet, mark: Mark(self.ports.mark()) })
+        Ok(Sender { from, packet: journey.packet, mark: self.ports.mark() })
     }
 }
 
@@ -170,7 +170,7 @@ impl Sender {
                 };
             }
         };
-        match marked_attempt(&self.from, to, asked, ports, PATIENCE, self.mark).got {
+        match attempt(&self.from, to, asked, ports, PATIENCE, self.mark, 1).got {
             Got::Answer(heard) => Reply::Answer(format!("of {}, which saw {}", heard.by, heard.source)),
             Got::Refusal => Reply::Refusal,
             Got::Nothing => Reply::Nothing,

@@ -14,8 +14,11 @@ mod watch;
 pub use self::compare::{Comparison, Row, compare};
 pub use self::filter::filter;
 pub use self::render::{json, text};
-pub use self::sightings::{Frame, Sighting, sightings};
+pub use self::sightings::{Frame, Sighting, begins, sightings};
 pub use self::watch::Watch;
+
+/// What a mark's text begins with; its number follows, in eight hexadecimal digits.
+const TEXT: &str = "cambric-trace-";
 
 /// Something by which the packets of a probe are known wherever they are seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,7 +27,14 @@ pub struct Mark(pub u32);
 impl Mark {
     /// What the payload of datagrams and echo requests has in it.
     pub fn text(self) -> String {
-        format!("cambric-trace-{:08x}", self.0)
+        format!("{TEXT}{:08x}", self.0)
+    }
+
+    /// The mark whose text bytes have in them.
+    fn find(bytes: &[u8]) -> Option<Mark> {
+        let at = bytes.windows(TEXT.len()).position(|window| window == TEXT.as_bytes())?;
+        let digits = bytes.get(at + TEXT.len()..)?.get(..8)?;
+        u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok().map(Mark)
     }
 }
 

@@ -212,16 +212,10 @@ pub fn ping(to: IpAddr, mark: Mark, patience: Duration) -> io::Result<bool> {
         // An IPv4 socket has the IP header as well (raw(7)).
         let header = if to.is_ipv4() { usize::from(buffer[0] & 0xf) * 4 } else { 0 };
         let Some(answer) = buffer.get(header..length) else { continue };
-        if answer.first() == Some(&kinds[1]) && has(answer, mark) {
+        if answer.first() == Some(&kinds[1]) && Mark::find(answer) == Some(mark) {
             return Ok(true);
         }
     }
-}
-
-/// Whether bytes have a mark's text in them.
-pub(super) fn has(bytes: &[u8], mark: Mark) -> bool {
-    let text = mark.text();
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// Whether an ICMP or ICMPv6 type is that of an echo request, or of a reply.

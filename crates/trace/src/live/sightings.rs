@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::Mark;
-use super::send::{has, is_echo};
+use super::send::is_echo;
 use crate::capture::{Captured, Direction, Encapsulation, Packet, Payload, Tunnels};
 use crate::journey::{Outer, Place, Point, Way};
 
@@ -67,14 +67,30 @@ pub fn sightings(mut frames: Vec<Frame>, marks: &[Mark], tunnels: &Tunnels) -> B
 fn flows(packets: &[(Frame, Packet)], marks: &[Mark]) -> HashMap<Flow, Mark> {
     let mut flows: HashMap<Flow, Mark> = HashMap::new();
     for (frame, packet) in packets {
-        let marked = marks.iter().find(|mark| has(&frame.captured.frame, **mark));
-        let (Some(mark), Some((there, back))) = (marked, ends(packet)) else { continue };
+        let (Some(mark), Some((there, back))) = (text(&frame.captured, marks), ends(packet)) else {
+            continue;
+        };
         // What a server sends back has the mark too if it repeats what it was asked.
         if !repeats(&frame.captured) && !flows.contains_key(&back) {
-            flows.insert(there, *mark);
+            flows.insert(there, mark);
         }
     }
     flows
+}
+
+/// The mark whose text a frame has in it, if it is one of these.
+fn text(captured: &Captured, marks: &[Mark]) -> Option<Mark> {
+    Mark::find(&captured.frame).filter(|mark| marks.contains(mark))
+}
+
+/// The mark with which a packet begins a probe, by TCP or UDP. The first segment of a TCP connection always has one, whoever
+/// sends it.
+pub fn begins(captured: &Captured, packet: &Packet) -> Option<Mark> {
+    match &packet.innermost().ip()?.payload {
+        Payload::Tcp(tcp) => (tcp.flags.syn && !tcp.flags.ack).then_some(Mark(tcp.sequence)),
+        Payload::Udp(_) if !repeats(captured) => Mark::find(&captured.frame),
+        _ => None,
+    }
 }
 
 /// Whether it is the answer of a lab's echo server, which has a field with what it was asked.
@@ -113,13 +129,13 @@ fn whose(
         Payload::Udp(_) => {
             let (there, back) = ends(packet)?;
             let there = flows.get(&there).map(|mark| (*mark, false));
-            let of_echo = || marks.iter().find(|mark| repeats(captured) && has(&captured.frame, **mark));
-            there.or_else(|| flows.get(&back).or_else(of_echo).map(|mark| (*mark, true)))
+            let of_echo = || text(captured, marks).filter(|_| repeats(captured));
+            there.or_else(|| flows.get(&back).copied().or_else(of_echo).map(|mark| (mark, true)))
         }
         Payload::Icmp(icmp) => {
             let (request, reply) = is_echo(icmp.kind, ip.protocol);
-            let mark = marks.iter().find(|mark| has(&captured.frame, **mark))?;
-            (request || reply).then_some((*mark, reply))
+            let mark = text(captured, marks)?;
+            (request || reply).then_some((mark, reply))
         }
         _ => None,
     }
