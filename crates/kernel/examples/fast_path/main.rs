@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p kernel --example fast_path [BLOCKS [ROW]]`. All sides of a row are measured in turns, block by
 //! block, on fixed cores. A figure is the median of its blocks; a ratio is the median of the ratios of blocks that were next to
-//! each other, as a machine is not equally fast all the time. Only rows whose name has ROW in it are measured. Exits with a
-//! failure if a goal is missed.
+//! each other, as a machine is not equally fast all the time. Beside it is told between what it is, in 19 of 20 cases, and
+//! as long as a goal is in there, a row is measured on, up to eight times as long. Only rows whose name has ROW in it are
+//! measured. Exits with a failure if a goal is missed.
 
 #![allow(clippy::unwrap_used)]
 
@@ -135,7 +136,7 @@ impl Bench {
         if !name.contains(&self.only) {
             return;
         }
-        let row = Row::measure(name, measure, ways, self.blocks, || attend(clusters));
+        let row = Row::measure(name, measure, ways, self.blocks, goals, || attend(clusters));
         row.print();
         for goal in goals {
             self.is_sound &= row.meets(goal);
