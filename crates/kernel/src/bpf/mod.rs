@@ -2,11 +2,13 @@
 
 pub(crate) mod bpffs;
 pub(crate) mod layout;
+mod signals;
 
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
 use aya::programs::SchedClassifier;
 
+use self::signals::NoSignals;
 use crate::{Error, Result};
 
 /// A flag of `BPF_MAP_UPDATE_ELEM` (linux/bpf.h).
@@ -17,6 +19,14 @@ pub(crate) fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut 
     let what = || format!("use the BPF program {name}");
     let program = programs.program_mut(name).ok_or_else(|| failed(what())("it is not in the object"))?;
     program.try_into().map_err(failed(what()))
+}
+
+/// Has the kernel verify a program of an object, and load it.
+pub(crate) fn load(programs: &mut Ebpf, name: &str, what: impl Into<String>) -> Result<()> {
+    let program = program(programs, name)?;
+    // The verifier gives up with EAGAIN when a signal waits for the thread (do_check in kernel/bpf/verifier.c).
+    let _without = NoSignals::begin();
+    program.load().map_err(failed(what))
 }
 
 /// A map of an object by its name.

@@ -11,7 +11,7 @@ use aya_obj::btf::BtfKind;
 
 use super::layout::{Settings, TunnelBytes, Weights};
 use crate::bpf::layout::AddressBytes;
-use crate::bpf::{failed, map, program};
+use crate::bpf::{failed, load, map, program};
 use crate::{Error, Result};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fast.bpf.o"));
@@ -86,8 +86,7 @@ impl Object {
         }
         let mut programs = loader.load(aligned(&object)).map_err(failed(what))?;
         for hook in Hook::ALL {
-            let loaded = program(&mut programs, hook.name())?.load();
-            loaded.map_err(failed(format!("load the program {} of the fast path", hook.name())))?;
+            load(&mut programs, hook.name(), format!("load the program {} of the fast path", hook.name()))?;
         }
         Ok(Object {
             endpoints: map(&mut programs, "endpoints")?,

@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::layout::{AddressBytes, Heard, Prefix, RouteBytes};
 use crate::Result;
-use crate::bpf::{BPF_NOEXIST, failed, map, program, unless};
+use crate::bpf::{BPF_NOEXIST, failed, load, map, program, unless};
 
 static COMPILED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ipip.bpf.o"));
 
@@ -68,8 +68,7 @@ impl Object {
         }
         let mut programs = loader.load(COMPILED).map_err(failed("load the IP in IP programs"))?;
         for hook in Hook::BOTH {
-            let loaded = program(&mut programs, hook.program())?.load();
-            loaded.map_err(failed(format!("load the IP in IP program for {}", hook.name())))?;
+            load(&mut programs, hook.program(), format!("load the IP in IP program for {}", hook.name()))?;
         }
         Ok(Object {
             routes4: map(&mut programs, "routes4")?,
