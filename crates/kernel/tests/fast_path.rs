@@ -332,7 +332,7 @@ fn a_link_with_something_of_others_is_left_to_the_kernel() {
     let link = attachment(0, 3).id.host_link();
     nodes.nodes[0].test.run(&format!("tc qdisc add dev {link} root pfifo"));
     nodes.nodes[0].reconcile();
-    assert_eq!(nodes.nodes[0].programs()[link.as_str()], [0, 0]);
+    nodes.nodes[0].until_programs(|programs| programs[link.as_str()] == [0, 0]);
     let before = nodes.hits();
     (0..20).for_each(|_| flow.exchange());
     assert_eq!(nodes.hits(), before);
@@ -356,7 +356,9 @@ fn without_it_all_goes_on() {
         flow.settle(&mut nodes);
         until_known(&mut nodes, || say(&mut client, &mut server, 50));
         nodes.change(MODES[1], false);
-        assert!(nodes.nodes.iter().map(|node| node.programs()).eq(without.iter().cloned()));
+        for (node, without) in nodes.nodes.iter().zip(&without) {
+            node.until_programs(|programs| programs == without);
+        }
         flow.exchange();
         say(&mut client, &mut server, 50);
     }
@@ -367,10 +369,9 @@ fn without_it_all_goes_on() {
         let _guard = node.test.enter();
         node.kernel = kernel::Kernel::open().unwrap();
     }
-    assert!(nodes.nodes.iter().all(|node| {
-        let programs = node.programs();
-        programs.values().all(|[enter, leave]| enter + leave <= 2)
-    }));
+    for node in &nodes.nodes {
+        node.until_programs(|programs| programs.values().all(|[enter, leave]| enter + leave <= 2));
+    }
     flow.exchange();
     say(&mut client, &mut server, 50);
 }

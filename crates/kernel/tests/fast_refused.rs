@@ -74,7 +74,7 @@ fn packets_take_the_kernels_path_and_the_report_says_why() {
         let error = refused(&mut nodes.nodes[0], command);
         println!("{what}: {error}");
         assert!(error.contains("fast path"), "{what}: {error}");
-        assert_eq!(nodes.nodes[0].programs(), without, "{what}");
+        nodes.nodes[0].until_programs(|programs| *programs == without);
         for family in Family::BOTH {
             for to in [(0, 1), (1, 0)] {
                 let (client, server) = (nodes.socket((0, 0), family), nodes.server(to, family));
@@ -85,7 +85,7 @@ fn packets_take_the_kernels_path_and_the_report_says_why() {
         nodes.nodes[0].reconcile();
         assert!(nodes.nodes[0].kernel.fast_path().is_some(), "{what}");
         nodes.change(MODE, false);
-        assert_eq!(nodes.nodes[0].programs(), without, "{what}");
+        nodes.nodes[0].until_programs(|programs| *programs == without);
     }
 }
 
@@ -102,7 +102,7 @@ fn one_that_is_there_ends_if_it_can_no_longer_be_told_of_changes() {
         told.join().unwrap();
     });
     assert!(node.kernel.fast_path().is_none());
-    assert!(node.programs().values().all(|[enter, leave]| enter + leave <= 2));
+    node.until_programs(|programs| programs.values().all(|[enter, leave]| enter + leave <= 2));
     for family in Family::BOTH {
         let (client, server) = (nodes.socket((0, 0), family), nodes.server((1, 0), family));
         exchange(&client, server.local_addr().unwrap(), &server, b"still");

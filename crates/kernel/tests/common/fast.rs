@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use kernel::{FastPathState, Kernel};
 use model::{
@@ -193,6 +194,21 @@ impl Node {
             (name, programs)
         };
         links.iter().map(name).map(count).collect()
+    }
+
+    /// Waits until the programs on links are as they should be. A process that another test starts has all descriptors of this
+    /// one until it becomes another program (execve(2)), and a program is on its link as long as a descriptor says so.
+    #[track_caller]
+    pub fn until_programs(&self, are_so: impl Fn(&BTreeMap<String, [usize; 2]>) -> bool) {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let programs = self.programs();
+            if are_so(&programs) {
+                return;
+            }
+            assert!(Instant::now() < end, "{programs:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
