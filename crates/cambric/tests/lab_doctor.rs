@@ -111,24 +111,45 @@ fn healthy_labs_have_no_finding() {
     }
 }
 
-#[test]
-fn what_is_broken_is_found_and_nothing_else() {
+/// A lab with pods, in which nothing is wrong.
+fn well() -> Lab {
     let lab = Lab::up("vxlan.yaml");
     lab.apply(PODS);
     for node in ["node-1", "node-2", "node-3"] {
         lab.agent_ready(node);
     }
     is_well(&lab, "node-1");
-    settings(&lab);
+    lab
+}
+
+#[test]
+fn settings_that_are_broken_are_found_and_nothing_else() {
+    settings(&well());
+}
+
+#[test]
+fn ways_between_nodes_that_are_broken_are_found_and_nothing_else() {
+    let lab = well();
     uplink(&lab);
     path_mtu(&lab);
     checksums(&lab);
     garbled(&lab);
+    is_well(&lab, "node-1");
+}
+
+#[test]
+fn what_others_did_to_a_node_is_found_and_nothing_else() {
+    let lab = well();
     others(&lab);
     drift(&lab);
     addresses(&lab);
     clock(&lab);
     is_well(&lab, "node-1");
+}
+
+#[test]
+fn what_a_node_has_no_more_is_found_and_nothing_else() {
+    let lab = well();
     tracking(&lab);
     agent(&lab);
 }
