@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::LinkName;
+use netlink_packet_route::route::RouteMessage;
 use plan::{Entry, Hop, Key, Link, Origin, Planned, Route};
 
 use crate::diff::Op;
@@ -66,6 +67,7 @@ impl<'a> Apply<'a> {
         }
         let mut staged = self.tunnel.stage(ops);
         self.tunnel.before(&mut staged, &mut self.report);
+        self.doubles(ops);
         self.additions(ops, &staged);
         self.tunnel.after(&staged, &mut self.report);
         self.removals(ops);
@@ -141,6 +143,15 @@ impl<'a> Apply<'a> {
             Ok(()) => self.report.done(Verb::Changed, planned.entry.key(), Some(&planned.origin)),
             Err(error) => self.fail(planned.entry.key(), Some(&planned.origin), error),
         }
+    }
+
+    /// Leaves one route to each destination, which additions change.
+    fn doubles(&mut self, ops: &[Op<'_>]) {
+        let double = |op: &Op<'_>| match op {
+            Op::RemoveDouble(message) => removal_of(message),
+            _ => None,
+        };
+        self.send(ops.iter().filter_map(double).collect());
     }
 
     /// What is on links: added or changed where it is, many messages at a time. No route leads into a tunnel that is
@@ -264,8 +275,8 @@ impl<'a> Apply<'a> {
                     None => continue,
                 },
                 Op::RemoveRoute(message) => {
-                    let Some(destination) = route::destination(message) else { continue };
-                    (route::remove_exactly((*message).clone()), Key::Route(destination))
+                    jobs.extend(removal_of(message));
+                    continue;
                 }
                 Op::RemoveLink(state) => {
                     (link::delete(state.index, &state.name), Key::Link(state.name.clone()))
@@ -386,6 +397,14 @@ impl<'a> Apply<'a> {
         self.report.reconcile_needed |= error.errno() == Some(libc::ENODEV);
         self.report.failures.push(Failure { key, origin: origin.cloned(), error });
     }
+}
+
+fn removal_of<'a>(message: &RouteMessage) -> Option<Job<'a>> {
+    Some(Job {
+        request: route::remove_exactly(message.clone()),
+        subject: Subject::Gone(Key::Route(route::destination(message)?)),
+        verb: Some(Verb::Removed),
+    })
 }
 
 fn describe(entry: &Entry) -> String {

@@ -35,6 +35,9 @@ pub enum Op<'a> {
     Remove(&'a Key),
     /// A route of ours that no key can name.
     RemoveRoute(&'a RouteMessage),
+    /// A route of ours beside another to the same destination. It goes before that one is changed: of several the kernel
+    /// changes the first, whichever was meant (`fib_table_insert`, net/ipv4/fib_trie.c).
+    RemoveDouble(&'a RouteMessage),
     /// A link of ours that nobody wants.
     RemoveLink(&'a LinkState),
     /// A table of ours that nobody wants.
@@ -46,7 +49,7 @@ pub enum Op<'a> {
 ///
 /// With [`Unplanned::Learned`] routes that are known from BGP peers stay though the plan does not have them.
 pub fn diff<'a>(plan: &'a Entries, observed: &'a Observed, unplanned: Unplanned) -> Vec<Op<'a>> {
-    let mut ops = Vec::new();
+    let mut ops: Vec<Op<'a>> = observed.doubles.iter().map(Op::RemoveDouble).collect();
     let mut gone = Gone::default();
     for (key, planned) in plan {
         match &planned.entry {

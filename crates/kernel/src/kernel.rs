@@ -161,7 +161,7 @@ impl Kernel {
                 Op::Make(planned) | Op::Change(planned) => matches!(planned.entry, Entry::Link(_)),
                 Op::Remove(key) => matches!(key, Key::Address(..)),
                 Op::Rebuild(_) | Op::RemoveLink(_) => true,
-                Op::RemoveRoute(_) | Op::RemoveTable(_) => false,
+                Op::RemoveRoute(_) | Op::RemoveDouble(_) | Op::RemoveTable(_) => false,
             });
             let links = observed.links.clone();
             report.then(Apply::new(&mut self.socket, &mut self.tables, &mut self.tunnel, links).run(&ops));

@@ -37,6 +37,8 @@ pub struct Observed {
     pub(crate) no_tunnel: bool,
     /// Routes of ours that no key of a plan can name.
     pub(crate) strays: Vec<RouteMessage>,
+    /// Routes of ours under whose key another one stands.
+    pub(crate) doubles: Vec<RouteMessage>,
 }
 
 impl Observed {
@@ -125,13 +127,17 @@ impl Observed {
             }
         }
         let mut kept = BTreeSet::new();
-        let mut left_out = |message: &RouteMessage| match route::decode(message, &self.links) {
-            None => true,
-            Some((key, found)) => {
-                several.contains(&key) && (self.entries.get(&key) != Some(&found) || !kept.insert(key))
+        for message in messages {
+            match route::decode(&message, &self.links) {
+                None => self.strays.push(message),
+                Some((key, found)) => {
+                    if several.contains(&key) && (self.entries.get(&key) != Some(&found) || !kept.insert(key))
+                    {
+                        self.doubles.push(message);
+                    }
+                }
             }
-        };
-        self.strays.extend(messages.into_iter().filter(|message| left_out(message)));
+        }
     }
 
     /// One Ethernet address can have several forwarding entries; then none of them is the planned one.

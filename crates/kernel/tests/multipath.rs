@@ -213,6 +213,23 @@ fn a_route_changes_alone_whatever_is_in_it_and_around_it() {
     }
 }
 
+/// None of them is as planned, and the kernel changes the first, in whatever order they are listed.
+#[test]
+fn of_several_routes_to_a_destination_one_stays_and_is_put_right() {
+    let test = node("several");
+    let _guard = test.enter();
+    let plan = states()[0].clone();
+    for [first, second, third] in [[203, 204, 203], [204, 203, 204], [204, 203, 203], [203, 204, 204]] {
+        reconcile(&plan);
+        test.run(&format!("ip route change 10.9.0.0/16 via 172.16.0.2 mtu lock 1400 proto {first}"));
+        test.run(&format!("ip route append 10.9.0.0/16 via 172.16.0.9 proto {second}"));
+        test.run(&format!("ip route append 10.9.0.0/16 via 172.16.0.8 proto {third}"));
+        reconcile(&plan);
+        assert_eq!(shown(&test), described(&plan));
+        assert!(reconcile(&plan).is_quiet());
+    }
+}
+
 const DAMAGE: [&str; 11] = [
     "ip route del 10.9.0.0/16",
     "ip -6 route del fd00:9::/48",
