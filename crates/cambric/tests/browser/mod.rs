@@ -171,6 +171,10 @@ impl Browser {
     pub fn resize(&mut self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.ask("Emulation.setDeviceMetricsOverride", size);
+        // What observes sizes hears of it in the frame that is laid out next, and has drawn before the one after that.
+        self.value(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))",
+        );
     }
 
     /// What the user has told the operating system to prefer.

@@ -50,7 +50,9 @@ fn deviation(op: &Op<'_>) -> Option<Deviation> {
             (words(&planned.entry.key()), format!("is not as planned ({} asks for it)", planned.origin))
         }
         Op::Remove(key) => (words(key), unwanted.to_owned()),
-        Op::RemoveRoute(_) => ("a route with our protocol number".to_owned(), unwanted.to_owned()),
+        Op::RemoveRoute(_) | Op::RemoveDouble(_) => {
+            ("a route with our protocol number".to_owned(), unwanted.to_owned())
+        }
         Op::RemoveLink(link) => (format!("link {}", link.name), unwanted.to_owned()),
         Op::RemoveTable(family) => (words(&Key::Table(*family)), unwanted.to_owned()),
     };
