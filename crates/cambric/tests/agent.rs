@@ -384,5 +384,5 @@ fn many_nodes_are_small_and_a_change_among_them_is_quick() {
         "ready {ready:?}, added {added:?}, route repaired {repaired:?}, set repaired {restored:?}, resident \
          {resident:.1} MiB"
     );
-    assert!(resident < 75.0, "{resident} MiB resident");
+    assert!(resident < 67.0, "{resident} MiB resident");
 }
