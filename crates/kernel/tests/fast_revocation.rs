@@ -19,6 +19,7 @@ use common::fast::{At, Nodes, at, attachment};
 use common::load::{Flow, Load, Numbered, Place};
 use common::pods::{Pod, attach_to, socket};
 use common::services::{PORT, cluster_address, service};
+use common::until;
 use common::wire::Wire;
 use model::{Family, Protocol, Sending, When};
 use plan::Input;
@@ -179,15 +180,7 @@ fn flow(number: u8, family: Family) -> Flow {
 #[track_caller]
 fn until_local(pod: &Pod) {
     let local = format!("local {} ", pod.address(Family::V6));
-    let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        let routes = pod.test.run("ip -6 route show table local");
-        if routes.contains(&local) {
-            return;
-        }
-        assert!(Instant::now() < end, "{local}is not in {routes}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    until(|| pod.test.run("ip -6 route show table local"), |routes| routes.contains(&local));
 }
 
 #[test]

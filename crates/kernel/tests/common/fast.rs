@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
 
 use kernel::{FastPathState, Kernel};
 use model::{
@@ -12,11 +11,11 @@ use model::{
 };
 use plan::{Change, Input, Planner, Underlay};
 
-use super::TestNs;
 use super::cluster::{self, Stack};
 use super::pods::{self, Pod, attach_to};
 use super::services::{TARGET_PORT, assert_clean, endpoint, slices};
 use super::sites::Bpffs;
+use super::{TestNs, until};
 
 pub struct Node {
     pub number: u32,
@@ -200,15 +199,7 @@ impl Node {
     /// one until it becomes another program (execve(2)), and a program is on its link as long as a descriptor says so.
     #[track_caller]
     pub fn until_programs(&self, are_so: impl Fn(&BTreeMap<String, [usize; 2]>) -> bool) {
-        let end = Instant::now() + Duration::from_secs(5);
-        loop {
-            let programs = self.programs();
-            if are_so(&programs) {
-                return;
-            }
-            assert!(Instant::now() < end, "{programs:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until(|| self.programs(), are_so);
     }
 }
 

@@ -16,6 +16,7 @@ pub mod wire;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use kernel::netns::{self, Guard, NetNs};
 
@@ -90,6 +91,20 @@ pub fn reconcile(plan: &plan::Entries) -> kernel::Report {
     let failures: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
     assert!(failures.is_empty() && report.blocked == 0, "{report}: {failures:#?}");
     report
+}
+
+/// Waits until what is to be seen is as it should be, for some seconds.
+#[track_caller]
+pub fn until<T: std::fmt::Debug>(look: impl Fn() -> T, is_so: impl Fn(&T) -> bool) {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let seen = look();
+        if is_so(&seen) {
+            return;
+        }
+        assert!(Instant::now() < end, "{seen:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 impl Drop for TestNs {

@@ -67,11 +67,10 @@ pub fn sightings(mut frames: Vec<Frame>, marks: &[Mark], tunnels: &Tunnels) -> B
 fn flows(packets: &[(Frame, Packet)], marks: &[Mark]) -> HashMap<Flow, Mark> {
     let mut flows: HashMap<Flow, Mark> = HashMap::new();
     for (frame, packet) in packets {
-        let (Some(mark), Some((there, back))) = (text(&frame.captured, marks), ends(packet)) else {
-            continue;
-        };
+        let mark = begins(&frame.captured, packet).filter(|mark| marks.contains(mark));
+        let (Some(mark), Some((there, back))) = (mark, ends(packet)) else { continue };
         // What a server sends back has the mark too if it repeats what it was asked.
-        if !repeats(&frame.captured) && !flows.contains_key(&back) {
+        if !flows.contains_key(&back) {
             flows.insert(there, mark);
         }
     }
@@ -119,13 +118,15 @@ fn whose(
 ) -> Option<(Mark, bool)> {
     let ip = packet.innermost().ip()?;
     match &ip.payload {
-        Payload::Tcp(tcp) => marks.iter().find_map(|mark| {
-            let first = tcp.flags.syn && !tcp.flags.ack && tcp.sequence == mark.0;
-            let answer = tcp.flags.ack
-                && (tcp.flags.syn || tcp.flags.rst)
-                && tcp.acknowledgement == mark.0.wrapping_add(1);
-            (first || answer).then_some((*mark, answer))
-        }),
+        Payload::Tcp(tcp) => {
+            let is_answer = tcp.flags.ack && (tcp.flags.syn || tcp.flags.rst);
+            let (mark, answer) = match begins(captured, packet) {
+                Some(mark) => (mark, false),
+                None if is_answer => (Mark(tcp.acknowledgement.wrapping_sub(1)), true),
+                None => return None,
+            };
+            marks.contains(&mark).then_some((mark, answer))
+        }
         Payload::Udp(_) => {
             let (there, back) = ends(packet)?;
             let there = flows.get(&there).map(|mark| (*mark, false));
