@@ -33,6 +33,7 @@ mod route;
 pub mod rtnl;
 mod seen;
 mod services;
+pub mod settled;
 mod sysctl;
 mod tables;
 mod tunnel;

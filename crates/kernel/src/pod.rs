@@ -23,7 +23,7 @@ pub use state::{DefaultRoute, Interface};
 
 use crate::netns::NetNs;
 use crate::rtnl::RouteSocket;
-use crate::{Error, Result, sysctl};
+use crate::{Error, Result, settled, sysctl};
 
 /// What the alias of the node's end of every pod's veth pair begins with (`IFLA_IFALIAS`, shown by `ip link`).
 pub const ALIAS_PREFIX: &str = "cambric pod ";
@@ -116,8 +116,9 @@ pub fn interface(node: &mut RouteSocket, name: &LinkName) -> Result<Option<Inter
     state::interface(node, name)
 }
 
-/// Makes a pod's interface, ready for use: both ends up, the node's a port of the bridge in hairpin mode, the pod's
-/// with its addresses and default routes. `node` is a socket in the node's namespace.
+/// Makes a pod's interface, ready for use: both ends up and passing packets, the node's a port of the bridge in hairpin
+/// mode, the pod's with its addresses and default routes. `node` is a socket in the node's namespace, which is that of the
+/// calling thread.
 ///
 /// A node's end that is left from an attempt that was cut short is removed first.
 ///
@@ -153,7 +154,11 @@ pub fn attach(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>) -> R
         }
         result => result?,
     }
-    match furnish(pod, wanted, mac) {
+    let furnished = furnish(pod, wanted, mac).and_then(|default_routes| {
+        settle(node, pod, wanted, mac)?;
+        Ok(default_routes)
+    });
+    match furnished {
         Ok(default_routes) => Ok(Attached { host_mac, mac, default_routes }),
         Err(error) => {
             // The first error is the one to tell; the other end goes with this one.
@@ -253,6 +258,17 @@ fn furnish(pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<Vec<Fam
         }
     }
     Ok(default_routes)
+}
+
+/// Waits until the kernel does with the interface what it was told.
+fn settle(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<()> {
+    let mut addresses = wanted.attachment.addresses.clone();
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        addresses.push(mac.link_local().into());
+    }
+    settled::wait(node, &[wanted.attachment.id.host_link().as_str()], &[], settled::LIMIT)?;
+    let _guard = pod.namespace.enter()?;
+    settled::wait(&mut pod.socket, &[wanted.name.as_str()], &addresses, settled::LIMIT)
 }
 
 fn errno(result: &Result<()>) -> Option<i32> {

@@ -17,9 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use common::cluster::{self, Stack};
 use common::fast::{At, Nodes, at, attachment};
 use common::load::{Flow, Load, Numbered, Place};
-use common::pods::{Pod, attach_to, socket};
+use common::pods::{attach_to, socket};
 use common::services::{PORT, cluster_address, service};
-use common::until;
 use common::wire::Wire;
 use model::{Family, Protocol, Sending, When};
 use plan::Input;
@@ -175,14 +174,6 @@ fn flow(number: u8, family: Family) -> Flow {
     Flow::from(number) * 2 + Flow::from(family == Family::V6)
 }
 
-/// Waits until a pod takes packets to its IPv6 address for its own. The kernel makes it so some time after the address is
-/// there (addrconf_dad_work, net/ipv6/addrconf.c), and that can be long where many links and namespaces come and go.
-#[track_caller]
-fn until_local(pod: &Pod) {
-    let local = format!("local {} ", pod.address(Family::V6));
-    until(|| pod.test.run("ip -6 route show table local"), |routes| routes.contains(&local));
-}
-
 #[test]
 fn a_pod_with_the_address_of_another_gets_all_and_at_once() {
     let mut nodes = Nodes::new(MODES[0], true);
@@ -222,7 +213,6 @@ fn a_pod_with_the_address_of_another_gets_all_and_at_once() {
             kernel::fast::forget(&nodes.bpffs.path, &new.addresses).unwrap();
             attach_to(0, &new)
         };
-        until_local(&attached);
         drop(gone);
         nodes.nodes[0].pods.push(attached);
         serve(&load, &nodes, place);

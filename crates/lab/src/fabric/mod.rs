@@ -10,10 +10,13 @@ mod nat;
 mod routes;
 mod sysctl;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use kernel::netns::{self, NetNs};
 use kernel::rtnl::{Request, RouteSocket};
+use kernel::settled;
 
 use crate::paths::{FABRIC, LabName};
 use crate::topology::{Machine, Role, Route, Topology};
@@ -123,10 +126,29 @@ impl Fabric {
             within(&self.namespace, FABRIC, |socket| all(socket, name, plugs))?;
             interfaces.extend(machine.routes.iter().map(messages::route));
             all(socket, name, interfaces)?;
+            self.settle(socket, machine)?;
             match machine.role {
                 Role::NatGateway => nat::set_up(machine),
                 _ => Ok(()),
             }
+        })
+    }
+
+    /// Waits until a machine and its subnets reach each other. `socket` is in the machine's namespace.
+    fn settle(&self, socket: &mut RouteSocket, machine: &Machine) -> Result<()> {
+        let links: Vec<&str> = machine.interfaces.iter().map(|interface| interface.link.as_str()).collect();
+        let ports: Vec<String> = (0..links.len()).map(|position| cables::port(machine, position)).collect();
+        let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+        let addresses: Vec<IpAddr> = machine
+            .interfaces
+            .iter()
+            .flat_map(|interface| interface.addresses.iter())
+            .map(IpNet::addr)
+            .collect();
+        settled::wait(socket, &links, &addresses, settled::LIMIT)
+            .map_err(Error::kernel(machine.name.as_str()))?;
+        within(&self.namespace, FABRIC, |socket| {
+            settled::wait(socket, &ports, &[], settled::LIMIT).map_err(Error::kernel(FABRIC))
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use kernel::conntrack::Conntrack;
+use kernel::settled;
 use model::Family as IpFamily;
 use nft::{
     Batch, Chain, ChainType, Family, Hook, PortChoice, Rule, Socket, Table, Value, ct, meta, priority,
@@ -83,7 +84,9 @@ pub fn readdress(lab: &LabName, gateway: &Machine, address: IpNet) -> Result<()>
             .collect();
         let old = held.iter().filter(|held| **held != address);
         requests.extend(old.map(|old| messages::no_address(index, &outside.link, old)));
-        all(socket, &gateway.name, requests)
+        all(socket, &gateway.name, requests)?;
+        settled::wait(socket, &[], &[address.addr()], settled::LIMIT)
+            .map_err(Error::kernel(gateway.name.as_str()))
     })?;
     // Routes can go with the address by which their next hop was a neighbour.
     replace_routes(&lab.namespace(&gateway.name), &gateway.routes)?;

@@ -1,0 +1,116 @@
+//! Waiting for what the kernel does only some time after it has acknowledged a request.
+//!
+//! A link passes packets from when a work queue has noticed its carrier (`linkwatch_event`, net/core/link_watch.c), and
+//! packets to an IPv6 address are taken in from when another has made its local route, without duplicate address
+//! detection too (`addrconf_dad_work`, net/ipv6/addrconf.c). Where many links and namespaces come and go, that can be after
+//! the first packets, which are then lost; a connection is a second late.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, State};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::NetlinkSocket;
+use crate::rtnl::RouteSocket;
+use crate::waker::ready;
+use crate::{Error, Result};
+
+/// A limit for [`wait`] that is far more than the work queues take on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// Waits until links that are up at both ends pass packets, and packets to IPv6 addresses are taken in. IPv4 addresses need
+/// no waiting for. Works in the network namespace of the calling thread, in which `socket` was opened.
+///
+/// # Errors
+/// [`Error::System`] with what still is not so when the time is over; else what the kernel says, as that there is no such link.
+pub fn wait(socket: &mut RouteSocket, links: &[&str], addresses: &[IpAddr], limit: Duration) -> Result<()> {
+    let mut open: Vec<Awaited<'_>> = links.iter().map(|link| Awaited::Link(link)).collect();
+    open.extend(addresses.iter().filter(|address| address.is_ipv6()).map(Awaited::Address));
+    let deadline = Instant::now() + limit;
+    // What is so already, as it mostly is, needs no listener.
+    let mut news = None;
+    loop {
+        while let Some(awaited) = open.last() {
+            if !awaited.is_so(socket)? {
+                break;
+            }
+            open.pop();
+        }
+        let Some(awaited) = open.last() else { return Ok(()) };
+        if Instant::now() >= deadline {
+            return Err(Error::System { what: awaited.what(), source: std::io::ErrorKind::TimedOut.into() });
+        }
+        match &news {
+            Some(news) => next(news, deadline)?,
+            // What happens before it listens is looked at once more.
+            None => news = Some(listener()?),
+        }
+    }
+}
+
+/// Something that the kernel has been asked for.
+enum Awaited<'a> {
+    Link(&'a str),
+    Address(&'a IpAddr),
+}
+
+impl Awaited<'_> {
+    fn is_so(&self, socket: &mut RouteSocket) -> Result<bool> {
+        match self {
+            Awaited::Link(name) => {
+                let mut message = LinkMessage::default();
+                message.attributes = vec![
+                    LinkAttribute::IfName((*name).to_owned()),
+                    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+                ];
+                // Since Linux 6.8 the question has the kernel notice the carrier.
+                let answer = socket.query(&RouteNetlinkMessage::GetLink(message), &self.what())?;
+                Ok(matches!(answer, RouteNetlinkMessage::NewLink(link)
+                    if link.attributes.contains(&LinkAttribute::OperState(State::Up))))
+            }
+            Awaited::Address(address) => {
+                let mut message = RouteMessage::default();
+                message.header.address_family = AddressFamily::from(**address);
+                message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
+                let address = match address {
+                    IpAddr::V4(v4) => RouteAddress::Inet(*v4),
+                    IpAddr::V6(v6) => RouteAddress::Inet6(*v6),
+                };
+                message.attributes = vec![RouteAttribute::Destination(address)];
+                match socket.query(&RouteNetlinkMessage::GetRoute(message), &self.what()) {
+                    Ok(answer) => Ok(matches!(answer, RouteNetlinkMessage::NewRoute(route)
+                        if route.header.kind == RouteType::Local)),
+                    Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    fn what(&self) -> String {
+        match self {
+            Awaited::Link(name) => format!("see link {name} pass packets"),
+            Awaited::Address(address) => format!("see packets to {address} taken in"),
+        }
+    }
+}
+
+fn listener() -> Result<NetlinkSocket> {
+    let news = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
+    // The kernel tells of an IPv6 address when it has made the route.
+    for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV6_IFADDR] {
+        news.listen(group as libc::c_int)?;
+    }
+    Ok(news)
+}
+
+/// Waits until anything has changed. What, is not looked at: so news that there was no room for are none the less news.
+fn next(news: &NetlinkSocket, deadline: Instant) -> Result<()> {
+    let mut buffer = Vec::new();
+    ready([news.as_fd()], Some(deadline))?;
+    while news.receive(&mut buffer, libc::MSG_DONTWAIT).is_ok() {}
+    Ok(())
+}
