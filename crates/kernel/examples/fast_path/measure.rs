@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -113,8 +114,28 @@ fn connection(way: &Way, listener: &TcpListener, to: SocketAddr) -> [TcpStream; 
         TcpStream::connect(to).unwrap()
     };
     let ends = [client, listener.accept().unwrap().0];
-    ends.iter().for_each(|end| end.set_nodelay(true).unwrap());
+    for end in &ends {
+        end.set_nodelay(true).unwrap();
+        control_congestion(end);
+    }
     ends
+}
+
+/// Has a connection use what Linux uses unless it is told otherwise. BBR, which some machines have instead, sends by timers
+/// at a rate that it estimates, so that throughput says less of what packets cost.
+fn control_congestion(end: &TcpStream) {
+    let name = b"cubic";
+    // SAFETY: the pointer and the length are those of the name, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            end.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "cubic: {}", std::io::Error::last_os_error());
 }
 
 fn exchange([client, server]: &mut [TcpStream; 2]) {
