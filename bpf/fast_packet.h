@@ -62,10 +62,38 @@ static __always_inline int pass(enum counter reason)
 	return TCX_NEXT;
 }
 
-/* Reads headers. Those of UDP with next to nothing in it are shorter than what there is to read of TCP. */
-static __always_inline long load(struct __sk_buff *skb, __u32 at, void *headers, __u32 all, __u32 changing)
+/* Copies headers in words as they are aligned where they go. */
+static __always_inline void copy_headers(union headers *headers, const void *from, __u32 length)
 {
-	return bpf_skb_load_bytes(skb, at, headers, skb->len >= at + all ? all : changing);
+	void *to = headers->ethernet.destination;
+	__u32 done = sizeof(__u16) + sizeof(__u32);
+
+	*(__u16 *)to = *(const __u16 *)from;
+	*(__u32 *)(to + sizeof(__u16)) = *(const __u32 *)(from + sizeof(__u16));
+#pragma unroll
+	for (; done + sizeof(__u64) <= length; done += sizeof(__u64))
+		*(__u64 *)(to + done) = *(const __u64 *)(from + done);
+	if (length - done >= sizeof(__u32)) {
+		*(__u32 *)(to + done) = *(const __u32 *)(from + done);
+		done += sizeof(__u32);
+	}
+	if (length - done >= sizeof(__u16))
+		*(__u16 *)(to + done) = *(const __u16 *)(from + done);
+}
+
+/*
+ * Reads headers, which in all but odd packets are in one piece with the start. Those of UDP with next to nothing in it are
+ * shorter than what there is to read of TCP.
+ */
+static __always_inline long load(struct __sk_buff *skb, __u32 at, union headers *headers, __u32 all, __u32 changing)
+{
+	const void *from = (const void *)(long)skb->data + at;
+
+	if (from + all <= (const void *)(long)skb->data_end) {
+		copy_headers(headers, from, all);
+		return 0;
+	}
+	return bpf_skb_load_bytes(skb, at, headers->ethernet.destination, skb->len >= at + all ? all : changing);
 }
 
 /*
@@ -75,7 +103,7 @@ static __always_inline long load(struct __sk_buff *skb, __u32 at, void *headers,
 static __always_inline int read(struct __sk_buff *skb, __u32 at, __be16 kind, struct packet *packet)
 {
 	__u32 available = skb->len - at - ETH_HLEN;
-	void *headers = packet->headers.ethernet.destination;
+	union headers *headers = &packet->headers;
 	const struct transport *transport;
 	__u32 header;
 

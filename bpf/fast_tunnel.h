@@ -44,7 +44,7 @@ static __always_inline const struct tunnel *open(struct __sk_buff *skb, struct e
 	if (which) {
 		struct ipv6 ip;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		if (load_header(skb, ETH_HLEN, &ip))
 			return 0;
 		payload -= sizeof(ip);
 		if (ip.version_class >> 4 != 6 || ip.next != IPPROTO_UDP || be16(ip.length) != payload)
@@ -57,7 +57,7 @@ static __always_inline const struct tunnel *open(struct __sk_buff *skb, struct e
 	} else {
 		struct ipv4 ip;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		if (load_header(skb, ETH_HLEN, &ip))
 			return 0;
 		if (ip.version_length != 0x45 || ip.protocol != IPPROTO_UDP || be16(ip.length) != payload)
 			return 0;
@@ -72,7 +72,7 @@ static __always_inline const struct tunnel *open(struct __sk_buff *skb, struct e
 		envelope->family = 4;
 		envelope->class = ip.tos;
 	}
-	if (bpf_skb_load_bytes(skb, envelope->length - UDP_AND_VXLAN, &inside, sizeof(inside)))
+	if (load_header(skb, envelope->length - UDP_AND_VXLAN, &inside))
 		return 0;
 	if (inside.udp.destination != tunnel->port || be16(inside.udp.length) != payload)
 		return 0;
@@ -86,7 +86,7 @@ static __always_inline int read_inside(struct __sk_buff *skb, const struct envel
 {
 	__be16 kind;
 
-	if (bpf_skb_load_bytes(skb, envelope->length + ETH_HLEN - sizeof(kind), &kind, sizeof(kind)))
+	if (load_header(skb, envelope->length + ETH_HLEN - sizeof(kind), &kind))
 		return 0;
 	return read(skb, envelope->length, kind, packet);
 }

@@ -138,9 +138,14 @@ static __always_inline __be16 length_field(__u32 length)
 	return length > 0xffff ? 0 : be16(length);
 }
 
+/* Says in the Ethernet header what follows it now. `is_new`: that it is another family than before. */
+static __always_inline long store_kind(struct __sk_buff *skb, __be16 kind, int is_new)
+{
+	return is_new ? bpf_skb_store_bytes(skb, ETH_HLEN - sizeof(kind), &kind, sizeof(kind), 0) : 0;
+}
+
 static __always_inline int encapsulate(struct __sk_buff *skb, struct route *route, __u8 class, __u8 protocol)
 {
-	__be16 kind = route->destination.family == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
 	__u32 inner = skb->len - ETH_HLEN;
 	long error;
 
@@ -169,6 +174,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 		if (grow(skb, sizeof(outer), 4))
 			return drop(FAILED);
 		error = bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0);
+		error |= store_kind(skb, be16(ETH_P_IP), protocol != IPPROTO_IPIP);
 	} else {
 		/* Routers on the way spread flows by the label (RFC 6438). */
 		__u32 flow = bpf_get_hash_recalc(skb) & 0xfffff;
@@ -189,8 +195,8 @@ static __always_inline int encapsulate(struct __sk_buff *skb, struct route *rout
 		if (grow(skb, sizeof(outer), 6))
 			return drop(FAILED);
 		error = bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0);
+		error |= store_kind(skb, be16(ETH_P_IPV6), protocol != IPPROTO_IPV6);
 	}
-	error |= bpf_skb_store_bytes(skb, ETH_HLEN - sizeof(kind), &kind, sizeof(kind), 0);
 	if (error)
 		return drop(FAILED);
 	count(ENCAPSULATED);
@@ -211,7 +217,7 @@ int cambric_egress(struct __sk_buff *skb)
 		struct route *route;
 		struct ipv4 header;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
+		if (load_header(skb, ETH_HLEN, &header))
 			return TCX_NEXT;
 		key.word = header.destination;
 		route = bpf_map_lookup_elem(&routes4, &key);
@@ -226,7 +232,7 @@ int cambric_egress(struct __sk_buff *skb)
 		struct route *route;
 		struct ipv6 header;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
+		if (load_header(skb, ETH_HLEN, &header))
 			return TCX_NEXT;
 		__builtin_memcpy(key.words, header.destination, sizeof(key.words));
 		route = bpf_map_lookup_elem(&routes6, &key);
@@ -276,6 +282,7 @@ static __always_inline int is_unspecified(const __be32 *words)
  */
 static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *heard, __u32 length, __u8 class, __u8 protocol)
 {
+	__be16 outer = skb->protocol;
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 	union {
 		struct ipv4 v4;
@@ -288,7 +295,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *hear
 	__be16 kind;
 
 	if (protocol == IPPROTO_IPIP) {
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + length, &inner.v4, sizeof(inner.v4)))
+		if (load_header(skb, ETH_HLEN + length, &inner.v4))
 			return drop(MALFORMED);
 		if (inner.v4.version_length >> 4 != 4)
 			return drop(MALFORMED);
@@ -297,7 +304,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *hear
 		kind = be16(ETH_P_IP);
 		flags |= BPF_F_ADJ_ROOM_DECAP_L3_IPV4;
 	} else {
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + length, &inner.v6, sizeof(inner.v6)))
+		if (load_header(skb, ETH_HLEN + length, &inner.v6))
 			return drop(MALFORMED);
 		if (inner.v6.version_class >> 4 != 6)
 			return drop(MALFORMED);
@@ -335,7 +342,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *hear
 		if (error)
 			return drop(FAILED);
 	}
-	if (bpf_skb_store_bytes(skb, ETH_HLEN - sizeof(kind), &kind, sizeof(kind), 0))
+	if (store_kind(skb, kind, kind != outer))
 		return drop(FAILED);
 	count(DECAPSULATED);
 	return TCX_NEXT;
@@ -354,7 +361,7 @@ int cambric_ingress(struct __sk_buff *skb)
 		struct ipv4 header;
 		__u32 length, total;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
+		if (load_header(skb, ETH_HLEN, &header))
 			return TCX_NEXT;
 		if (!is_tunnel(header.protocol))
 			return TCX_NEXT;
@@ -383,7 +390,7 @@ int cambric_ingress(struct __sk_buff *skb)
 		struct ipv6 header;
 		__u32 payload;
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &header, sizeof(header)))
+		if (load_header(skb, ETH_HLEN, &header))
 			return TCX_NEXT;
 		/* Behind an extension header nothing is looked for: nodes send none, and the kernel takes no tunnels. */
 		if (!is_tunnel(header.next))

@@ -55,6 +55,19 @@ struct udp {
 enum { DONT_FRAGMENT = 0x4000, MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff };
 enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
 
+/*
+ * Reads a header, or what else has a type. In all but odd packets it is in one piece with the start, and then there is nothing to call.
+ */
+#define load_header(skb, at, to)                                                                   \
+	({                                                                                         \
+		const void *from_ = (const void *)(long)(skb)->data + (at);                        \
+		int is_near_ = from_ + sizeof(*(to)) <= (const void *)(long)(skb)->data_end;       \
+                                                                                                   \
+		if (is_near_)                                                                      \
+			*(to) = *(const typeof(*(to)) *)from_;                                     \
+		is_near_ ? 0 : bpf_skb_load_bytes(skb, at, to, sizeof(*(to)));                     \
+	})
+
 static __always_inline __u8 traffic_class(const struct ipv6 *header)
 {
 	return header->version_class << 4 | header->class_flow >> 4;
