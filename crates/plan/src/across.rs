@@ -41,8 +41,14 @@ pub(crate) fn across(
                 way::to_node(ground, node, range.family(), plain)
             }
             Ok(Way::Tunnel { outer, held }) => {
-                let led =
-                    way::between(ground, outer, range.family(), || Ok(range.gateway()), held.then_some(HOLD));
+                let led = way::between(
+                    ground,
+                    outer,
+                    range.family(),
+                    None,
+                    || Ok(range.gateway()),
+                    held.then_some(HOLD),
+                );
                 entries.extend(led.iter().filter_map(way::neighbour));
                 led
             }

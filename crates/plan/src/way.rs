@@ -72,8 +72,8 @@ pub(crate) fn to_node(
     match ground.network.encapsulation.sending {
         Sending::Vxlan(When::Always) => vxlan(ground, remote, family),
         Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| vxlan(ground, remote, family)),
-        Sending::Ipip(When::Always) => ipip(ground, remote, family),
-        Sending::Ipip(When::CrossSubnet) => plain().or_else(|_| ipip(ground, remote, family)),
+        Sending::Ipip(When::Always) => ipip(ground, remote, family, plain),
+        Sending::Ipip(When::CrossSubnet) => plain().or_else(|_| ipip(ground, remote, family, plain)),
         Sending::Plain => plain(),
     }
 }
@@ -102,28 +102,40 @@ fn vxlan(ground: &Ground<'_>, remote: &Node, family: Family) -> Result<Way, Obst
 /// The kernel's next hop is the other node itself, if it is in the subnet. If it is not, or has no address that the
 /// kernel takes for a next hop, there is one that nobody has: the gateway of the range, at an Ethernet address that is
 /// as good as any, since the programs look for the next hop themselves.
-fn ipip(ground: &Ground<'_>, remote: &Node, family: Family) -> Result<Way, Obstacle> {
+fn ipip(
+    ground: &Ground<'_>,
+    remote: &Node,
+    family: Family,
+    plain: impl Fn() -> Result<Way, Obstacle>,
+) -> Result<Way, Obstacle> {
     let (underlay, address) = outer_end(ground, remote, family)?;
     let own = *ground.local.addresses.of(underlay).ok_or(Obstacle::Family(underlay))?;
     let outer = Outer::new(own, address).ok_or(Obstacle::Family(underlay))?;
-    between(ground, outer, family, || gateway(ground, remote, family), None)
+    let neighbour = plain().ok().map(|way| way.hop);
+    between(ground, outer, family, neighbour, || gateway(ground, remote, family), None)
 }
 
-/// In IP in IP between two outer addresses; `nobody` is the next hop that nobody has. With a time for which the other end
-/// may be silent.
+/// In IP in IP between two outer addresses. `neighbour` is the other end with an address of the pods' family, if it is in a
+/// subnet of this node with that; on the link of the outer addresses that is the same neighbour. `nobody` is the next hop
+/// that nobody has. With a time for which the other end may be silent.
 pub(crate) fn between(
     ground: &Ground<'_>,
     outer: Outer,
     family: Family,
+    neighbour: Option<Hop>,
     nobody: impl Fn() -> Result<IpAddr, Obstacle>,
     hold: Option<Duration>,
 ) -> Result<Way, Obstacle> {
     let (underlay, address) = (outer.family(), outer.destination());
     let Underlay { link, net, mtu } = known(ground.subnets, underlay, outer.source())?;
-    let near = net.contains(&address) && (family == Family::V4 || underlay == Family::V6);
-    let (via, next_hop) = match near {
-        true => (address, NextHop::Kept),
-        false => (nobody()?, NextHop::Asked),
+    // An IPv6 route has no IPv4 next hop.
+    let near = match (family, underlay) {
+        (Family::V6, Family::V4) => neighbour.filter(|hop| hop.link == *link).map(|hop| hop.via),
+        _ => Some(address),
+    };
+    let (via, next_hop) = match near.filter(|_| net.contains(&address)) {
+        Some(via) => (via, NextHop::Kept),
+        None => (nobody()?, NextHop::Asked),
     };
     let route = ipip::Route { outer, next_hop, hold };
     let mtu = mtu.saturating_sub(outer.overhead());
