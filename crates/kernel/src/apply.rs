@@ -16,7 +16,7 @@ use crate::tunnel::{Staged, Tunnel};
 use crate::{Error, Result, address, link, neighbour, route, sysctl};
 
 /// The names of links that only we have a use for.
-const LINKS: [&str; 3] = ["cbr0", "vxlan.cambric", "vxlan6.cambric"];
+const LINKS: [&str; 4] = ["cbr0", "vxlan.cambric", "vxlan6.cambric", "room.cambric"];
 /// How many messages are made before they are sent: those of 5,000 nodes at once would take as much memory as all else.
 const JOBS: usize = 1024;
 
@@ -92,7 +92,15 @@ impl<'a> Apply<'a> {
             _ => return,
         };
         let Entry::Link(wanted) = &planned.entry else { return };
-        match self.make_link(op, wanted) {
+        let bridge = match wanted {
+            Link::Bridge { .. } | Link::Vxlan { .. } => None,
+            // The bridge is made first.
+            Link::Headroom { .. } => match self.on(planned, &LinkName::bridge()) {
+                None => return,
+                bridge => bridge,
+            },
+        };
+        match self.make_link(op, wanted, bridge) {
             Ok(()) => self.report.done(verb, planned.entry.key(), Some(&planned.origin)),
             Err(error) => {
                 self.barred.insert(wanted.name().clone());
@@ -101,26 +109,26 @@ impl<'a> Apply<'a> {
         }
     }
 
-    fn make_link(&mut self, op: &Op<'_>, wanted: &Link) -> Result<()> {
+    fn make_link(&mut self, op: &Op<'_>, wanted: &Link, bridge: Option<u32>) -> Result<()> {
         let name = wanted.name();
         let there = self.links.named(name);
         match (op, there) {
             (_, Some(state)) if !state.ours => return Err(in_the_way(wanted, state)),
-            (Op::Change(_), Some(state)) => link::adjust(self.socket, wanted, state.index)?,
+            (Op::Change(_), Some(state)) => link::adjust(self.socket, wanted, state.index, bridge)?,
             (_, Some(state)) => {
                 let request = link::delete(state.index, name);
                 self.socket.request(request)?;
                 self.links.remove(name);
-                self.create_link(wanted)?;
+                self.create_link(wanted, bridge)?;
             }
-            (_, None) => self.create_link(wanted)?,
+            (_, None) => self.create_link(wanted, bridge)?,
         }
         Ok(())
     }
 
-    fn create_link(&mut self, wanted: &Link) -> Result<()> {
+    fn create_link(&mut self, wanted: &Link, bridge: Option<u32>) -> Result<()> {
         let index = self.links.free_index()?;
-        match link::create(self.socket, wanted, index) {
+        match link::create(self.socket, wanted, index, bridge) {
             Err(error) if error.errno() == Some(libc::EEXIST) => {
                 // Somebody else was faster; or another VXLAN device has the identifier and the port.
                 match link::read(self.socket, wanted.name())? {

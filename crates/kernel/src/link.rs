@@ -59,9 +59,18 @@ pub enum LinkKind {
         /// The underlay address it sends from.
         local: Option<IpAddr>,
     },
+    /// A VXLAN device whose network and port say that it is for headroom.
+    Headroom {
+        /// The underlay address it would send from.
+        local: IpAddr,
+    },
     /// Anything else; the kernel's name of the kind (`IFLA_INFO_KIND`), empty for hardware.
     Other(String),
 }
+
+/// The network and the UDP port, host byte order, of a device that is always down. No other device may have both.
+const HEADROOM_VNI: u32 = 0xff_ffff;
+const HEADROOM_PORT: u16 = 9;
 
 /// What it takes to make a link what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +97,7 @@ impl LinkState {
                 mac,
                 mtu,
             }),
+            LinkKind::Headroom { local } => Some(Link::Headroom { name, local: *local, mac }),
             LinkKind::Other(_) => None,
         }
     }
@@ -100,16 +110,20 @@ impl LinkState {
         }
     }
 
-    /// Whether the link is as plans take for granted: up, and a tunnel without addresses of its own.
+    /// Whether the link is as plans take for granted: up, and a tunnel without addresses of its own; or a port, and down.
     pub(crate) fn is_ready(&self, wanted: &Link) -> bool {
-        self.up && !(self.makes_addresses && matches!(wanted, Link::Vxlan { .. }))
+        match wanted {
+            Link::Bridge { .. } => self.up,
+            Link::Vxlan { .. } => self.up && !self.makes_addresses,
+            Link::Headroom { .. } => !self.up && self.bridge.is_some(),
+        }
     }
 
     /// What to tell of a link that is in the way.
     pub(crate) fn describe(&self) -> String {
         let kind = match &self.kind {
             LinkKind::Bridge => "bridge",
-            LinkKind::Vxlan { .. } => "VXLAN device",
+            LinkKind::Vxlan { .. } | LinkKind::Headroom { .. } => "VXLAN device",
             LinkKind::Other(kind) if kind.is_empty() => "link",
             LinkKind::Other(kind) => kind,
         };
@@ -157,10 +171,18 @@ impl LinkState {
 }
 
 /// What of a link cannot be changed while it is there.
-fn lasting(link: &Link) -> Option<(Vni, VxlanPort, IpAddr)> {
+#[derive(PartialEq, Eq)]
+enum Lasting {
+    Bridge,
+    Vxlan(Vni, VxlanPort, IpAddr),
+    Headroom(IpAddr),
+}
+
+fn lasting(link: &Link) -> Lasting {
     match link {
-        Link::Bridge { .. } => None,
-        Link::Vxlan { vni, port, local, .. } => Some((*vni, *port, *local)),
+        Link::Bridge { .. } => Lasting::Bridge,
+        Link::Vxlan { vni, port, local, .. } => Lasting::Vxlan(*vni, *port, *local),
+        Link::Headroom { local, .. } => Lasting::Headroom(*local),
     }
 }
 
@@ -215,10 +237,10 @@ fn vxlan(data: &[InfoVxlan]) -> LinkKind {
         }
     }
     plain &= takes_unsummed || !matches!(source, Some(IpAddr::V6(_)));
-    if plain {
-        LinkKind::Vxlan { vni: identifier, port: udp, local: source }
-    } else {
-        LinkKind::Other("vxlan".to_owned())
+    match source {
+        _ if !plain => LinkKind::Other("vxlan".to_owned()),
+        Some(local) if (identifier, udp) == (HEADROOM_VNI, HEADROOM_PORT) => LinkKind::Headroom { local },
+        local => LinkKind::Vxlan { vni: identifier, port: udp, local },
     }
 }
 
@@ -324,8 +346,8 @@ pub(crate) fn read(socket: &mut RouteSocket, name: &LinkName) -> Result<Option<L
     }
 }
 
-/// Makes a link, marked as ours and up. If anything fails there is no link.
-pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Result<()> {
+/// Makes a link, marked as ours and up, or down and a port of the bridge of an index. If anything fails there is no link.
+pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32, bridge: Option<u32>) -> Result<()> {
     let what = format!("add {}", describe(link));
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -335,34 +357,17 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
         // A bridge follows the MTU of its ports until its own is changed, which being made with it is not.
         message.attributes.push(LinkAttribute::Mtu(mtu.saturating_sub(1)));
     }
-    let mut info = Vec::new();
-    match link {
-        Link::Bridge { .. } => info.push(LinkInfo::Kind(InfoKind::Bridge)),
-        Link::Vxlan { vni, port, local, .. } => {
-            info.push(LinkInfo::Kind(InfoKind::Vxlan));
-            let mut data = vec![
-                InfoVxlan::Id(vni.value()),
-                match local {
-                    IpAddr::V4(address) => InfoVxlan::Local(*address),
-                    IpAddr::V6(address) => InfoVxlan::Local6(*address),
-                },
-                InfoVxlan::Port(port.value()),
-                InfoVxlan::Learning(false),
-            ];
-            if local.is_ipv6() {
-                // The fast path of other nodes leaves it out, as RFC 6935 allows and IPv4 does without being told.
-                data.push(InfoVxlan::UDPZeroCsumRX(true));
-            }
-            info.push(LinkInfo::Data(InfoData::Vxlan(data)));
-        }
-    }
-    message.attributes.push(LinkAttribute::LinkInfo(info));
+    message.attributes.push(LinkAttribute::LinkInfo(match link {
+        Link::Bridge { .. } => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        Link::Vxlan { vni, port, local, .. } => device(vni.value(), port.value(), local),
+        Link::Headroom { local, .. } => device(HEADROOM_VNI, HEADROOM_PORT, local),
+    }));
     let mut requests = vec![
         Request::create(RouteNetlinkMessage::NewLink(message), what.clone()),
-        set(index, vec![LinkAttribute::IfAlias(ALIAS.to_owned())], false, &what),
-        set(index, vec![address_generation(link)], false, &what),
+        set(index, vec![LinkAttribute::IfAlias(ALIAS.to_owned())], None, &what),
+        set(index, vec![address_generation(link)], None, &what),
     ];
-    requests.extend(dress(link, index, &what));
+    requests.extend(dress(link, index, bridge, &what));
     let mut results = socket.batch(&requests).into_iter();
     results.next().unwrap_or(Ok(()))?;
     if let Some(error) = results.filter_map(unexpected).next() {
@@ -373,16 +378,37 @@ pub(crate) fn create(socket: &mut RouteSocket, link: &Link, index: u32) -> Resul
     Ok(())
 }
 
-/// Sets what can be set of a link of ours while it is in use.
-pub(crate) fn adjust(socket: &mut RouteSocket, link: &Link, index: u32) -> Result<()> {
-    let requests = dress(link, index, &format!("change {}", describe(link)));
+/// A VXLAN device that learns nothing.
+fn device(vni: u32, port: u16, local: &IpAddr) -> Vec<LinkInfo> {
+    let mut data = vec![
+        InfoVxlan::Id(vni),
+        match local {
+            IpAddr::V4(address) => InfoVxlan::Local(*address),
+            IpAddr::V6(address) => InfoVxlan::Local6(*address),
+        },
+        InfoVxlan::Port(port),
+        InfoVxlan::Learning(false),
+    ];
+    if local.is_ipv6() {
+        // The fast path of other nodes leaves it out, as RFC 6935 allows and IPv4 does without being told.
+        data.push(InfoVxlan::UDPZeroCsumRX(true));
+    }
+    vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
+}
+
+/// Sets what can be set of a link of ours while it is in use. `bridge` is the index of the one that it may have to be on.
+pub(crate) fn adjust(socket: &mut RouteSocket, link: &Link, index: u32, bridge: Option<u32>) -> Result<()> {
+    let requests = dress(link, index, bridge, &format!("change {}", describe(link)));
     socket.batch(&requests).into_iter().filter_map(unexpected).next().map_or(Ok(()), Err)
 }
 
 /// What a link has besides its kind. The mode of addresses comes twice when a link is made, because bringing it up
 /// makes addresses, and so does an MTU that was too small for IPv6.
-fn dress(link: &Link, index: u32, what: &str) -> [Request; 2] {
-    [set(index, shape(link), true, what), set(index, vec![address_generation(link)], false, what)]
+fn dress(link: &Link, index: u32, bridge: Option<u32>, what: &str) -> [Request; 2] {
+    let is_up = !matches!(link, Link::Headroom { .. });
+    let mut attributes = shape(link);
+    attributes.extend(bridge.map(LinkAttribute::Controller));
+    [set(index, attributes, Some(is_up), what), set(index, vec![address_generation(link)], None, what)]
 }
 
 /// A kernel without IPv6 makes no addresses either.
@@ -400,7 +426,7 @@ pub(crate) fn attach(port: &LinkState, bridge: &LinkName, index: u32) -> [Reques
         LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
     ])];
     [
-        set(port.index, vec![LinkAttribute::Controller(index)], true, &what),
+        set(port.index, vec![LinkAttribute::Controller(index)], Some(true), &what),
         Request::new(RouteNetlinkMessage::NewLink(mode), what),
     ]
 }
@@ -412,11 +438,11 @@ pub(crate) fn delete(index: u32, name: &LinkName) -> Request {
     Request::new(RouteNetlinkMessage::DelLink(message), format!("remove link {name}"))
 }
 
-fn set(index: u32, attributes: Vec<LinkAttribute>, up: bool, what: &str) -> Request {
+fn set(index: u32, attributes: Vec<LinkAttribute>, up: Option<bool>, what: &str) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    if up {
-        message.header.flags = LinkFlags::Up;
+    if let Some(up) = up {
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         message.header.change_mask = LinkFlags::Up;
     }
     message.attributes = attributes;
@@ -424,8 +450,12 @@ fn set(index: u32, attributes: Vec<LinkAttribute>, up: bool, what: &str) -> Requ
 }
 
 fn shape(link: &Link) -> Vec<LinkAttribute> {
-    let (Link::Bridge { mac, mtu, .. } | Link::Vxlan { mac, mtu, .. }) = link;
-    vec![LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(*mtu)]
+    match link {
+        Link::Bridge { mac, mtu, .. } | Link::Vxlan { mac, mtu, .. } => {
+            vec![LinkAttribute::Address(mac.0.to_vec()), LinkAttribute::Mtu(*mtu)]
+        }
+        Link::Headroom { mac, .. } => vec![LinkAttribute::Address(mac.0.to_vec())],
+    }
 }
 
 /// Pods may use the bridge's link-local address; a tunnel has no use for one, and its router solicitations would go
@@ -433,7 +463,7 @@ fn shape(link: &Link) -> Vec<LinkAttribute> {
 fn address_generation(link: &Link) -> LinkAttribute {
     let mode = match link {
         Link::Bridge { .. } => In6AddrGenMode::Eui64,
-        Link::Vxlan { .. } => In6AddrGenMode::None,
+        Link::Vxlan { .. } | Link::Headroom { .. } => In6AddrGenMode::None,
     };
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
 }
@@ -444,5 +474,6 @@ pub(crate) fn describe(link: &Link) -> String {
         Link::Vxlan { name, vni, port, local, .. } => {
             format!("VXLAN device {name} (VNI {}, port {}, local {local})", vni.value(), port.value())
         }
+        Link::Headroom { name, .. } => format!("bridge port {name}, which is for headroom"),
     }
 }

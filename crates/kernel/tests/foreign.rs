@@ -68,7 +68,7 @@ fn others_things_stay_and_cleanup_leaves_nothing_else() {
 
     // By an agent that knows nothing of the plan.
     let report = Kernel::open().unwrap().cleanup().unwrap();
-    assert!(report.failures.is_empty() && report.removed == 6 + 4 + 3 + 2, "{report}");
+    assert!(report.failures.is_empty() && report.removed == 6 + 4 + 4 + 2, "{report}");
     assert_same(&state(&test), &before, "cleanup");
     assert!(Kernel::open().unwrap().cleanup().unwrap().is_quiet());
 }

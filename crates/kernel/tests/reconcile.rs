@@ -297,6 +297,27 @@ fn a_pods_port_comes_back_with_its_bridge() {
     }
 }
 
+/// Up it would take packets from anybody, and elsewhere it would be of no use.
+#[test]
+fn the_port_for_headroom_is_kept_down_and_on_the_bridge() {
+    let test = TestNs::underlay("headroom");
+    let _guard = test.enter();
+    let plan = small(Stack::Dual);
+    reconcile(&plan);
+    for damage in [
+        "ip link set room.cambric up",
+        "ip link set room.cambric nomaster",
+        "ip link del room.cambric",
+        "ip link del cbr0",
+    ] {
+        test.run(damage);
+        assert!(!reconcile(&plan).is_quiet(), "{damage}");
+        let shown = test.run("ip link show room.cambric");
+        assert!(shown.contains(" master cbr0 state DOWN ") && !shown.contains("UP"), "{damage}: {shown}");
+        assert!(reconcile(&plan).is_quiet(), "{damage}");
+    }
+}
+
 #[test]
 fn a_smaller_plan_takes_away_what_is_too_much() {
     let test = TestNs::underlay("smaller");

@@ -89,6 +89,11 @@ impl LinkName {
         LinkName::padded("vxlan6.cambric")
     }
 
+    /// The bridge's port that is there for the headroom of the others.
+    pub fn headroom() -> LinkName {
+        LinkName::padded("room.cambric")
+    }
+
     /// The link by which a machine reaches itself.
     pub fn loopback() -> LinkName {
         LinkName::padded("lo")
@@ -192,8 +197,13 @@ mod tests {
 
     #[test]
     fn our_own_names_pass_the_check() {
-        for name in [LinkName::bridge(), LinkName::vxlan_v4(), LinkName::vxlan_v6(), LinkName::pod(u64::MAX)]
-        {
+        for name in [
+            LinkName::bridge(),
+            LinkName::vxlan_v4(),
+            LinkName::vxlan_v6(),
+            LinkName::headroom(),
+            LinkName::pod(u64::MAX),
+        ] {
             assert_eq!(LinkName::new(name.as_str()), Ok(name));
         }
     }

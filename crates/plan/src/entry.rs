@@ -226,13 +226,24 @@ pub enum Link {
         /// Its MTU in bytes: the underlay's less the encapsulation.
         mtu: u32,
     },
+    /// A port of the bridge that pods are attached to, and down. It is there for the room that packets from pods have before
+    /// them for an outer header: a bridge has all its ports leave as much as any of them needs. It is a VXLAN device,
+    /// which needs as much as the outer headers that we put there.
+    Headroom {
+        /// Its name.
+        name: LinkName,
+        /// An underlay address of this node, of the family of the bigger outer headers.
+        local: IpAddr,
+        /// Its Ethernet address, which is nobody's in the cluster's pods.
+        mac: MacAddr,
+    },
 }
 
 impl Link {
     /// The link's name.
     pub fn name(&self) -> &LinkName {
         match self {
-            Link::Bridge { name, .. } | Link::Vxlan { name, .. } => name,
+            Link::Bridge { name, .. } | Link::Vxlan { name, .. } | Link::Headroom { name, .. } => name,
         }
     }
 }

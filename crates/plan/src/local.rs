@@ -35,6 +35,7 @@ pub(crate) fn local(
     entries.extend(fast_path(network));
     entries.extend(bridge(network, node, underlay, problems));
     entries.extend(tunnels(network, node, underlay));
+    entries.extend(headroom(network, node));
     entries.extend(acceptance(node));
     entries.extend(ipip(node, underlay));
     entries.extend(firewall(network, node));
@@ -166,6 +167,14 @@ fn tunnels(network: &NetworkConfig, node: &Node, underlay: &PerFamily<Underlay>)
         })
     };
     node.addresses.iter().map(device).collect()
+}
+
+/// What spares packets from pods being copied for want of room for their outer header. Those of UDP have room for none.
+fn headroom(network: &NetworkConfig, node: &Node) -> Option<Entry> {
+    let local = *node.addresses.iter().last()?;
+    let encapsulates = network.encapsulation.sending != Sending::Plain && !node.pod_ranges.is_empty();
+    let mac = MacAddr::for_tunnel(&local);
+    encapsulates.then(|| Entry::Link(Link::Headroom { name: LinkName::headroom(), local, mac }))
 }
 
 /// What makes the VXLAN devices take IPv4 packets from pods to which another link leads: the other nodes' senders may

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Cluster, Encapsulation, Family, LinkName, NetworkConfig, Node, NodeName, PerFamily, Sending, When,
+    Cluster, Encapsulation, Family, LinkName, MacAddr, NetworkConfig, Node, NodeName, PerFamily, Sending,
+    When,
 };
-use plan::{Change, Entry, Facts, Input, Key, NodePlan, Planner, Problem, Underlay, plan};
+use plan::{Change, Entry, Facts, Input, Key, Link, NodePlan, Planner, Problem, Underlay, plan};
 
 const MODES: [Sending; 5] = [
     Sending::Vxlan(When::Always),
@@ -144,6 +145,55 @@ fn ip_in_ip_goes_over_the_uplink_with_an_mtu_of_its_own() {
         ]
     );
     assert_eq!(tunnelled(&plan).len(), 2);
+}
+
+/// A node that is a neighbour with addresses of both families is the same neighbour, if it is on the same link.
+#[test]
+fn ipv6_over_ipv4_has_a_neighbour_for_its_next_hop_where_there_is_one() {
+    let one_link = PerFamily { v4: on("eth0", "192.0.2.1/24", 1500), v6: on("eth0", "2001:db8::1/64", 1500) };
+    let plan = plan_of(&three(), Sending::Ipip(When::Always), one_link.clone());
+    assert_eq!(
+        routes(&plan)[2..],
+        [
+            "fd00:10:f4:2::/64 via 2001:db8::2 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+            "fd00:10:f4:3::/64 via fd00:10:f4:3::1 dev eth0 src fd00:10:f4:1::1 mtu 1480",
+        ]
+    );
+    assert_eq!(
+        tunnelled(&plan)[2..],
+        [
+            "fd00:10:f4:2::/64 from 192.0.2.1 to 192.0.2.2, Kept",
+            "fd00:10:f4:3::/64 from 192.0.2.1 to 198.51.100.3, Asked",
+        ]
+    );
+    // Its IPv4 address is behind the router.
+    let split =
+        [node("one", 1, &["192.0.2.1", "2001:db8::1"]), node("two", 2, &["198.51.100.2", "2001:db8::2"])];
+    let plan = plan_of(&split, Sending::Ipip(When::Always), one_link);
+    assert!(tunnelled(&plan).iter().all(|route| route.ends_with("to 198.51.100.2, Asked")));
+}
+
+#[test]
+fn packets_from_pods_have_headroom_where_they_can_get_an_outer_header() {
+    for mode in MODES {
+        for addresses in [&["192.0.2.1", "2001:db8::1"][..], &["192.0.2.1"], &["2001:db8::1"]] {
+            let plan = plan_of(&[node("one", 1, addresses)], mode, underlay());
+            let found: Vec<&Link> = plan
+                .entries
+                .values()
+                .filter_map(|planned| match &planned.entry {
+                    Entry::Link(link @ Link::Headroom { .. }) => Some(link),
+                    _ => None,
+                })
+                .collect();
+            // For the bigger header.
+            let local = addresses.last().unwrap().parse().unwrap();
+            let mac = MacAddr::for_tunnel(&local);
+            let wanted = Link::Headroom { name: LinkName::headroom(), local, mac };
+            let wanted = if mode == Sending::Plain { vec![] } else { vec![&wanted] };
+            assert_eq!(found, wanted, "{mode:?}");
+        }
+    }
 }
 
 #[test]

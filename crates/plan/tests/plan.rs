@@ -55,6 +55,7 @@ fn lines(plan: &NodePlan) -> Vec<String> {
         Entry::Link(Link::Vxlan { name, vni, port, local, mac, mtu }) => {
             format!("vxlan {name} {mac} id {} port {} local {local} mtu {mtu}", vni.value(), port.value())
         }
+        Entry::Link(Link::Headroom { name, local, mac }) => format!("headroom by {name} {mac} local {local}"),
         Entry::Port { link, bridge } => format!("port {link} of {bridge}"),
         Entry::Sysctl { path, value } => format!("{path} = {value}"),
         Entry::Address { link, net } => format!("address {net} dev {link}"),
