@@ -83,13 +83,14 @@ static __always_inline void copy_headers(union headers *headers, const void *fro
 
 /*
  * Reads headers, which in all but odd packets are in one piece with the start. Those of UDP with next to nothing in it are
- * shorter than what there is to read of TCP.
+ * shorter than what there is to read of TCP. Behind an outer header they are not looked for there: the verifier would go on
+ * from each of both.
  */
 static __always_inline long load(struct __sk_buff *skb, __u32 at, union headers *headers, __u32 all, __u32 changing)
 {
 	const void *from = (const void *)(long)skb->data + at;
 
-	if (from + all <= (const void *)(long)skb->data_end) {
+	if (__builtin_constant_p(at) && from + all <= (const void *)(long)skb->data_end) {
 		copy_headers(headers, from, all);
 		return 0;
 	}
