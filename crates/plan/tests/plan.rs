@@ -93,6 +93,7 @@ Ip6 cluster-pods fd00:10:f4::/48 | ClusterNetwork
 Ip6 local-pods fd00:10:f4:1::/64 | ClusterNetwork
 Ip6 nodes 2001:db8::2 | Node two
 bridge cbr0 0e:58:0a:f4:01:01 mtu 1450 | ClusterNetwork
+headroom by room.cambric 06:MAC6 local 2001:db8::1 | ClusterNetwork
 vxlan vxlan.cambric 06:58:c0:00:02:01 id 4096 port 4789 local 192.0.2.1 mtu 1450 | ClusterNetwork
 vxlan vxlan6.cambric 06:MAC6 id 4096 port 4789 local 2001:db8::1 mtu 1430 | ClusterNetwork
 port cbv6fa8d55f1b79 of cbr0 | Pod interface c1/eth0
