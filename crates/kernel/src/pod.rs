@@ -23,7 +23,8 @@ pub use state::{DefaultRoute, Interface};
 
 use crate::netns::NetNs;
 use crate::rtnl::RouteSocket;
-use crate::{Error, Result, settled, sysctl};
+use crate::settled::{self, News};
+use crate::{Error, Result, sysctl};
 
 /// What the alias of the node's end of every pod's veth pair begins with (`IFLA_IFALIAS`, shown by `ip link`).
 pub const ALIAS_PREFIX: &str = "cambric pod ";
@@ -39,6 +40,7 @@ const HOST_MAC: u8 = 0x02;
 pub struct PodNs {
     namespace: NetNs,
     socket: RouteSocket,
+    news: News,
 }
 
 /// What a pod's interface is to be.
@@ -78,9 +80,10 @@ impl PodNs {
     pub fn open(path: impl AsRef<Path>) -> Result<PodNs> {
         let namespace = NetNs::open(path)?;
         let guard = namespace.enter()?;
-        let socket = RouteSocket::open();
+        let opened = RouteSocket::open().and_then(|socket| Ok((socket, News::open()?)));
         drop(guard);
-        Ok(PodNs { namespace, socket: socket? })
+        let (socket, news) = opened?;
+        Ok(PodNs { namespace, socket, news })
     }
 
     /// The interface of a name; `None` if there is none.
@@ -266,9 +269,9 @@ fn settle(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>, mac: Mac
     if addresses.iter().any(IpAddr::is_ipv6) {
         addresses.push(mac.link_local().into());
     }
-    settled::wait(node, &[wanted.attachment.id.host_link().as_str()], &[], settled::LIMIT)?;
-    let _guard = pod.namespace.enter()?;
-    settled::wait(&mut pod.socket, &[wanted.name.as_str()], &addresses, settled::LIMIT)
+    let host = wanted.attachment.id.host_link();
+    settled::wait(node, &News::open()?, &[host.as_str()], &[], settled::LIMIT)?;
+    settled::wait(&mut pod.socket, &pod.news, &[wanted.name.as_str()], &addresses, settled::LIMIT)
 }
 
 fn errno(result: &Result<()>) -> Option<i32> {

@@ -21,17 +21,56 @@ use crate::{Error, Result};
 /// A limit for [`wait`] that is far more than the work queues take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
+/// What a network namespace tells of its links and routes. Listens from when it is first waited for.
+pub struct News(NetlinkSocket);
+
+impl std::fmt::Debug for News {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("News").finish_non_exhaustive()
+    }
+}
+
+impl News {
+    /// Of the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the kernel has no rtnetlink or the process no descriptor left.
+    pub fn open() -> Result<News> {
+        NetlinkSocket::open(libc::NETLINK_ROUTE).map(News)
+    }
+
+    fn listen(&self) -> Result<()> {
+        // Of an IPv6 address the kernel tells before it has made the route.
+        let groups = [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV6_ROUTE];
+        groups.into_iter().try_for_each(|group| self.0.listen(group as libc::c_int))
+    }
+
+    /// Waits until anything has changed. What, is not looked at: so news that there was no room for are none the less news.
+    fn next(&self, deadline: Instant) -> Result<()> {
+        let mut buffer = Vec::new();
+        ready([self.0.as_fd()], Some(deadline))?;
+        while self.0.receive(&mut buffer, libc::MSG_DONTWAIT).is_ok() {}
+        Ok(())
+    }
+}
+
 /// Waits until links that are up at both ends pass packets, and packets to IPv6 addresses are taken in. IPv4 addresses need
-/// no waiting for. Works in the network namespace of the calling thread, in which `socket` was opened.
+/// no waiting for. `socket` and `news` are of the same network namespace, whichever the calling thread is in.
 ///
 /// # Errors
 /// [`Error::System`] with what still is not so when the time is over; else what the kernel says, as that there is no such link.
-pub fn wait(socket: &mut RouteSocket, links: &[&str], addresses: &[IpAddr], limit: Duration) -> Result<()> {
+pub fn wait(
+    socket: &mut RouteSocket,
+    news: &News,
+    links: &[&str],
+    addresses: &[IpAddr],
+    limit: Duration,
+) -> Result<()> {
     let mut open: Vec<Awaited<'_>> = links.iter().map(|link| Awaited::Link(link)).collect();
     open.extend(addresses.iter().filter(|address| address.is_ipv6()).map(Awaited::Address));
     let deadline = Instant::now() + limit;
-    // What is so already, as it mostly is, needs no listener.
-    let mut news = None;
+    // What is so already, as it mostly is, is not listened for.
+    let mut listens = false;
     loop {
         while let Some(awaited) = open.last() {
             if !awaited.is_so(socket)? {
@@ -43,10 +82,12 @@ pub fn wait(socket: &mut RouteSocket, links: &[&str], addresses: &[IpAddr], limi
         if Instant::now() >= deadline {
             return Err(Error::System { what: awaited.what(), source: std::io::ErrorKind::TimedOut.into() });
         }
-        match &news {
-            Some(news) => next(news, deadline)?,
-            // What happens before it listens is looked at once more.
-            None => news = Some(listener()?),
+        if listens {
+            news.next(deadline)?;
+        } else {
+            // What happens before is looked at once more.
+            news.listen()?;
+            listens = true;
         }
     }
 }
@@ -96,21 +137,4 @@ impl Awaited<'_> {
             Awaited::Address(address) => format!("see packets to {address} taken in"),
         }
     }
-}
-
-fn listener() -> Result<NetlinkSocket> {
-    let news = NetlinkSocket::open(libc::NETLINK_ROUTE)?;
-    // The kernel tells of an IPv6 address when it has made the route.
-    for group in [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV6_IFADDR] {
-        news.listen(group as libc::c_int)?;
-    }
-    Ok(news)
-}
-
-/// Waits until anything has changed. What, is not looked at: so news that there was no room for are none the less news.
-fn next(news: &NetlinkSocket, deadline: Instant) -> Result<()> {
-    let mut buffer = Vec::new();
-    ready([news.as_fd()], Some(deadline))?;
-    while news.receive(&mut buffer, libc::MSG_DONTWAIT).is_ok() {}
-    Ok(())
 }

@@ -9,15 +9,17 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use common::TestNs;
+use kernel::Error;
 use kernel::rtnl::RouteSocket;
-use kernel::{Error, settled};
+use kernel::settled::{self, News};
 
 const ADDRESSES: [&str; 2] = ["10.7.0.1", "fd00:7::1"];
 
 fn wait(test: &TestNs, links: &[&str], addresses: &[&str], limit: Duration) -> kernel::Result<()> {
     let _guard = test.enter();
     let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    settled::wait(&mut RouteSocket::open().unwrap(), links, &addresses, limit)
+    let (mut socket, news) = (RouteSocket::open().unwrap(), News::open().unwrap());
+    settled::wait(&mut socket, &news, links, &addresses, limit)
 }
 
 /// A veth pair, addressed, of which one end is up.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use kernel::netns::{self, NetNs};
 use kernel::rtnl::{Request, RouteSocket};
-use kernel::settled;
+use kernel::settled::{self, News};
 
 use crate::paths::{FABRIC, LabName};
 use crate::topology::{Machine, Role, Route, Topology};
@@ -145,11 +145,8 @@ impl Fabric {
             .flat_map(|interface| interface.addresses.iter())
             .map(IpNet::addr)
             .collect();
-        settled::wait(socket, &links, &addresses, settled::LIMIT)
-            .map_err(Error::kernel(machine.name.as_str()))?;
-        within(&self.namespace, FABRIC, |socket| {
-            settled::wait(socket, &ports, &[], settled::LIMIT).map_err(Error::kernel(FABRIC))
-        })
+        settle(socket, &machine.name, &links, &addresses)?;
+        within(&self.namespace, FABRIC, |socket| settle(socket, FABRIC, &ports, &[]))
     }
 }
 
@@ -169,6 +166,14 @@ fn within<T>(namespace: &NetNs, member: &str, work: impl FnOnce(&mut RouteSocket
     let _stay = namespace.enter().map_err(Error::kernel(member))?;
     let mut socket = RouteSocket::open().map_err(Error::kernel(member))?;
     work(&mut socket)
+}
+
+/// Waits until links pass packets and addresses are in use. Works in the namespace of the calling thread, which is the
+/// member's.
+fn settle(socket: &mut RouteSocket, member: &str, links: &[&str], addresses: &[IpAddr]) -> Result<()> {
+    News::open()
+        .and_then(|news| settled::wait(socket, &news, links, addresses, settled::LIMIT))
+        .map_err(Error::kernel(member))
 }
 
 /// Sends requests and gives the first refusal.

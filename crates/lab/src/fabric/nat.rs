@@ -2,13 +2,12 @@
 
 use ipnet::IpNet;
 use kernel::conntrack::Conntrack;
-use kernel::settled;
 use model::Family as IpFamily;
 use nft::{
     Batch, Chain, ChainType, Family, Hook, PortChoice, Rule, Socket, Table, Value, ct, meta, priority,
 };
 
-use super::{FIRST_INDEX, all, messages, open, replace_routes, sysctl, within};
+use super::{FIRST_INDEX, all, messages, open, replace_routes, settle, sysctl, within};
 use crate::paths::LabName;
 use crate::topology::Machine;
 use crate::{Error, Result};
@@ -85,8 +84,7 @@ pub fn readdress(lab: &LabName, gateway: &Machine, address: IpNet) -> Result<()>
         let old = held.iter().filter(|held| **held != address);
         requests.extend(old.map(|old| messages::no_address(index, &outside.link, old)));
         all(socket, &gateway.name, requests)?;
-        settled::wait(socket, &[], &[address.addr()], settled::LIMIT)
-            .map_err(Error::kernel(gateway.name.as_str()))
+        settle(socket, &gateway.name, &[], &[address.addr()])
     })?;
     // Routes can go with the address by which their next hop was a neighbour.
     replace_routes(&lab.namespace(&gateway.name), &gateway.routes)?;
