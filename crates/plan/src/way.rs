@@ -72,8 +72,8 @@ pub(crate) fn to_node(
     match ground.network.encapsulation.sending {
         Sending::Vxlan(When::Always) => vxlan(ground, remote, family),
         Sending::Vxlan(When::CrossSubnet) => plain().or_else(|_| vxlan(ground, remote, family)),
-        Sending::Ipip(When::Always) => ipip(ground, remote, family, plain),
-        Sending::Ipip(When::CrossSubnet) => plain().or_else(|_| ipip(ground, remote, family, plain)),
+        Sending::Ipip(When::Always) => ipip(ground, remote, family, plain().ok().map(|way| way.hop)),
+        Sending::Ipip(When::CrossSubnet) => plain().or_else(|_| ipip(ground, remote, family, None)),
         Sending::Plain => plain(),
     }
 }
@@ -102,16 +102,10 @@ fn vxlan(ground: &Ground<'_>, remote: &Node, family: Family) -> Result<Way, Obst
 /// The kernel's next hop is the other node itself, if it is in the subnet. If it is not, or has no address that the
 /// kernel takes for a next hop, there is one that nobody has: the gateway of the range, at an Ethernet address that is
 /// as good as any, since the programs look for the next hop themselves.
-fn ipip(
-    ground: &Ground<'_>,
-    remote: &Node,
-    family: Family,
-    plain: impl Fn() -> Result<Way, Obstacle>,
-) -> Result<Way, Obstacle> {
+fn ipip(ground: &Ground<'_>, remote: &Node, family: Family, neighbour: Option<Hop>) -> Result<Way, Obstacle> {
     let (underlay, address) = outer_end(ground, remote, family)?;
     let own = *ground.local.addresses.of(underlay).ok_or(Obstacle::Family(underlay))?;
     let outer = Outer::new(own, address).ok_or(Obstacle::Family(underlay))?;
-    let neighbour = plain().ok().map(|way| way.hop);
     between(ground, outer, family, neighbour, || gateway(ground, remote, family), None)
 }
 
