@@ -158,7 +158,7 @@ pub fn attach(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>) -> R
         result => result?,
     }
     let furnished = furnish(pod, wanted, mac).and_then(|default_routes| {
-        settle(node, pod, wanted, mac)?;
+        settled::wait(node, &News::open()?, &[host.as_str()], &[], settled::LIMIT)?;
         Ok(default_routes)
     });
     match furnished {
@@ -216,7 +216,7 @@ pub fn host_links(node: &mut RouteSocket) -> Result<Vec<Interface>> {
     Ok(links)
 }
 
-/// Gives the pod's end what belongs on it; the families that got a default route.
+/// Gives the pod's end what belongs on it, and waits until it is in use; the families that got a default route.
 fn furnish(pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<Vec<Family>> {
     let what =
         || format!("find interface {} that was just made in {}", wanted.name, pod.namespace.path().display());
@@ -228,7 +228,8 @@ fn furnish(pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<Vec<Fam
     };
     let nets: Vec<(IpNet, IpAddr)> = wanted.attachment.addresses.iter().filter_map(on).collect();
     let ipv6 = nets.iter().any(|(net, _)| net.addr().is_ipv6());
-    let addressing = requests::addressing(wanted.name, index, &nets, ipv6.then(|| mac.link_local()));
+    let link_local = ipv6.then(|| mac.link_local());
+    let addressing = requests::addressing(wanted.name, index, &nets, link_local);
     let mut sent = requests::activation(wanted.name, index, ipv6);
     let first = sent.len();
     sent.extend(addressing.iter().map(|(_, request)| request.clone()));
@@ -260,18 +261,10 @@ fn furnish(pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<Vec<Fam
             (None, Ok(())) => {}
         }
     }
+    let own = nets.iter().map(|(net, _)| net.addr());
+    let addresses: Vec<IpAddr> = own.chain(link_local.map(IpAddr::V6)).collect();
+    settled::wait(&mut pod.socket, &pod.news, &[wanted.name.as_str()], &addresses, settled::LIMIT)?;
     Ok(default_routes)
-}
-
-/// Waits until the kernel does with the interface what it was told.
-fn settle(node: &mut RouteSocket, pod: &mut PodNs, wanted: &Wanted<'_>, mac: MacAddr) -> Result<()> {
-    let mut addresses = wanted.attachment.addresses.clone();
-    if addresses.iter().any(IpAddr::is_ipv6) {
-        addresses.push(mac.link_local().into());
-    }
-    let host = wanted.attachment.id.host_link();
-    settled::wait(node, &News::open()?, &[host.as_str()], &[], settled::LIMIT)?;
-    settled::wait(&mut pod.socket, &pod.news, &[wanted.name.as_str()], &addresses, settled::LIMIT)
 }
 
 fn errno(result: &Result<()>) -> Option<i32> {
