@@ -282,6 +282,7 @@ static __always_inline int is_unspecified(const __be32 *words)
  */
 static __always_inline int decapsulate(struct __sk_buff *skb, struct heard *heard, __u32 length, __u8 class, __u8 protocol)
 {
+	/* It becomes the inner one when the outer header goes. */
 	__be16 outer = skb->protocol;
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET;
 	union {

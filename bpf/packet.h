@@ -56,7 +56,8 @@ enum { DONT_FRAGMENT = 0x4000, MORE_FRAGMENTS = 0x2000, FRAGMENT_OFFSET = 0x1fff
 enum { ECN = 3, ECT1 = 1, ECT0 = 2, CE = 3 };
 
 /*
- * Reads a header, or what else has a type. In all but odd packets it is in one piece with the start, and then there is nothing to call.
+ * Reads a header, or what else has a type. In all but odd packets it is in one piece with the start, and then there is
+ * nothing to call.
  */
 #define load_header(skb, at, to)                                                                   \
 	({                                                                                         \

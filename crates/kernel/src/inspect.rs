@@ -4,13 +4,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::{Family, LinkName};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use model::LinkName;
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteType};
 
 use crate::link::Links;
 use crate::tables::unreadable;
-use crate::{Error, Kernel, Result, address, sysctl};
+use crate::{Kernel, Result, address, route, sysctl};
 
 /// Reads a kernel setting, named by its path below `/proc/sys`, in the namespace of the calling thread; `None` if this
 /// kernel does not have it.
@@ -46,14 +45,9 @@ impl Kernel {
     /// # Errors
     /// If the kernel cannot be read.
     pub fn link_to(&mut self, address: IpAddr) -> Result<Option<LinkName>> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::from(address);
-        message.header.destination_prefix_length = Family::of(&address).bits();
-        message.attributes = vec![RouteAttribute::Destination(address.into())];
         let what = format!("look up the way to {address}");
-        let found = match self.socket.query(&RouteNetlinkMessage::GetRoute(message), &what) {
-            Ok(RouteNetlinkMessage::NewRoute(found)) => found,
-            Ok(other) => return Err(Error::Answer { what, why: format!("{other:?}") }),
+        let found = match route::look_up(&mut self.socket, address, RouteFlags::empty(), &what) {
+            Ok(found) => found,
             Err(error) if error.errno().is_some_and(is_no_way) => return Ok(None),
             Err(error) => return Err(error),
         };

@@ -331,19 +331,28 @@ impl Links {
     }
 }
 
+/// What the kernel says of the link of a name. `what` follows "cannot" in errors, as that there is no such link.
+pub(crate) fn query(socket: &mut RouteSocket, name: &str, what: &str) -> Result<LinkMessage> {
+    let mut message = LinkMessage::default();
+    message.attributes =
+        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+    match socket.query(&RouteNetlinkMessage::GetLink(message), what)? {
+        RouteNetlinkMessage::NewLink(link) => Ok(link),
+        other => Err(Error::Answer { what: what.to_owned(), why: format!("{other:?}") }),
+    }
+}
+
+/// What the kernel says of the link of a name; `None` if there is no such link.
+pub(crate) fn find(socket: &mut RouteSocket, name: &LinkName) -> Result<Option<LinkMessage>> {
+    match query(socket, name.as_str(), &format!("look at link {name}")) {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Reads one link by its name; `None` if there is no such link.
 pub(crate) fn read(socket: &mut RouteSocket, name: &LinkName) -> Result<Option<LinkState>> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-    ];
-    match socket.query(&RouteNetlinkMessage::GetLink(message), &format!("look at link {name}")) {
-        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(LinkState::decode(&link)),
-        Ok(_) => Ok(None),
-        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(find(socket, name)?.as_ref().and_then(LinkState::decode))
 }
 
 /// Makes a link, marked as ours and up, or down and a port of the bridge of an index. If anything fails there is no link.

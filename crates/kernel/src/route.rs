@@ -292,19 +292,29 @@ impl Holder {
     }
 }
 
-/// Asks which route packets to an address take.
-pub(crate) fn route_to(socket: &mut RouteSocket, address: IpAddr, links: &Links) -> Result<Holder> {
+/// Asks which way packets to an address take, or with `RouteFlags::FibMatch` which route. `what` follows "cannot" in errors.
+pub(crate) fn look_up(
+    socket: &mut RouteSocket,
+    address: IpAddr,
+    flags: RouteFlags,
+    what: &str,
+) -> Result<RouteMessage> {
     let family = Family::of(&address);
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
     message.header.destination_prefix_length = family.bits();
-    message.header.flags = RouteFlags::FibMatch;
+    message.header.flags = flags;
     message.attributes = vec![RouteAttribute::Destination(address.into())];
+    match socket.query(&RouteNetlinkMessage::GetRoute(message), what)? {
+        RouteNetlinkMessage::NewRoute(found) => Ok(found),
+        other => Err(Error::Answer { what: what.to_owned(), why: format!("{other:?}") }),
+    }
+}
+
+/// Asks which route packets to an address take.
+pub(crate) fn route_to(socket: &mut RouteSocket, address: IpAddr, links: &Links) -> Result<Holder> {
     let what = format!("look up the route to {address}");
-    let found = match socket.query(&RouteNetlinkMessage::GetRoute(message), &what)? {
-        RouteNetlinkMessage::NewRoute(found) => found,
-        other => return Err(Error::Answer { what, why: format!("{other:?}") }),
-    };
+    let found = look_up(socket, address, RouteFlags::FibMatch, &what)?;
     let Some(parts) = Parts::of(&found) else {
         return Err(Error::Answer { what, why: format!("{found:?}") });
     };

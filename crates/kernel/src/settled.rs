@@ -9,14 +9,13 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage, State};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::link::{LinkAttribute, State};
+use netlink_packet_route::route::{RouteFlags, RouteType};
 
 use crate::netlink::NetlinkSocket;
 use crate::rtnl::RouteSocket;
 use crate::waker::ready;
-use crate::{Error, Result};
+use crate::{Error, Result, link, route};
 
 /// A limit for [`wait`] that is far more than the work queues take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -67,7 +66,7 @@ pub fn wait(
     limit: Duration,
 ) -> Result<()> {
     let mut open: Vec<Awaited<'_>> = links.iter().map(|link| Awaited::Link(link)).collect();
-    open.extend(addresses.iter().filter(|address| address.is_ipv6()).map(Awaited::Address));
+    open.extend(addresses.iter().filter(|address| address.is_ipv6()).copied().map(Awaited::Address));
     let deadline = Instant::now() + limit;
     // What is so already, as it mostly is, is not listened for.
     let mut listens = false;
@@ -95,39 +94,21 @@ pub fn wait(
 /// Something that the kernel has been asked for.
 enum Awaited<'a> {
     Link(&'a str),
-    Address(&'a IpAddr),
+    Address(IpAddr),
 }
 
 impl Awaited<'_> {
     fn is_so(&self, socket: &mut RouteSocket) -> Result<bool> {
+        let what = self.what();
         match self {
-            Awaited::Link(name) => {
-                let mut message = LinkMessage::default();
-                message.attributes = vec![
-                    LinkAttribute::IfName((*name).to_owned()),
-                    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-                ];
-                // Since Linux 6.8 the question has the kernel notice the carrier.
-                let answer = socket.query(&RouteNetlinkMessage::GetLink(message), &self.what())?;
-                Ok(matches!(answer, RouteNetlinkMessage::NewLink(link)
-                    if link.attributes.contains(&LinkAttribute::OperState(State::Up))))
-            }
-            Awaited::Address(address) => {
-                let mut message = RouteMessage::default();
-                message.header.address_family = AddressFamily::from(**address);
-                message.header.destination_prefix_length = if address.is_ipv6() { 128 } else { 32 };
-                let address = match address {
-                    IpAddr::V4(v4) => RouteAddress::Inet(*v4),
-                    IpAddr::V6(v6) => RouteAddress::Inet6(*v6),
-                };
-                message.attributes = vec![RouteAttribute::Destination(address)];
-                match socket.query(&RouteNetlinkMessage::GetRoute(message), &self.what()) {
-                    Ok(answer) => Ok(matches!(answer, RouteNetlinkMessage::NewRoute(route)
-                        if route.header.kind == RouteType::Local)),
-                    Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
-                    Err(error) => Err(error),
-                }
-            }
+            // Since Linux 6.8 the question has the kernel notice the carrier.
+            Awaited::Link(name) => Ok(link::query(socket, name, &what)?
+                .attributes
+                .contains(&LinkAttribute::OperState(State::Up))),
+            Awaited::Address(address) => match route::look_up(socket, *address, RouteFlags::empty(), &what) {
+                Err(error) if error.errno() == Some(libc::ENETUNREACH) => Ok(false),
+                found => Ok(found?.header.kind == RouteType::Local),
+            },
         }
     }
 

@@ -13,8 +13,8 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 
 use super::ALIAS_PREFIX;
-use crate::Result;
 use crate::rtnl::RouteSocket;
+use crate::{Result, link};
 
 /// An interface as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,17 +99,7 @@ fn is_hairpin(infos: &[LinkInfo]) -> bool {
 }
 
 pub(super) fn interface(socket: &mut RouteSocket, name: &LinkName) -> Result<Option<Interface>> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
-    ];
-    match socket.query(&RouteNetlinkMessage::GetLink(message), &format!("look at link {name}")) {
-        Ok(RouteNetlinkMessage::NewLink(link)) => Ok(Interface::decode(&link)),
-        Ok(_) => Ok(None),
-        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(link::find(socket, name)?.as_ref().and_then(Interface::decode))
 }
 
 pub(super) fn interfaces(socket: &mut RouteSocket) -> Result<Vec<Interface>> {
